@@ -1,0 +1,37 @@
+//! What every tomte daemon shares.
+//!
+//! A daemon is two steps: *bind* its sockets, then *run* until it is told to stop. All that surrounds these two steps
+//! is here, once: the configuration it reads, the log it writes, the sockets it gets (its own or handed over by
+//! systemd), the accept loop, the way a control connection is cut into lines, and the transcript that sees each line.
+//!
+//! Reading order:
+//!
+//! 1. [`daemon`]: `main()` for all; what happens between `exec` and the exit code.
+//! 2. [`config`] and [`units`]: layers of TOML, errors with line and column, sizes and times as people write them.
+//! 3. [`listener`]: sockets and the one accept loop.
+//! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen.
+//! 5. [`admin`], [`metrics`], [`logging`]: looking into a running daemon.
+//! 6. [`accounts`], [`tls`]: who may, and how to keep it private.
+//! 7. `testing` (feature `testing`): the player of transcript files.
+
+pub mod daemon;
+
+pub mod config;
+pub mod units;
+
+pub mod listener;
+
+pub mod transcript;
+pub mod wire;
+
+pub mod admin;
+pub mod logging;
+pub mod metrics;
+
+pub mod accounts;
+pub mod tls;
+
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use daemon::Shared;

@@ -1,0 +1,510 @@
+//! Everything that is said on the wire, seen in one place.
+//!
+//! ```text
+//!   Wire, datagrams, HTTP heads
+//!        | Conversation::client / server / note
+//!        v
+//!      Hub --- nobody listens: one atomic load, nothing else
+//!        |
+//!        +--> ring        the last events, for whoever looks later
+//!        +--> broadcast   `/events`, `tomte events`
+//!        +--> tracing     target `wire`
+//!        +--> directory   one file a connection, in the format that our tests replay
+//! ```
+//!
+//! The notation is the one of the RFCs: `C:` is said by the client, `S:` by the server, whichever of the two we are;
+//! `@` is an event that is not speech (the connection opens or closes), `#` is a remark of ours.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+    fmt,
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    time::SystemTime,
+};
+use tokio::sync::broadcast;
+
+/// The `[transcript]` table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How many of the last events to keep in memory for whoever connects later; 0 keeps none, so that a busy server
+    /// pays nothing. The lab sets 1000.
+    pub ring: usize,
+    /// A directory that gets one file for each connection, in the format that the tests replay.
+    pub dir: Option<PathBuf>,
+    /// Show passwords as they were sent. For lessons only.
+    pub reveal_secrets: bool,
+}
+
+/// What an [`Event`] reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The connection exists.
+    Open,
+    /// The client said this.
+    Client,
+    /// The server said this.
+    Server,
+    /// A remark of the daemon: why it did what it did.
+    Note,
+    /// The connection is gone.
+    Close,
+}
+
+impl Kind {
+    /// The mark before the line in a transcript.
+    pub fn mark(self) -> &'static str {
+        match self {
+            Kind::Client => "C:",
+            Kind::Server => "S:",
+            Kind::Note => "#",
+            Kind::Open | Kind::Close => "@",
+        }
+    }
+}
+
+/// What carries the conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// A TCP connection.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// Single datagrams.
+    Udp,
+}
+
+/// One thing that happened on the wire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Microseconds since 1970-01-01 00:00 UTC.
+    pub micros: u64,
+    /// The daemon that saw it: `web`, `smtp` ...
+    pub daemon: Cow<'static, str>,
+    /// The lab host (or machine) it runs on.
+    pub host: Arc<str>,
+    /// The connection's number, unique in this process; each log line carries the same.
+    pub connection: u64,
+    /// The connection for whose sake this one exists: the mail that came in and is now relayed, the query that asks on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<u64>,
+    /// TCP, TLS or UDP.
+    pub transport: Transport,
+    /// Our end.
+    pub local: SocketAddr,
+    /// Their end.
+    pub remote: SocketAddr,
+    /// Who speaks, or what happened.
+    pub kind: Kind,
+    /// One readable line, without line end; control octets and octets that are not UTF-8 are written as `\x..`.
+    pub line: String,
+    /// The lines below it, for messages that have more than one (the fields of an HTTP head).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<String>,
+    /// The octets on the wire that this line stands for.
+    pub octets: u64,
+}
+
+impl fmt::Display for Event {
+    /// `C: GET / HTTP/1.1`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.mark(), self.line)?;
+        self.more.iter().try_for_each(|line| write!(f, "\n{} {line}", self.kind.mark()))
+    }
+}
+
+/// Where all events of this process meet. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// How many sinks want events. Zero is the state of a busy server that nobody watches.
+    listeners: AtomicUsize,
+    connections: AtomicU64,
+    reveal_secrets: bool,
+    ring_max: usize,
+    ring: Mutex<VecDeque<Arc<Event>>>,
+    live: broadcast::Sender<Arc<Event>>,
+    files: Option<SyncSender<Arc<Event>>>,
+}
+
+/// A live listener may fall this many events behind before it loses the oldest and is told how many.
+const LIVE_BACKLOG: usize = 4096;
+/// The file sink may fall this many events behind; then events are dropped and counted, never waited for: a slow disk
+/// must not slow the daemon.
+const FILES_BACKLOG: usize = 4096;
+
+impl Hub {
+    /// A hub with the sinks that `config` asks for.
+    ///
+    /// # Errors
+    /// The transcript directory cannot be made.
+    pub fn new(config: &Config) -> io::Result<Self> {
+        let files = config.dir.clone().map(spawn_file_sink).transpose()?;
+        let traced = tracing::enabled!(target: "wire", tracing::Level::DEBUG);
+        let sinks = usize::from(config.ring > 0) + usize::from(files.is_some()) + usize::from(traced);
+        Ok(Self(Arc::new(Inner {
+            listeners: AtomicUsize::new(sinks),
+            connections: AtomicU64::new(0),
+            reveal_secrets: config.reveal_secrets,
+            ring_max: config.ring,
+            ring: Mutex::default(),
+            live: broadcast::Sender::new(LIVE_BACKLOG),
+            files,
+        })))
+    }
+
+    /// A hub that keeps nothing until somebody subscribes.
+    pub fn quiet() -> Self {
+        Self::new(&Config::default()).expect("the default configuration has no directory that could fail")
+    }
+
+    /// The part of the hub that one daemon on one host speaks through.
+    pub fn transcript(&self, daemon: &'static str, host: &str) -> Transcript {
+        Transcript { hub: self.clone(), daemon, host: host.into() }
+    }
+
+    /// The events of the ring, oldest first, and from now on every new one.
+    pub fn subscribe(&self) -> Subscription {
+        // The order matters: first be counted, then look, so that no event falls between ring and live stream.
+        self.0.listeners.fetch_add(1, Ordering::AcqRel);
+        let ring = self.ring();
+        Subscription { past: ring.iter().cloned().collect(), live: self.0.live.subscribe(), hub: self.clone() }
+    }
+
+    fn ring(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Event>>> {
+        // A panic while the ring was locked leaves it whole: push and pop do not panic half-way.
+        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_heard(&self) -> bool {
+        self.0.listeners.load(Ordering::Relaxed) > 0
+    }
+
+    fn emit(&self, event: Event) {
+        tracing::debug!(target: "wire", daemon = &*event.daemon, host = &*event.host, connection = event.connection,
+            remote = %event.remote, "{event}");
+        let event = Arc::new(event);
+        if let Some(files) = &self.0.files
+            && let Err(TrySendError::Full(event)) = files.try_send(Arc::clone(&event))
+        {
+            tracing::warn!(connection = event.connection, "transcript file sink is behind: a line was dropped");
+        }
+        // Ring and live stream change under one lock, so that a new subscriber sees each event exactly once.
+        let mut ring = self.ring();
+        if self.0.ring_max > 0 {
+            if ring.len() == self.0.ring_max {
+                ring.pop_front();
+            }
+            ring.push_back(Arc::clone(&event));
+        }
+        // No receiver is no error: the ring or a file may be the only listener.
+        let _ = self.0.live.send(event);
+    }
+}
+
+/// A stream of events: what the ring still had, then what comes.
+#[derive(Debug)]
+pub struct Subscription {
+    past: VecDeque<Arc<Event>>,
+    live: broadcast::Receiver<Arc<Event>>,
+    hub: Hub,
+}
+
+/// What [`Subscription::next`] yields.
+#[derive(Debug)]
+pub enum Heard {
+    /// The next event.
+    Event(Arc<Event>),
+    /// The listener was too slow and this many events are lost to it.
+    Missed(u64),
+}
+
+impl Subscription {
+    /// The next event; `None` when the hub is gone.
+    pub async fn next(&mut self) -> Option<Heard> {
+        if let Some(event) = self.past.pop_front() {
+            return Some(Heard::Event(event));
+        }
+        match self.live.recv().await {
+            Ok(event) => Some(Heard::Event(event)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Heard::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.0.listeners.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One daemon's way into the hub. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Transcript {
+    hub: Hub,
+    daemon: &'static str,
+    host: Arc<str>,
+}
+
+impl Transcript {
+    /// Gives the connection its number. Nothing is reported yet: see [`Conversation::opened`].
+    pub fn conversation(&self, transport: Transport, local: SocketAddr, remote: SocketAddr) -> Conversation {
+        let id = self.hub.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        Conversation { transcript: self.clone(), id, cause: None, transport, local, remote }
+    }
+
+    /// The hub that this transcript speaks into.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Whether somebody wants to see the lines; the only cost when nobody does.
+    pub fn is_heard(&self) -> bool {
+        self.hub.is_heard()
+    }
+}
+
+/// The two ends of one connection, and what is said between them.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    transcript: Transcript,
+    id: u64,
+    cause: Option<u64>,
+    transport: Transport,
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+impl Conversation {
+    /// The connection's number in this process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Their end.
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// Our end.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Says for whose sake this connection exists.
+    #[must_use]
+    pub fn because_of(mut self, cause: u64) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+
+    /// From here on the connection is encrypted.
+    pub fn now_encrypted(&mut self) {
+        self.transport = Transport::Tls;
+        self.note("TLS from here on");
+    }
+
+    /// Whether somebody wants to see the lines. Ask before building a costly one.
+    pub fn is_heard(&self) -> bool {
+        self.transcript.is_heard()
+    }
+
+    /// Whether passwords are to be shown as they were sent.
+    pub fn reveals_secrets(&self) -> bool {
+        self.transcript.hub.0.reveal_secrets
+    }
+
+    /// The connection exists.
+    pub fn opened(&self) {
+        if self.is_heard() {
+            self.report(Kind::Open, "open".to_owned(), vec![], 0);
+        }
+    }
+
+    /// The connection is gone.
+    pub fn closed(&self) {
+        if self.is_heard() {
+            self.report(Kind::Close, "close".to_owned(), vec![], 0);
+        }
+    }
+
+    /// The client said `line` (without its line end), which took `octets` on the wire.
+    pub fn client(&self, line: &[u8], octets: usize) {
+        if self.is_heard() {
+            self.report(Kind::Client, readable(line), vec![], octets);
+        }
+    }
+
+    /// The server said `line` (without its line end), which took `octets` on the wire.
+    pub fn server(&self, line: &[u8], octets: usize) {
+        if self.is_heard() {
+            self.report(Kind::Server, readable(line), vec![], octets);
+        }
+    }
+
+    /// A message of several lines: the first tells it, the others are its detail.
+    pub fn message(&self, speaker: Kind, line: String, more: Vec<String>, octets: usize) {
+        if self.is_heard() {
+            self.report(speaker, line, more, octets);
+        }
+    }
+
+    /// A remark: why the daemon did what it did.
+    pub fn note(&self, text: &str) {
+        if self.is_heard() {
+            self.report(Kind::Note, text.to_owned(), vec![], 0);
+        }
+    }
+
+    fn report(&self, kind: Kind, line: String, more: Vec<String>, octets: usize) {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.transcript.hub.emit(Event {
+            micros: since_epoch.as_micros() as u64,
+            daemon: Cow::Borrowed(self.transcript.daemon),
+            host: Arc::clone(&self.transcript.host),
+            connection: self.id,
+            cause: self.cause,
+            transport: self.transport,
+            local: self.local,
+            remote: self.remote,
+            kind,
+            line,
+            more,
+            octets: octets as u64,
+        });
+    }
+}
+
+/// Wire octets as one line of text: what is not printable is written `\x1b`, so that a hostile peer cannot paint on
+/// the terminal of whoever watches.
+pub fn readable(octets: &[u8]) -> String {
+    let mut text = String::with_capacity(octets.len());
+    for chunk in octets.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                character.escape_default().for_each(|escaped| text.push(escaped));
+            } else {
+                text.push(character);
+            }
+        }
+        for octet in chunk.invalid() {
+            text.push_str(&format!("\\x{octet:02x}"));
+        }
+    }
+    text
+}
+
+/// How many transcript files are kept open at once; a connection beyond that has its file reopened for each line.
+const FILES_OPEN_MAX: usize = 64;
+
+/// Starts the thread that writes one file for each connection.
+fn spawn_file_sink(dir: PathBuf) -> io::Result<SyncSender<Arc<Event>>> {
+    std::fs::create_dir_all(&dir)?;
+    let (sender, receiver) = sync_channel::<Arc<Event>>(FILES_BACKLOG);
+    // A plain thread: it ends when the hub and with it the sender is gone.
+    std::thread::Builder::new().name("transcript".to_owned()).spawn(move || {
+        let mut open = HashMap::new();
+        for event in receiver {
+            let path = dir.join(format!("{}-{}-{:06}.txt", event.daemon, event.host, event.connection));
+            let mut write = || -> io::Result<()> {
+                if !open.contains_key(&event.connection) {
+                    if open.len() >= FILES_OPEN_MAX {
+                        open.clear();
+                    }
+                    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+                    open.insert(event.connection, file);
+                }
+                let Some(mut file) = open.get(&event.connection) else { return Ok(()) };
+                match event.kind {
+                    Kind::Open => writeln!(file, "# {} {} {}", event.daemon, event.host, event.remote),
+                    _ => writeln!(file, "{event}"),
+                }
+            };
+            if let Err(error) = write() {
+                tracing::warn!(path = %path.display(), %error, "cannot write transcript");
+            }
+            if event.kind == Kind::Close {
+                open.remove(&event.connection);
+            }
+        }
+    })?;
+    Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    #[tokio::test]
+    async fn a_late_listener_gets_the_ring_and_then_what_follows() {
+        let hub = Hub::new(&Config { ring: 2, ..Config::default() }).unwrap();
+        let talk = hub.transcript("pop3", "mail").conversation(Transport::Tcp, address(110), address(4000));
+        for line in ["one", "two", "three"] {
+            talk.client(line.as_bytes(), line.len() + 2);
+        }
+        let mut listener = hub.subscribe();
+        talk.server(b"+OK", 5);
+        let mut heard = vec![];
+        for _ in 0..3 {
+            match listener.next().await {
+                Some(Heard::Event(event)) => heard.push(event.to_string()),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard, ["C: two", "C: three", "S: +OK"]);
+    }
+
+    #[test]
+    fn with_nobody_listening_nothing_is_kept() {
+        let hub = Hub::quiet();
+        let transcript = hub.transcript("web", "www");
+        assert!(!transcript.is_heard());
+        let listener = hub.subscribe();
+        assert!(transcript.is_heard());
+        drop(listener);
+        assert!(!transcript.is_heard());
+    }
+
+    #[test]
+    fn hostile_octets_become_visible_text() {
+        assert_eq!(readable(b"a\x1b[2Jb\xff\0"), "a\\u{1b}[2Jb\\xff\\u{0}");
+        assert_eq!(readable("håll".as_bytes()), "håll");
+    }
+
+    #[test]
+    fn a_file_per_connection_holds_its_lines_in_replay_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = Hub::new(&Config { dir: Some(dir.path().into()), ..Config::default() }).unwrap();
+        let talk = hub.transcript("pop3", "mail").conversation(Transport::Tcp, address(110), address(4000));
+        talk.opened();
+        talk.server(b"+OK ready", 11);
+        talk.client(b"QUIT", 6);
+        talk.closed();
+        let path = dir.path().join("pop3-mail-000001.txt");
+        let want = "# pop3 mail 127.0.0.1:4000\nS: +OK ready\nC: QUIT\n@ close\n";
+        // The sink is a thread of its own: wait for the file to be whole, yielding meanwhile.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while std::fs::read_to_string(&path).unwrap_or_default() != want {
+            assert!(std::time::Instant::now() < deadline, "{:?}", std::fs::read_to_string(&path));
+            std::thread::yield_now();
+        }
+    }
+}
