@@ -1,0 +1,1 @@
+//! What the whole-lab tests and benchmarks share.
