@@ -1,0 +1,415 @@
+//! Looking into a running daemon: a small HTTP service on a Unix socket, and on TCP addresses if asked for.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz` | 200 when every daemon of this process serves, 503 while one starts or stops |
+//! | `/metrics` | counters, as Prometheus reads them |
+//! | `/status` | JSON: daemons, hosts, addresses, since when |
+//! | `/events` | server-sent events: the live transcript; `?daemon=web&host=www.someschool.edu&connection=7` narrows it |
+//!
+//! It only shows; it changes nothing. Transcripts hold what users say, so the socket is readable by its owner and
+//! group only, and no TCP address is open by default.
+
+use crate::{
+    metrics::Registers,
+    transcript::{Event, Heard, Hub},
+};
+use http_body_util::{BodyExt, Full, channel::Channel, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Deserialize, Serialize};
+use std::{
+    convert::Infallible,
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The `[admin]` table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The Unix socket. Without this key: `admin.sock` in systemd's runtime directory, or none.
+    pub socket: Option<PathBuf>,
+    /// TCP addresses as well, for Prometheus or a console on another host. Who can connect can read every transcript.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// More than people and monitors need; a flood of connections stops here.
+const CONNECTIONS_MAX: usize = 64;
+/// A head that has not come by then will not come.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A comment line this often, so that a listener whose peer has died finds out, and proxies do not hang up.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
+
+/// One daemon of this process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// `web`, `smtp` ...
+    pub daemon: String,
+    /// The lab host or machine.
+    pub host: String,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Whether it serves already.
+    pub state: State,
+    /// Seconds since 1970-01-01 00:00 UTC.
+    pub since: u64,
+}
+
+/// Where a daemon is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its sockets are not bound yet.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It says goodbye.
+    Stopping,
+}
+
+/// All daemons of this process. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Directory(Arc<Mutex<Vec<Entry>>>);
+
+impl Directory {
+    fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of all entries.
+    pub fn list(&self) -> Vec<Entry> {
+        self.entries().clone()
+    }
+
+    /// Enters a daemon, or changes its entry.
+    pub fn set(&self, daemon: &str, host: &str, state: State, addresses: Vec<String>) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let entry = Entry { daemon: daemon.to_owned(), host: host.to_owned(), addresses, state, since };
+        let mut entries = self.entries();
+        match entries.iter_mut().find(|e| e.daemon == daemon && e.host == host) {
+            Some(known) => *known = entry,
+            None => entries.push(entry),
+        }
+    }
+
+    /// All daemons are told to stop.
+    pub fn stopping(&self) {
+        self.entries().iter_mut().for_each(|entry| entry.state = State::Stopping);
+    }
+
+    fn health(&self) -> (StatusCode, String) {
+        match self.entries().iter().find(|entry| entry.state != State::Serving) {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(entry) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("{} on {} is {:?}\n", entry.daemon, entry.host, entry.state))
+            }
+        }
+    }
+}
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct View {
+    /// The transcripts.
+    pub hub: Hub,
+    /// The counters.
+    pub registers: Registers,
+    /// The daemons.
+    pub directory: Directory,
+}
+
+/// The bound service.
+pub struct Admin {
+    unix: Option<UnixListener>,
+    tcp: Vec<TcpListener>,
+}
+
+impl Admin {
+    /// Binds what `config` names. A socket file that nobody answers on is a leftover and is replaced.
+    ///
+    /// # Errors
+    /// With the path or address in the message.
+    pub async fn bind(config: &Config) -> io::Result<Self> {
+        let name =
+            |what: String| move |error: io::Error| io::Error::new(error.kind(), format!("admin {what}: {error}"));
+        let unix = match &config.socket {
+            Some(path) => Some(bind_unix(path).map_err(name(format!("socket {}", path.display())))?),
+            None => None,
+        };
+        let mut tcp = vec![];
+        for address in &config.listen {
+            tcp.push(TcpListener::bind(address).await.map_err(name(format!("address {address}")))?);
+        }
+        Ok(Self { unix, tcp })
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn run(self, view: View, shutdown: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        for listener in self.tcp {
+            let (view, permits, connections) = (view.clone(), Arc::clone(&permits), tasks.clone());
+            tasks.spawn(shutdown.clone().run_until_cancelled_owned(async move {
+                while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+                    match listener.accept().await {
+                        Ok((stream, _)) => connections.spawn(serve(stream, view.clone(), permit)),
+                        Err(_) => return,
+                    };
+                }
+            }));
+        }
+        if let Some(listener) = self.unix {
+            let (view, permits, connections) = (view.clone(), Arc::clone(&permits), tasks.clone());
+            tasks.spawn(shutdown.clone().run_until_cancelled_owned(async move {
+                while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+                    match listener.accept().await {
+                        Ok((stream, _)) => connections.spawn(serve(stream, view.clone(), permit)),
+                        Err(_) => return,
+                    };
+                }
+            }));
+        }
+        // Listeners of /events would keep us for ever: the process ends, and with it their connections.
+        shutdown.cancelled().await;
+    }
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    // Only a dead socket is removed; a living one means that another process runs here.
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another process answers there already; stop it first",
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, view: View, _permit: tokio::sync::OwnedSemaphorePermit) {
+    let service = service_fn(|request| {
+        let response = answer(&request, &view);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "admin connection");
+    }
+}
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+fn answer(request: &Request<Incoming>, view: &View) -> Response<Body> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return page(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only GET: this service shows and changes nothing\n".to_owned(),
+        );
+    }
+    match request.uri().path() {
+        "/healthz" => {
+            let (status, text) = view.directory.health();
+            page(status, TEXT, text)
+        }
+        "/metrics" => {
+            page(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", view.registers.text())
+        }
+        "/status" => {
+            let json = serde_json::to_string_pretty(&view.directory.list()).expect("plain strings and numbers");
+            page(StatusCode::OK, "application/json", json + "\n")
+        }
+        "/events" => events(view.hub.clone(), Filter::from_query(request.uri().query().unwrap_or_default())),
+        _ => page(StatusCode::NOT_FOUND, TEXT, "try /healthz, /metrics, /status or /events\n".to_owned()),
+    }
+}
+
+fn page(status: StatusCode, media_type: &'static str, text: String) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// Which events a listener wants.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Only this daemon's.
+    pub daemon: Option<String>,
+    /// Only of this host.
+    pub host: Option<String>,
+    /// Only of this connection.
+    pub connection: Option<u64>,
+}
+
+impl Filter {
+    fn from_query(query: &str) -> Self {
+        let mut filter = Self::default();
+        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            match key {
+                "daemon" => filter.daemon = Some(value.to_owned()),
+                "host" => filter.host = Some(value.to_owned()),
+                "connection" => filter.connection = value.parse().ok(),
+                _ => {}
+            }
+        }
+        filter
+    }
+
+    /// The query that [`Filter::from_query`] reads.
+    pub fn to_query(&self) -> String {
+        let connection = self.connection.map(|c| c.to_string());
+        let pairs =
+            [("daemon", self.daemon.as_ref()), ("host", self.host.as_ref()), ("connection", connection.as_ref())];
+        let pairs = pairs.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+        pairs.collect::<Vec<_>>().join("&")
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        self.daemon.as_ref().is_none_or(|d| *d == event.daemon)
+            && self.host.as_ref().is_none_or(|h| **h == *event.host)
+            && self.connection.is_none_or(|c| c == event.connection)
+    }
+}
+
+/// The live transcript as server-sent events (WHATWG HTML §9.2): `data:` and one JSON object.
+fn events(hub: Hub, filter: Filter) -> Response<Body> {
+    // A few frames: TCP holds the rest back, and the hub tells a slow listener what it missed.
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(16);
+    #[expect(clippy::disallowed_methods, reason = "ends with its connection; nothing is lost when the process stops")]
+    tokio::spawn(async move {
+        let mut subscription = hub.subscribe();
+        loop {
+            let text = match tokio::time::timeout(KEEP_ALIVE_EVERY, subscription.next()).await {
+                Ok(Some(Heard::Event(event))) if filter.wants(&event) => {
+                    format!("data: {}\n\n", serde_json::to_string(&*event).expect("plain strings and numbers"))
+                }
+                Ok(Some(Heard::Event(_))) => continue,
+                Ok(Some(Heard::Missed(count))) => format!("event: missed\ndata: {count}\n\n"),
+                Ok(None) => return,
+                Err(_) => ": still here\n\n".to_owned(),
+            };
+            if sender.send_data(text.into()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(body.boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript::{self, Transport};
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+    fn view() -> View {
+        let config = transcript::Config { ring: 10, ..transcript::Config::default() };
+        View { hub: Hub::new(&config).unwrap(), registers: Registers::default(), directory: Directory::default() }
+    }
+
+    async fn get(socket: &Path, path: &str) -> BufReader<tokio::net::UnixStream> {
+        let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        BufReader::new(stream)
+    }
+
+    #[tokio::test]
+    async fn the_pages_answer_over_the_unix_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("run/admin.sock");
+        let config = Config { socket: Some(socket.clone()), listen: vec![] };
+        // A leftover of a killed process does not stand in the way.
+        fs::create_dir_all(socket.parent().unwrap()).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let (view, shutdown) = (view(), CancellationToken::new());
+        let admin = Admin::bind(&config).await.unwrap();
+        let running = TaskTracker::new().spawn(admin.run(view.clone(), shutdown.clone()));
+        assert!(Admin::bind(&config).await.is_err(), "a living process is left alone");
+
+        view.directory.set("web", "www", State::Starting, vec![]);
+        view.registers.of("web", "www").counter("requests", "help").inc();
+        for (path, wants) in [
+            ("/healthz", &["503", "web on www is Starting"][..]),
+            ("/metrics", &["200 OK", "tomte_web_requests_total{host=\"www\"} 1"]),
+            ("/status", &["200 OK", "\"daemon\": \"web\""]),
+            ("/nothing", &["404", "try /healthz"]),
+        ] {
+            let mut text = String::new();
+            get(&socket, path).await.read_to_string(&mut text).await.unwrap();
+            wants.iter().for_each(|want| assert!(text.contains(want), "{path}: {text}"));
+        }
+        view.directory.set("web", "www", State::Serving, vec![]);
+        let mut text = String::new();
+        get(&socket, "/healthz").await.read_to_string(&mut text).await.unwrap();
+        assert!(text.contains("200 OK"), "{text}");
+        shutdown.cancel();
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn events_stream_what_passes_the_filter() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("admin.sock");
+        let (view, shutdown) = (view(), CancellationToken::new());
+        let admin = Admin::bind(&Config { socket: Some(socket.clone()), listen: vec![] }).await.unwrap();
+        TaskTracker::new().spawn(admin.run(view.clone(), shutdown.clone()));
+        let talk = |daemon| {
+            let here = ([127, 0, 0, 1], 1).into();
+            view.hub.transcript(daemon, "h").conversation(Transport::Tcp, here, here)
+        };
+        talk("pop3").client(b"not wanted", 12);
+        talk("web").client(b"GET / HTTP/1.0", 16);
+        let mut lines = get(&socket, "/events?daemon=web").await.lines();
+        let mut next_event = async || loop {
+            let line = lines.next_line().await.unwrap().expect("the stream stays open");
+            if let Some(json) = line.strip_prefix("data: ") {
+                return serde_json::from_str::<Event>(json).unwrap();
+            }
+        };
+        assert_eq!(next_event().await.to_string(), "C: GET / HTTP/1.0");
+        talk("web").server(b"HTTP/1.0 200 OK", 17);
+        assert_eq!(next_event().await.to_string(), "S: HTTP/1.0 200 OK");
+        shutdown.cancel();
+    }
+
+    #[test]
+    fn a_filter_survives_its_query() {
+        let filter =
+            Filter { daemon: Some("web".into()), host: Some("www.someschool.edu".into()), connection: Some(7) };
+        assert_eq!(Filter::from_query(&filter.to_query()), filter);
+        assert_eq!(Filter::from_query(""), Filter::default());
+    }
+}

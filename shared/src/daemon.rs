@@ -1,0 +1,448 @@
+//! `main()` for all: what happens between `exec` and the exit code.
+//!
+//! ```text
+//!   flags -> settings -> log -> sockets, counters, admin -> bind -> READY=1 -> run
+//!                                                                     |
+//!     SIGHUP:  read the settings again; if they are wrong, keep the old ones and say so
+//!     SIGTERM: STOPPING=1, cancel the token; sessions say goodbye; exit 0 within the grace time
+//! ```
+//!
+//! A daemon's own `main.rs` names its program and says how to bind and run:
+//!
+//! ```ignore
+//! fn main() -> std::process::ExitCode {
+//!     shared::daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
+//!         let server = Server::bind(config, &daemon.shared)?;
+//!         daemon.ready(server.local_addrs());
+//!         server.run(daemon.shutdown.clone()).await
+//!     })
+//! }
+//! ```
+
+use crate::{
+    accounts::{self, Accounts},
+    admin::{self, Admin, Directory, State, View},
+    config::{ConfigError, Settings},
+    listener::{BindError, Sockets},
+    logging,
+    metrics::{Metrics, Registers},
+    tls,
+    transcript::{self, Hub, Transcript},
+};
+use clap::{CommandFactory, FromArgMatches, Parser};
+use sd_notify::NotifyState;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    fmt, io,
+    num::NonZeroUsize,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// `EX_CONFIG` of sysexits.h; the units tell systemd not to restart after it.
+pub const EXIT_CONFIG: u8 = 78;
+/// A daemon has its own grace time; this much later the process ends whatever still runs.
+const GRACE_MAX: Duration = Duration::from_mins(1);
+
+/// What a daemon is called and how it lives.
+#[derive(Debug)]
+pub struct Program {
+    /// The word: crate, configuration table, log target.
+    pub name: &'static str,
+    /// One sentence for `--help`.
+    pub about: &'static str,
+    /// Examples for `--help`, which come first there.
+    pub examples: &'static str,
+    /// The crate's version.
+    pub version: &'static str,
+    /// Where its tasks run.
+    pub runtime: Runtime,
+}
+
+/// Where a daemon's tasks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// One multi-threaded runtime.
+    Shared,
+    /// The daemon starts a thread with a runtime of its own for each worker.
+    PerCore,
+}
+
+/// Why a daemon cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration asks for what cannot be; exit code 78.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The value of one key does not fit the world (a directory that does not exist); exit code 78.
+    #[error("{key}: {problem}")]
+    Unfit {
+        /// `web.docroot`
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// A socket cannot be had; exit code 1.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system refused something else; exit code 1.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl StartError {
+    /// The exit code for this reason.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Config(_) | StartError::Unfit { .. } => EXIT_CONFIG,
+            StartError::Bind(_) | StartError::Io(_) => 1,
+        }
+    }
+}
+
+/// What all daemons of one process have in common: the stand-alone daemon has one, the lab has one for all its hosts.
+#[derive(Clone)]
+pub struct Process {
+    /// The transcripts.
+    pub hub: Hub,
+    /// The counters.
+    pub registers: Registers,
+    /// Who serves where.
+    pub directory: Directory,
+    /// Our own sockets or systemd's.
+    pub sockets: Sockets,
+    /// Who may log in.
+    pub accounts: Arc<Accounts>,
+    /// Worker threads for a daemon that has its own.
+    pub workers: Workers,
+}
+
+/// How many workers a daemon that asks for one a core gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// A thread each, as many as the daemon's configuration says.
+    Threads,
+    /// None of its own: many daemons share this process's runtime.
+    Inline,
+}
+
+/// What a daemon gets from its surroundings. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The name of the host it serves.
+    pub host: Arc<str>,
+    /// Where it says what it hears and says.
+    pub transcript: Transcript,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Where its sockets come from.
+    pub sockets: Sockets,
+    /// Who may log in.
+    pub accounts: Arc<Accounts>,
+    /// Its certificate.
+    pub tls: tls::Config,
+    /// Whether it may start threads.
+    pub workers: Workers,
+}
+
+impl Process {
+    /// The part of one daemon on one host.
+    pub fn shared(&self, daemon: &'static str, host: &str, tls: tls::Config) -> Shared {
+        Shared {
+            host: host.into(),
+            transcript: self.hub.transcript(daemon, host),
+            metrics: self.registers.of(daemon, host),
+            sockets: self.sockets.clone(),
+            accounts: Arc::clone(&self.accounts),
+            tls,
+            workers: self.workers,
+        }
+    }
+
+    /// What the admin pages show.
+    pub fn view(&self) -> View {
+        View { hub: self.hub.clone(), registers: self.registers.clone(), directory: self.directory.clone() }
+    }
+}
+
+impl Shared {
+    /// Surroundings for a test: no accounts, nobody listening, one thread.
+    pub fn for_tests(daemon: &'static str) -> Self {
+        let process = Process {
+            hub: Hub::quiet(),
+            registers: Registers::default(),
+            directory: Directory::default(),
+            sockets: Sockets::default(),
+            accounts: Arc::new(Accounts::none()),
+            workers: Workers::Inline,
+        };
+        process.shared(daemon, "test", tls::Config::default())
+    }
+}
+
+/// What a daemon's `main` hands to its closure.
+pub struct Daemon<C> {
+    /// Its surroundings.
+    pub shared: Shared,
+    /// Cancelled when it is time to stop.
+    pub shutdown: CancellationToken,
+    name: &'static str,
+    directory: Directory,
+    reload: Arc<Mutex<Option<Reload<C>>>>,
+}
+
+/// How a daemon takes a new configuration while it runs.
+type Reload<C> = Box<dyn Fn(C) -> Result<(), StartError> + Send>;
+
+impl<C> Daemon<C> {
+    /// The sockets are bound: systemd may start who waits for us.
+    pub fn ready(&self, addresses: Vec<String>) {
+        tracing::info!(addresses = addresses.join(" "), "serving");
+        let status = format!("serving on {}", addresses.join(" "));
+        self.directory.set(self.name, &self.shared.host, State::Serving, addresses);
+        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+
+    /// What to do with a new configuration at SIGHUP. If it returns an error, the daemon keeps the old one.
+    pub fn on_reload(&self, reload: impl Fn(C) -> Result<(), StartError> + Send + 'static) {
+        *self.reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(reload));
+    }
+}
+
+/// Tells systemd, if it is there.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
+}
+
+#[derive(Debug, Parser)]
+struct Flags {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one key, over everything else
+    #[arg(short, long, value_name = "TABLE.KEY=VALUE")]
+    set: Vec<String>,
+    /// Say whether the configuration is right, and leave (exit code 78 if not)
+    #[arg(long)]
+    check_config: bool,
+    /// Print every key with its value and where that came from, and leave
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// The shared tables.
+#[derive(Debug, Default)]
+struct Common {
+    log: logging::Config,
+    admin: admin::Config,
+    transcript: transcript::Config,
+    accounts: accounts::Config,
+    tls: tls::Config,
+}
+
+impl Common {
+    fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        Ok(Self {
+            log: settings.table("log")?,
+            admin: settings.table("admin")?,
+            transcript: settings.table("transcript")?,
+            accounts: settings.table("accounts")?,
+            tls: settings.table("tls")?,
+        })
+    }
+}
+
+/// Everything a daemon's `main` does.
+pub fn main<C, F>(program: &Program, run: F) -> ExitCode
+where
+    C: Serialize + DeserializeOwned + Default,
+    F: AsyncFnOnce(C, Daemon<C>) -> Result<(), StartError>,
+{
+    let command = Flags::command()
+        .name(format!("tomte-{}", program.name))
+        .about(program.about)
+        .version(program.version)
+        .before_help(program.examples);
+    let flags = Flags::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    match start(program, &flags, run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // On standard error and not in the log: the log may be what is wrong.
+            eprintln!("tomte-{}: {error}", program.name);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start<C, F>(program: &Program, flags: &Flags, run: F) -> Result<(), StartError>
+where
+    C: Serialize + DeserializeOwned + Default,
+    F: AsyncFnOnce(C, Daemon<C>) -> Result<(), StartError>,
+{
+    let read_settings = || Settings::load(flags.config.as_deref(), std::env::vars(), &flags.set);
+    let settings = read_settings()?;
+    let mut common = Common::read(&settings)?;
+    let config: C = settings.table(program.name)?;
+    if flags.print_config {
+        print!("{}", explain(program.name, &settings, &common, &config));
+        return Ok(());
+    }
+    if flags.check_config {
+        let files: Vec<&str> = settings.files().collect();
+        println!("ok: {}", if files.is_empty() { "no file, only defaults".to_owned() } else { files.join(", ") });
+        return Ok(());
+    }
+
+    logging::init(&common.log).map_err(|problem| StartError::Unfit { key: "log".to_owned(), problem })?;
+    log_panics();
+    raise_descriptor_limit();
+    if common.admin.socket.is_none() {
+        // systemd makes this directory and removes it after us.
+        common.admin.socket = std::env::var_os("RUNTIME_DIRECTORY").map(|dir| PathBuf::from(dir).join("admin.sock"));
+    }
+    let process = Process {
+        hub: Hub::new(&common.transcript)?,
+        registers: Registers::default(),
+        directory: Directory::default(),
+        sockets: Sockets::from_environment(),
+        accounts: Arc::new(
+            Accounts::load(&common.accounts)
+                .map_err(|error| StartError::Unfit { key: "accounts.file".to_owned(), problem: error.to_string() })?,
+        ),
+        workers: Workers::Threads,
+    };
+    let host = host_name();
+    process.directory.set(program.name, &host, State::Starting, vec![]);
+    let runtime = match program.runtime {
+        Runtime::Shared => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+        Runtime::PerCore => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+    };
+    let result = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let reload = Arc::new(Mutex::new(None));
+        let tasks = TaskTracker::new();
+        tasks.spawn(Admin::bind(&common.admin).await?.run(process.view(), shutdown.clone()));
+        tasks.spawn(watchdog());
+        let daemon = Daemon {
+            shared: process.shared(program.name, &host, common.tls.clone()),
+            shutdown: shutdown.clone(),
+            name: program.name,
+            directory: process.directory.clone(),
+            reload: Arc::clone(&reload),
+        };
+        let on_hangup = || {
+            let fresh =
+                read_settings().and_then(|settings| settings.table::<C>(program.name)).map_err(StartError::from);
+            let reload = reload.lock().unwrap_or_else(PoisonError::into_inner);
+            match (fresh, &*reload) {
+                (Ok(config), Some(reload)) => reload(config),
+                (Ok(_), None) => Err(StartError::Unfit {
+                    key: program.name.to_owned(),
+                    problem: "this daemon has nothing to reload; restart it".to_owned(),
+                }),
+                (Err(error), _) => Err(error),
+            }
+        };
+        tokio::select! {
+            result = run(config, daemon) => result,
+            never = signals(&shutdown, &process.directory, on_hangup) => never,
+        }
+    });
+    runtime.shutdown_background();
+    result
+}
+
+/// Until the daemon has returned: SIGTERM and SIGINT stop it, SIGHUP reloads. Returns only when it does not stop in time.
+async fn signals(
+    shutdown: &CancellationToken,
+    directory: &Directory,
+    on_hangup: impl Fn() -> Result<(), StartError>,
+) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                if let Ok(now) = NotifyState::monotonic_usec_now() {
+                    notify(&[NotifyState::Reloading, now]);
+                }
+                match on_hangup() {
+                    Ok(()) => tracing::info!("configuration reloaded"),
+                    Err(error) => tracing::error!(%error, "configuration not reloaded; the old one stays"),
+                }
+                notify(&[NotifyState::Ready]);
+            }
+        }
+    }
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    directory.stopping();
+    shutdown.cancel();
+    tokio::select! {
+        // Asked twice: somebody is in a hurry.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = tokio::time::sleep(GRACE_MAX) => {}
+    }
+    Err(io::Error::other("stopped before all sessions had said goodbye").into())
+}
+
+/// Tells systemd that the runtime still turns. A runtime that hangs does not get here.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut beat = tokio::time::interval(limit / 2);
+    loop {
+        beat.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn explain<C: Serialize>(name: &str, settings: &Settings, common: &Common, config: &C) -> String {
+    [
+        settings.explain("log", &common.log),
+        settings.explain("admin", &common.admin),
+        settings.explain("transcript", &common.transcript),
+        settings.explain("accounts", &common.accounts),
+        settings.explain("tls", &common.tls),
+        settings.explain(name, config),
+    ]
+    .join("\n")
+}
+
+/// A panic ends one session. It must be seen nevertheless.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| tracing::error!(target: "panic", "{panic}")));
+}
+
+/// Ten thousand connections are ten thousand descriptors; the usual soft limit is 1,024 and the hard one far above.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "cannot raise the descriptor limit");
+    }
+}
+
+/// One worker for each core that we may use.
+pub fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// `tcp 127.0.0.1:80`, as the directory and the ready line show it.
+pub fn endpoint(protocol: &str, address: impl fmt::Display) -> String {
+    format!("{protocol} {address}")
+}

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
-    fmt,
-    io::{self, Write},
+    fmt::{self, Write as _},
+    io::{self, Write as _},
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -402,7 +402,7 @@ pub fn readable(octets: &[u8]) -> String {
             }
         }
         for octet in chunk.invalid() {
-            text.push_str(&format!("\\x{octet:02x}"));
+            write!(text, "\\x{octet:02x}").expect("writing into a String does not fail");
         }
     }
     text

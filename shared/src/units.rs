@@ -146,7 +146,9 @@ mod tests {
 
     #[test]
     fn what_people_write_is_understood() {
-        for (text, octets) in [("10 MiB", 10 << 20), ("64KiB", 64 << 10), ("1 GB", 1_000_000_000), ("7 B", 7), ("0 B", 0)] {
+        for (text, octets) in
+            [("10 MiB", 10 << 20), ("64KiB", 64 << 10), ("1 GB", 1_000_000_000), ("7 B", 7), ("0 B", 0)]
+        {
             assert_eq!(text.parse(), Ok(Size(octets)), "{text}");
         }
         for (text, millis) in [("30 s", 30_000), ("5min", 300_000), ("250 ms", 250), ("2 d", 172_800_000)] {
@@ -156,7 +158,18 @@ mod tests {
 
     #[test]
     fn what_is_ambiguous_is_refused_with_an_example() {
-        for text in ["", "10", "MiB", "ten MiB", "-1 s", "1.5 s", "10 Mib", "10 m", "99999999999999999999 B", "18446744073709551615 KiB"] {
+        for text in [
+            "",
+            "10",
+            "MiB",
+            "ten MiB",
+            "-1 s",
+            "1.5 s",
+            "10 Mib",
+            "10 m",
+            "99999999999999999999 B",
+            "18446744073709551615 KiB",
+        ] {
             assert!(text.parse::<Size>().is_err(), "{text}");
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
