@@ -1,5 +1,7 @@
 //! The course's site keeps what its slides promise: sizes, dates, ten pictures, and links that lead somewhere.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,234 @@
+//! A server as its admin sees it: a program, its workers, what they cost.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a server may take to listen, and to end after SIGTERM. Far more than any of them needs, so that a slow
+/// machine does not fail; a broken server costs a test this long once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An address on loopback with a port that was free a moment ago. Other programs cannot take it by accident: the kernel
+/// gives out ephemeral ports in turn, and this one has just been used.
+pub fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
+    Ok(listener.local_addr()?)
+}
+
+/// Where a program is: on the `PATH`, or in the system folders that the `PATH` of a user often lacks.
+///
+/// The error names the Debian package to install, because an absent tool is a failure and never a silent skip.
+pub fn find_program(name: &str, package: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+        .with_context(|| format!("{name} is not installed: apt-get install {package}"))
+}
+
+/// A running server with all its workers. Dropping it ends them.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    output: PathBuf,
+}
+
+impl Server {
+    /// Starts a program in the foreground and waits until it accepts connections at `address`.
+    ///
+    /// What it prints goes to the file `output`, and into the error when it ends before it listens. The server ends with
+    /// the thread that started it, at the latest.
+    pub fn start<A: AsRef<OsStr>>(
+        program: &Path,
+        arguments: impl IntoIterator<Item = A>,
+        address: SocketAddr,
+        output: &Path,
+    ) -> Result<Self> {
+        let file = File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
+        // A process group of its own, because lighttpd passes SIGTERM on to its whole group, which would be ours. Then
+        // Ctrl-C no longer reaches it, so the kernel is asked to end it when we end, however that comes about.
+        let child = Command::new(find_program("setpriv", "util-linux")?)
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(program)
+            .args(arguments)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let mut server = Self { child, address, output: output.to_owned() };
+        server.wait_until_it_accepts().with_context(|| format!("{} does not serve", program.display()))?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn wait_until_it_accepts(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status}: {}", fs::read_to_string(&self.output)?.trim());
+            }
+            match TcpStream::connect(self.address) {
+                Ok(_) => return Ok(()),
+                Err(_) if begin.elapsed() < PATIENCE => pause(),
+                Err(error) => bail!("no connection to {} after {PATIENCE:?}: {error}", self.address),
+            }
+        }
+    }
+
+    /// The process that was started and all its descendants.
+    fn processes(&self) -> Result<HashSet<u32>> {
+        let mut parents = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            // A process may end between the two reads; then it has no parent any more and is none of ours.
+            if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat"))
+                && let Some(parent) = field(&stat, StatField::Parent)
+            {
+                parents.push((pid, parent));
+            }
+        }
+        let mut tree = HashSet::from([self.child.id()]);
+        loop {
+            let before = tree.len();
+            for (pid, parent) in &parents {
+                if tree.contains(&(*parent as u32)) {
+                    tree.insert(*pid);
+                }
+            }
+            if tree.len() == before {
+                return Ok(tree);
+            }
+        }
+    }
+
+    /// The processor time that all its processes have used since they started, in user mode and in the kernel.
+    ///
+    /// The kernel counts in ticks, mostly of 10 ms: measure over seconds.
+    pub fn cpu(&self) -> Result<Duration> {
+        let mut ticks = 0;
+        for pid in self.processes()? {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            for which in [StatField::UserTicks, StatField::SystemTicks] {
+                ticks += field(&stat, which).with_context(|| format!("cannot read /proc/{pid}/stat"))?;
+            }
+        }
+        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
+    /// The memory of all its processes in octets, a page that several of them share counted once (PSS).
+    pub fn memory_octets(&self) -> Result<u64> {
+        let mut sum = 0;
+        for pid in self.processes()? {
+            let path = format!("/proc/{pid}/smaps_rollup");
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+            let kibibytes = text
+                .lines()
+                .find_map(|line| line.strip_prefix("Pss:"))
+                .and_then(|rest| rest.trim().strip_suffix(" kB"))
+                .and_then(|number| number.parse::<u64>().ok())
+                .with_context(|| format!("no Pss in {path}"))?;
+            sum += kibibytes * 1024;
+        }
+        Ok(sum)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        let workers = self.processes()?;
+        if self.child.try_wait()?.is_none() {
+            signal(self.child.id(), Signal::TERM)?;
+            let begin = Instant::now();
+            while self.child.try_wait()?.is_none() {
+                if begin.elapsed() > PATIENCE {
+                    // The parent last, so that it does not replace the workers that are gone.
+                    self.child.kill()?;
+                    self.child.wait()?;
+                    for worker in workers {
+                        signal(worker, Signal::KILL).ok();
+                    }
+                    bail!("it did not end within {PATIENCE:?} after SIGTERM and was killed");
+                }
+                pause();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("stopping the server at {}: {error:#}", self.address);
+        }
+    }
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("{pid} is no process id"))?;
+    Ok(kill_process(pid, signal)?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a foreign program has no event for `I listen now` or `I have ended`")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// The fields of `/proc/PID/stat` that matter here, by their number in proc(5).
+#[derive(Clone, Copy)]
+enum StatField {
+    Parent = 4,
+    UserTicks = 14,
+    SystemTicks = 15,
+}
+
+/// Reads one number of a `stat` line. The second field is the program's name in parentheses and may contain blanks and
+/// parentheses itself, so counting starts after the last closing one.
+fn field(stat: &str, which: StatField) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(which as usize - 3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_line_is_counted_after_the_name() {
+        let line = "42 (a (odd) name) S 7 42 42 0 -1 4194560 1 2 3 4 1234 567 0 0 20 0 1 0 99 1 1";
+        assert_eq!(field(line, StatField::Parent), Some(7));
+        assert_eq!(field(line, StatField::UserTicks), Some(1234));
+        assert_eq!(field(line, StatField::SystemTicks), Some(567));
+        assert_eq!(field("42 (cut", StatField::Parent), None);
+    }
+
+    #[test]
+    fn absent_program_names_its_package() {
+        let error = find_program("no-such-program", "some-package").unwrap_err().to_string();
+        assert_eq!(error, "no-such-program is not installed: apt-get install some-package");
+    }
+
+    #[test]
+    fn program_that_ends_at_once_is_reported_with_its_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let shell = find_program("sh", "dash").unwrap();
+        let script = ["-c", "echo 'port is taken' >&2; exit 3"];
+        let error = Server::start(&shell, script, free_address().unwrap(), &folder.path().join("out")).unwrap_err();
+        let told = format!("{error:#}");
+        assert!(told.contains("exit status: 3") && told.contains("port is taken"), "{told}");
+    }
+}
