@@ -1,0 +1,6 @@
+//! A web server that shows its working.
+#![allow(dead_code)] // until server.rs uses them
+
+mod head;
+
+mod chunked;
