@@ -1,0 +1,660 @@
+//! Who may log in.
+//!
+//! ```toml
+//! [alice]
+//! password = "$argon2id$v=19$m=19456,t=2,p=1$..."
+//! ```
+//!
+//! A guess costs the guesser more than us:
+//!
+//! ```text
+//!   verify(user, secret, peer, now)
+//!     1. the peer has guessed wrong and must wait  -> TooSoon       nothing is computed
+//!     2. the same secret was right a moment ago    -> Welcome       a keyed hash, some microseconds
+//!     3. argon2id, also when there is no such user -> Welcome       19 MiB and some 20 ms, one at a time on each core
+//!                                                  -> Denied        and the peer's next pause is twice as long
+//! ```
+//!
+//! Each account is a table so that a secret of another kind (SCRAM, say) can stand beside `password` one day.
+
+use crate::{listener::site, units::Span};
+use argon2::{
+    Algorithm, Argon2, Params, Version,
+    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt, io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+use tokio::sync::Semaphore;
+
+/// The `[accounts]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The file with the accounts. Without one nobody can log in.
+    pub file: Option<PathBuf>,
+    /// How long a password that was right is remembered (as a keyed hash, in memory only), so that a mail reader that
+    /// looks every minute costs microseconds. `"0 s"` remembers nothing.
+    pub remember: Span,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { file: None, remember: Span::secs(60) }
+    }
+}
+
+/// An accounts file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountsError {
+    /// It cannot be read.
+    #[error("{}: cannot read the accounts: {source}; make the file with `tomte user add NAME`", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It can be read but not understood.
+    #[error("{}:{line}: {problem}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there and what would be right.
+        problem: String,
+    },
+}
+
+/// What [`Accounts::verify`] found. The daemon tells the peer as little as possible, the log why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is who it says.
+    Welcome,
+    /// It is not. The peer must not learn which of the two it was.
+    Denied {
+        /// For the log.
+        because: Because,
+        /// Answer after this time; until then every attempt of the same peer is `TooSoon`.
+        pause: Duration,
+    },
+    /// The peer has guessed wrong before and must wait; the secret was not even looked at.
+    TooSoon {
+        /// How long.
+        wait: Duration,
+    },
+    /// We failed (no memory for the hash). The peer hears its protocol's temporary failure.
+    CannotTell,
+}
+
+/// Why somebody was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// There is no such account.
+    UnknownUser,
+    /// There is, but the secret is another.
+    WrongSecret,
+}
+
+/// The accounts, and what is known about those who try them.
+pub struct Accounts {
+    config: Config,
+    book: RwLock<Arc<Book>>,
+    remembered: Remembered,
+    patience: Mutex<Patience>,
+    /// Argon2 wants memory and a core to itself: more at once would only be slower, for all.
+    cores: Semaphore,
+}
+
+impl fmt::Debug for Accounts {
+    /// Without names and hashes: this may end up in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accounts").field("users", &self.book().users.len()).finish_non_exhaustive()
+    }
+}
+
+impl Accounts {
+    /// The accounts of `config.file`.
+    ///
+    /// # Errors
+    /// The file cannot be read or understood; file and line are named.
+    pub fn load(config: &Config) -> Result<Self, AccountsError> {
+        let book = Book::load(config)?;
+        Ok(Self {
+            config: config.clone(),
+            book: RwLock::new(Arc::new(book)),
+            remembered: Remembered::new(config.remember.0),
+            patience: Mutex::default(),
+            cores: Semaphore::new(available_parallelism().map_or(1, Into::into)),
+        })
+    }
+
+    /// Nobody can log in.
+    pub fn none() -> Self {
+        Self::load(&Config::default()).expect("without a file there is nothing that could be wrong")
+    }
+
+    /// Reads the file again, and forgets what was remembered. When it is wrong, the old accounts stay.
+    ///
+    /// # Errors
+    /// As [`Accounts::load`].
+    pub fn reload(&self) -> Result<(), AccountsError> {
+        let book = Book::load(&self.config)?;
+        *self.book.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
+        self.remembered.forget_all();
+        Ok(())
+    }
+
+    /// Whether `secret` is the password of `user`. `peer` is slowed down when it is not. `now` comes from the caller, as
+    /// all time does.
+    pub async fn verify(&self, user: &str, secret: &[u8], peer: IpAddr, now: Instant) -> Verdict {
+        // The pause comes before all else, or the memory of right passwords could be asked as fast as the wire allows.
+        if let Err(wait) = self.patience().admit(peer, now) {
+            return Verdict::TooSoon { wait };
+        }
+        // Gives the attempt back even when the session ends while argon2 is at work.
+        let _attempt = Attempt { accounts: self, peer };
+        let book = self.book();
+        let stored = book.users.get(user);
+        if let Some(stored) = stored
+            && self.remembered.knows(user, stored, secret, now)
+        {
+            return Verdict::Welcome;
+        }
+        // An unknown user costs as much time as the costliest known one, so that time does not tell who exists.
+        let hash = stored.unwrap_or(&book.decoy).clone();
+        match self.argon2(hash, secret.to_vec()).await {
+            Ok(Match::Right) if let Some(stored) = stored => {
+                self.remembered.keep(user, stored, secret, now);
+                Verdict::Welcome
+            }
+            Ok(_) => {
+                let because = if stored.is_some() { Because::WrongSecret } else { Because::UnknownUser };
+                Verdict::Denied { because, pause: self.patience().failed(peer, now) }
+            }
+            Err(problem) => {
+                tracing::error!(user, problem, "cannot verify a password");
+                Verdict::CannotTell
+            }
+        }
+    }
+
+    async fn argon2(&self, stored: PasswordHash, secret: Vec<u8>) -> Result<Match, String> {
+        let _core = self.cores.acquire().await.map_err(|closed| closed.to_string())?;
+        let compute = move || match Argon2::default().verify_password(&secret, &stored) {
+            Ok(()) => Ok(Match::Right),
+            Err(argon2::password_hash::Error::PasswordInvalid) => Ok(Match::Wrong),
+            Err(other) => Err(other.to_string()),
+        };
+        tokio::task::spawn_blocking(compute).await.map_err(|died| died.to_string())?
+    }
+
+    fn book(&self) -> Arc<Book> {
+        Arc::clone(&self.book.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Patience> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The text for the `password` key: argon2id with a fresh salt and the parameters that OWASP recommends (19 MiB, 2 rounds).
+///
+/// # Errors
+/// No memory or no randomness.
+pub fn hash(secret: &[u8]) -> io::Result<String> {
+    Argon2::default().hash_password(secret).map(|hash| hash.to_string()).map_err(io::Error::other)
+}
+
+enum Match {
+    Right,
+    Wrong,
+}
+
+/// An attempt that is being looked at.
+struct Attempt<'a> {
+    accounts: &'a Accounts,
+    peer: IpAddr,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.accounts.patience().done(self.peer);
+    }
+}
+
+// --- The file --------------------------------------------------------------------------------------------------------
+
+/// One account as it stands in the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Account {
+    password: toml::Spanned<String>,
+}
+
+/// The accounts as they are used.
+struct Book {
+    users: BTreeMap<String, PasswordHash>,
+    /// What is computed for a user who does not exist.
+    decoy: PasswordHash,
+}
+
+/// Of a password that nobody knows, with the parameters of [`hash`].
+const DECOY: &str = "$argon2id$v=19$m=19456,t=2,p=1$PoaJBX7qA9irGKjaRvMrkw$hj/C8rA4KKAQwKWY5EUhi7q7z0Bg9kiXXwsVL+p9fxc";
+
+/// A hash may ask for this much memory and this many rounds. More would let one line of the file stop the machine.
+const KIBIBYTES_MAX: u32 = 256 * 1024;
+const ROUNDS_MAX: u32 = 20;
+
+impl Book {
+    fn load(config: &Config) -> Result<Self, AccountsError> {
+        let Some(path) = config.file.clone() else { return Ok(Self { users: BTreeMap::new(), decoy: decoy() }) };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map_err(|(line, problem)| AccountsError::Invalid { path, line, problem }),
+            Err(source) => Err(AccountsError::Unreadable { path, source }),
+        }
+    }
+
+    /// The accounts in `text`, or the line that is wrong and why.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let line_of = |at: usize| 1 + text.bytes().take(at).filter(|octet| *octet == b'\n').count();
+        let accounts: BTreeMap<String, Account> = toml::from_str(text).map_err(|error| {
+            let line = line_of(error.span().map_or(0, |span| span.start));
+            (
+                line,
+                format!(
+                    "{}; an account is written: [name], and below it password = \"$argon2id$...\"",
+                    error.message()
+                ),
+            )
+        })?;
+        let mut users = BTreeMap::new();
+        let mut decoy = decoy();
+        for (name, account) in accounts {
+            let line = line_of(account.password.span().start);
+            // The value itself is never repeated: who wrote a password in clear should not find it in the log too.
+            let hash =
+                parse_hash(account.password.get_ref()).map_err(|problem| (line, format!("[{name}] {problem}")))?;
+            if cost(&hash) > cost(&decoy) {
+                decoy = hash.clone();
+            }
+            users.insert(name, hash);
+        }
+        Ok(Self { users, decoy })
+    }
+}
+
+fn decoy() -> PasswordHash {
+    PasswordHash::new(DECOY).expect("a constant that is an argon2 hash")
+}
+
+fn parse_hash(text: &str) -> Result<PasswordHash, String> {
+    let not_a_hash = "password is not an argon2 hash; `tomte user passwd NAME` writes one";
+    let hash = PasswordHash::new(text).map_err(|_| not_a_hash.to_owned())?;
+    Algorithm::try_from(hash.algorithm.as_str()).map_err(|_| not_a_hash.to_owned())?;
+    let params =
+        Params::try_from(&hash).map_err(|error| format!("password has parameters that argon2 refuses: {error}"))?;
+    if params.m_cost() > KIBIBYTES_MAX || params.t_cost() > ROUNDS_MAX {
+        return Err(format!("password asks for more than m={KIBIBYTES_MAX} (KiB) or t={ROUNDS_MAX} (rounds)"));
+    }
+    if hash.salt.is_none() || hash.hash.is_none() {
+        return Err(format!("{not_a_hash} (this one was cut short)"));
+    }
+    Ok(hash)
+}
+
+/// How much work it is to verify.
+fn cost(hash: &PasswordHash) -> u64 {
+    Params::try_from(hash).map_or(0, |params| u64::from(params.m_cost()) * u64::from(params.t_cost()))
+}
+
+// --- Passwords that were right a moment ago --------------------------------------------------------------------------
+
+/// For each user at most one keyed hash, so the accounts file bounds it.
+struct Remembered {
+    /// Made at start, kept nowhere: without it the hashes are worth nothing.
+    key: [u8; 32],
+    span: Duration,
+    users: Mutex<HashMap<String, Memory>>,
+}
+
+struct Memory {
+    tag: [u8; 32],
+    /// The stored hash that the secret was checked against: a changed password is not remembered.
+    stored: PasswordHash,
+    until: Instant,
+}
+
+impl Remembered {
+    fn new(span: Duration) -> Self {
+        let mut key = [0; 32];
+        let random = rustls::crypto::ring::default_provider().secure_random;
+        random.fill(&mut key).expect("a machine without randomness cannot keep a secret");
+        Self { key, span, users: Mutex::default() }
+    }
+
+    fn knows(&self, user: &str, stored: &PasswordHash, secret: &[u8], now: Instant) -> bool {
+        let users = self.users();
+        let Some(memory) = users.get(user) else { return false };
+        // A comparison that stops at the first difference tells nothing here: without the key nobody can choose tags.
+        now < memory.until && memory.stored == *stored && memory.tag == self.tag(secret)
+    }
+
+    fn keep(&self, user: &str, stored: &PasswordHash, secret: &[u8], now: Instant) {
+        if self.span > Duration::ZERO {
+            let memory = Memory { tag: self.tag(secret), stored: stored.clone(), until: now + self.span };
+            self.users().insert(user.to_owned(), memory);
+        }
+    }
+
+    fn forget_all(&self) {
+        self.users().clear();
+    }
+
+    /// A keyed hash: argon2 takes a key (RFC 9106 §3.1, parameter K), and with the least memory that it allows it is little
+    /// more than some dozens of `BLAKE2b`. So no second hash function is needed.
+    fn tag(&self, secret: &[u8]) -> [u8; 32] {
+        let least = Params::new(Params::MIN_M_COST, 1, 1, None).expect("the smallest parameters are allowed");
+        let keyed = Argon2::new_with_secret(&self.key, Algorithm::Argon2id, Version::V0x13, least)
+            .expect("a key of 32 octets is allowed");
+        let mut tag = [0; 32];
+        keyed
+            .hash_password_into(secret, b"remembered", &mut tag)
+            .expect("the lengths are constants that argon2 allows");
+        tag
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// --- Peers that guess ------------------------------------------------------------------------------------------------
+
+/// The first wrong guess costs this pause, each further one twice the last, up to the second figure: some 5,000 guesses a
+/// day are left, while who mistypes barely notices.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(16);
+/// A peer's failures are forgotten this long after the last one. A success does not wipe them out: it could be had with
+/// the attacker's own account.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
+/// Attempts of one peer that may be looked at together. Many people may share one address, but without a limit a guesser
+/// would send a thousand guesses before the first is found wrong.
+const ATTEMPTS_AT_ONCE: u32 = 16;
+/// How many peers are remembered; beyond that, who has been quiet longest is forgotten.
+const PEERS_MAX: usize = 10_000;
+
+/// Peers with failures or with attempts under way. Pure: time comes in.
+#[derive(Debug, Default)]
+struct Patience {
+    peers: HashMap<IpAddr, Peer>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    failures: u32,
+    /// Attempts that are being looked at.
+    pending: u32,
+    not_before: Instant,
+}
+
+impl Patience {
+    /// Lets an attempt through, or says how long to wait.
+    fn admit(&mut self, peer: IpAddr, now: Instant) -> Result<(), Duration> {
+        let peer = site(peer);
+        if !self.peers.contains_key(&peer) {
+            self.make_room(now);
+        }
+        let record = self.peers.entry(peer).or_insert(Peer { failures: 0, pending: 0, not_before: now });
+        if now >= record.not_before + FORGOTTEN_AFTER {
+            record.failures = 0;
+        }
+        if now < record.not_before {
+            return Err(record.not_before - now);
+        }
+        // Who has failed is looked at one attempt at a time.
+        let at_once = if record.failures == 0 { ATTEMPTS_AT_ONCE } else { 1 };
+        if record.pending >= at_once {
+            return Err(PAUSE_FIRST);
+        }
+        record.pending += 1;
+        Ok(())
+    }
+
+    /// The attempt was wrong; says how long the pause is.
+    fn failed(&mut self, peer: IpAddr, now: Instant) -> Duration {
+        let record = self.peers.entry(site(peer)).or_insert(Peer { failures: 0, pending: 0, not_before: now });
+        let pause = PAUSE_FIRST.saturating_mul(1 << record.failures.min(16)).min(PAUSE_MAX);
+        record.failures = record.failures.saturating_add(1);
+        record.not_before = now + pause;
+        pause
+    }
+
+    /// The attempt is over, whatever came of it.
+    fn done(&mut self, peer: IpAddr) {
+        let peer = site(peer);
+        if let Some(record) = self.peers.get_mut(&peer) {
+            record.pending = record.pending.saturating_sub(1);
+            if record.pending == 0 && record.failures == 0 {
+                self.peers.remove(&peer);
+            }
+        }
+    }
+
+    fn make_room(&mut self, now: Instant) {
+        if self.peers.len() < PEERS_MAX {
+            return;
+        }
+        self.peers.retain(|_, record| record.pending > 0 || now < record.not_before + FORGOTTEN_AFTER);
+        if self.peers.len() >= PEERS_MAX
+            && let Some(quietest) = self.peers.iter().min_by_key(|(_, record)| record.not_before).map(|(peer, _)| *peer)
+        {
+            self.peers.remove(&quietest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// A hash that even an unoptimised build computes at once.
+    fn cheap_hash(secret: &str) -> String {
+        let params = Params::new(Params::MIN_M_COST, 1, 1, None).unwrap();
+        Argon2::from(params).hash_password(secret.as_bytes()).unwrap().to_string()
+    }
+
+    fn accounts_file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    fn config_of(file: &tempfile::NamedTempFile) -> Config {
+        Config { file: Some(file.path().into()), ..Config::default() }
+    }
+
+    /// Alice, whose password is `crepes`; even the decoy is cheap.
+    fn accounts() -> Accounts {
+        let file = accounts_file(&format!("[alice]\npassword = \"{}\"\n", cheap_hash("crepes")));
+        let accounts = Accounts::load(&config_of(&file)).unwrap();
+        let cheap = PasswordHash::new(&cheap_hash("decoy")).unwrap();
+        let users = accounts.book().users.clone();
+        *accounts.book.write().unwrap() = Arc::new(Book { users, decoy: cheap });
+        accounts
+    }
+
+    fn peer(last: u8) -> IpAddr {
+        IpAddr::from([127, 77, 9, last])
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn the_right_password_is_welcome_and_others_are_denied_with_their_reason() {
+        let (accounts, now) = (accounts(), Instant::now());
+        let table: [(&str, &[u8], Verdict); 6] = [
+            ("alice", b"crepes", Verdict::Welcome),
+            ("alice", b"Crepes", Verdict::Denied { because: Because::WrongSecret, pause: SECOND }),
+            ("alice", b"", Verdict::Denied { because: Because::WrongSecret, pause: SECOND }),
+            ("alice", b"\xff\0", Verdict::Denied { because: Because::WrongSecret, pause: SECOND }),
+            ("Alice", b"crepes", Verdict::Denied { because: Because::UnknownUser, pause: SECOND }),
+            // The decoy's own password opens nothing.
+            ("mallory", b"decoy", Verdict::Denied { because: Because::UnknownUser, pause: SECOND }),
+        ];
+        for (number, (user, secret, want)) in (0..).zip(table) {
+            assert_eq!(accounts.verify(user, secret, peer(number), now).await, want, "{user} {secret:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_right_password_is_remembered_for_a_minute_and_only_that_one() {
+        let (accounts, now) = (accounts(), Instant::now());
+        assert_eq!(accounts.verify("alice", b"crepes", peer(1), now).await, Verdict::Welcome);
+        // Without a core argon2 would wait for ever: what is answered now is answered from memory.
+        accounts.cores.forget_permits(usize::MAX);
+        assert_eq!(accounts.verify("alice", b"crepes", peer(1), now + SECOND * 59).await, Verdict::Welcome);
+        for (secret, after) in [(&b"crepes"[..], 60), (b"hungry", 1)] {
+            let verify = accounts.verify("alice", secret, peer(2), now + SECOND * after);
+            tokio::select! {
+                biased;
+                verdict = verify => panic!("{verdict:?} without argon2"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        assert!(accounts.patience().peers.is_empty(), "attempts given up half-way are given back");
+    }
+
+    #[tokio::test]
+    async fn a_guessing_peer_waits_even_with_the_right_password_and_others_do_not() {
+        let (accounts, now) = (accounts(), Instant::now());
+        accounts.verify("alice", b"wrong", peer(1), now).await;
+        let half = Duration::from_millis(500);
+        assert_eq!(accounts.verify("alice", b"crepes", peer(1), now + half).await, Verdict::TooSoon { wait: half });
+        assert_eq!(accounts.verify("alice", b"crepes", peer(2), now + half).await, Verdict::Welcome);
+        assert_eq!(accounts.verify("alice", b"crepes", peer(1), now + SECOND).await, Verdict::Welcome);
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_cap_and_are_forgotten_after_a_time() {
+        let (mut patience, mut now) = (Patience::default(), Instant::now());
+        for seconds in [1, 2, 4, 8, 16, 16, 16] {
+            assert_eq!(patience.admit(peer(1), now), Ok(()));
+            assert_eq!(patience.failed(peer(1), now), SECOND * seconds);
+            patience.done(peer(1));
+            assert_eq!(patience.admit(peer(1), now), Err(SECOND * seconds));
+            now += SECOND * seconds;
+        }
+        now += FORGOTTEN_AFTER;
+        assert_eq!(patience.admit(peer(1), now), Ok(()));
+        assert_eq!(patience.failed(peer(1), now), SECOND);
+    }
+
+    #[test]
+    fn guesses_sent_together_are_not_looked_at_together() {
+        let (mut patience, now) = (Patience::default(), Instant::now());
+        for _ in 0..ATTEMPTS_AT_ONCE {
+            assert_eq!(patience.admit(peer(1), now), Ok(()));
+        }
+        assert_eq!(patience.admit(peer(1), now), Err(PAUSE_FIRST));
+        patience.failed(peer(1), now);
+        for _ in 0..ATTEMPTS_AT_ONCE {
+            patience.done(peer(1));
+        }
+        assert_eq!(patience.admit(peer(1), now + SECOND), Ok(()));
+        assert_eq!(patience.admit(peer(1), now + SECOND), Err(PAUSE_FIRST));
+    }
+
+    #[test]
+    fn one_customer_of_an_ipv6_network_is_one_peer() {
+        let (mut patience, now) = (Patience::default(), Instant::now());
+        let [one, neighbour, other]: [IpAddr; 3] =
+            ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|address| address.parse().unwrap());
+        patience.failed(one, now);
+        assert_eq!(patience.admit(neighbour, now), Err(SECOND));
+        assert_eq!(patience.admit(other, now), Ok(()));
+    }
+
+    #[test]
+    fn the_table_of_peers_is_bounded() {
+        let (mut patience, now) = (Patience::default(), Instant::now());
+        for number in 0..PEERS_MAX as u32 + 100 {
+            let peer = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+            assert_eq!(patience.admit(peer, now), Ok(()));
+            patience.failed(peer, now);
+            patience.done(peer);
+        }
+        assert_eq!(patience.peers.len(), PEERS_MAX);
+    }
+
+    #[test]
+    fn errors_name_file_and_line_and_never_the_secret() {
+        let good = cheap_hash("x");
+        let greedy = good.replace("m=8,", "m=999999,");
+        let table = [
+            ("[alice]\npassword = \"letmein\"\n".to_owned(), ":2: [alice] password is not an argon2 hash"),
+            (format!("[a]\npassword = \"{good}\"\n\n[b]\npasswort = \"letmein\"\n"), ":5: unknown field `passwort`"),
+            ("[alice]\n".to_owned(), ":1: missing field `password`"),
+            ("\n\n[alice\n".to_owned(), ":3: "),
+            (format!("[alice]\npassword = \"{greedy}\"\n"), ":2: [alice] password asks for more than"),
+            ("[alice]\npassword = \"$argon2id$v=19$m=8,t=1,p=1\"\n".to_owned(), ":2: [alice] password is not"),
+            ("[alice]\npassword = \"$scrypt$ln=4$letmein\"\n".to_owned(), ":2: [alice] password is not"),
+        ];
+        for (text, want) in table {
+            let file = accounts_file(&text);
+            let message = Accounts::load(&config_of(&file)).unwrap_err().to_string();
+            let place = file.path().display().to_string();
+            assert!(message.starts_with(&place) && message.contains(want), "{message}\nwanted {want}");
+            assert!(!message.contains("letmein"), "{message}");
+        }
+        let missing = Config { file: Some("/nowhere/accounts.toml".into()), ..Config::default() };
+        let message = Accounts::load(&missing).unwrap_err().to_string();
+        assert!(message.contains("/nowhere/accounts.toml") && message.contains("tomte user add"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_reload_takes_effect_at_once_and_a_wrong_file_changes_nothing() {
+        let file = accounts_file(&format!("[alice]\npassword = \"{}\"\n", cheap_hash("crepes")));
+        let (accounts, now) = (Accounts::load(&config_of(&file)).unwrap(), Instant::now());
+        assert_eq!(accounts.verify("alice", b"crepes", peer(1), now).await, Verdict::Welcome);
+        std::fs::write(file.path(), "[alice\n").unwrap();
+        assert!(accounts.reload().is_err());
+        assert_eq!(accounts.verify("alice", b"crepes", peer(1), now).await, Verdict::Welcome);
+        std::fs::write(file.path(), format!("[alice]\npassword = \"{}\"\n", cheap_hash("baguette"))).unwrap();
+        accounts.reload().unwrap();
+        let denied = Verdict::Denied { because: Because::WrongSecret, pause: SECOND };
+        assert_eq!(accounts.verify("alice", b"crepes", peer(1), now).await, denied);
+        assert_eq!(accounts.verify("alice", b"baguette", peer(2), now).await, Verdict::Welcome);
+    }
+
+    #[test]
+    fn debug_output_holds_no_hash() {
+        assert_eq!(format!("{:?}", accounts()), "Accounts { users: 1, .. }");
+    }
+
+    #[test]
+    fn what_hash_writes_is_understood_and_as_costly_as_the_decoy() {
+        let hash = hash(b"crepes").unwrap();
+        assert_eq!(cost(&parse_hash(&hash).unwrap()), cost(&decoy()));
+    }
+
+    /// The passwords are the textbook's; the daemons' lessons print them.
+    #[test]
+    fn the_lab_knows_alice_and_bob() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/accounts.toml");
+        let book = Book::load(&Config { file: Some(file.into()), ..Config::default() }).unwrap();
+        for (user, secret) in [("alice", "crepes"), ("bob", "hungry")] {
+            assert_eq!(Argon2::default().verify_password(secret.as_bytes(), &book.users[user]), Ok(()), "{user}");
+        }
+        assert_eq!(book.users.len(), 2);
+    }
+}
