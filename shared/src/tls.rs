@@ -1,0 +1,546 @@
+//! How to keep it private: a certificate from files, and a small certificate authority for the lab.
+//!
+//! ```text
+//!   lab:      LabCa::open_or_create(dir) -- certificate_for(names) --> dir/issued/NAME.pem
+//!                    |                                                      |
+//!                    +--> dir/ca.crt, which clients are told to trust       v
+//!   server:   Config { certificate, key } ------------------------> server_config(.., alpn) --> rustls
+//! ```
+//!
+//! So the lab's daemons read their certificate from a file as any others do.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::{
+    InconsistentKeys, ServerConfig,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use time::{Duration, OffsetDateTime};
+
+/// The `[tls]` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A PEM file with the server's certificate and those between it and the authority. Without one there is no TLS.
+    pub certificate: Option<PathBuf>,
+    /// A PEM file with the certificate's private key. It may be the same file.
+    pub key: Option<PathBuf>,
+}
+
+/// Why there is no TLS, and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// One of the two is missing.
+    #[error("{given} is set and {missing} is not; set both, or neither for no TLS")]
+    Half {
+        /// The key that is there.
+        given: &'static str,
+        /// The key that is not.
+        missing: &'static str,
+    },
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file holds something else.
+    #[error("{}: no {what} in PEM form in this file (a line `-----BEGIN ...-----`); a DER file becomes one with \
+        `openssl {convert} -inform der -in FILE -out FILE.pem`", path.display())]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+        /// The openssl command that converts such a thing.
+        convert: &'static str,
+    },
+    /// Two files that have nothing to do with each other.
+    #[error("{}: this key does not belong to the certificate in {}; the two must be made together", key.display(), certificate.display())]
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// rustls does not take the certificate.
+    #[error("{}: {source}", path.display())]
+    Refused {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The lab's authority is asked for a certificate for what are no names.
+    #[error(
+        "`{names}`: a certificate is for 1 to {NAMES_MAX} host names or addresses, in ASCII (a name like håll.se is written xn--hll-qla.se)"
+    )]
+    Names {
+        /// What it was asked for.
+        names: String,
+    },
+    /// The lab's authority cannot issue a certificate.
+    #[error("cannot issue a certificate for {names}: {source}")]
+    Issue {
+        /// For whom.
+        names: String,
+        /// Why.
+        source: rcgen::Error,
+    },
+}
+
+/// The cryptography of all our TLS. Named at each use rather than installed for the process, so that what the tests use
+/// is what the daemons use.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// What rustls needs to serve with the certificate of `config`; nothing if it names none. `alpn` are the protocols to
+/// agree on (`http/1.1`, RFC 7301), best first; it may be empty. A certificate that is out of date is served all the same,
+/// with a warning: the client will complain better than a daemon that does not start.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn server_config(config: &Config, alpn: &[&[u8]]) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+    let (certificate, key) = match (&config.certificate, &config.key) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) => return Ok(None),
+        (Some(_), None) => return Err(TlsError::Half { given: "tls.certificate", missing: "tls.key" }),
+        (None, Some(_)) => return Err(TlsError::Half { given: "tls.key", missing: "tls.certificate" }),
+    };
+    let chain = read_chain(certificate)?;
+    if let Some(problem) = out_of_date(&chain[0], OffsetDateTime::now_utc()) {
+        tracing::warn!(certificate = %certificate.display(), "{problem}; clients will refuse it");
+    }
+    let refused = |source| match source {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            TlsError::Mismatch { certificate: certificate.clone(), key: key.clone() }
+        }
+        source => TlsError::Refused { path: certificate.clone(), source },
+    };
+    let mut server = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(refused)?
+        .with_no_client_auth()
+        .with_single_cert(chain, read_key(key)?)
+        .map_err(refused)?;
+    server.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Some(Arc::new(server)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+    if chain.is_empty() {
+        return Err(TlsError::NotPem { path: path.to_owned(), what: "certificate", convert: "x509" });
+    }
+    Ok(chain)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| TlsError::NotPem {
+        path: path.to_owned(),
+        what: "private key",
+        convert: "pkey",
+    })
+}
+
+// --- The lab's own authority -----------------------------------------------------------------------------------------
+
+/// How long the authority is good for.
+const AUTHORITY_DAYS: i64 = 10 * 365;
+/// How long an issued certificate is good for, and how long before its end it is replaced: the figures of Let's Encrypt, to
+/// which every client is used.
+const ISSUED_DAYS: i64 = 90;
+const RENEW_DAYS: i64 = 30;
+/// Certificates are good from this long ago, for clients whose clock is behind.
+const CLOCK_SKEW: Duration = Duration::DAY;
+/// Names that one certificate may have; a table that does not end is a mistake.
+const NAMES_MAX: usize = 100;
+
+/// A certificate authority for one lab. Whoever trusts it trusts whoever can read its key file: a browser profile for
+/// the course is the right place for it, the one for the bank is not.
+pub struct LabCa {
+    dir: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for LabCa {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LabCa").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl LabCa {
+    /// The authority whose files are in `dir`. If there is none, or it is about to end, a new one is made, and what the
+    /// old one issued is removed.
+    ///
+    /// # Errors
+    /// A file cannot be read, understood or written.
+    pub fn open_or_create(dir: &Path) -> Result<Self, TlsError> {
+        Self::open_or_create_at(dir, OffsetDateTime::now_utc())
+    }
+
+    fn open_or_create_at(dir: &Path, now: OffsetDateTime) -> Result<Self, TlsError> {
+        let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+        if certificate.exists() {
+            let der = read_chain(&certificate)?.swap_remove(0);
+            if not_after(&der).is_some_and(|end| end - now > Duration::days(ISSUED_DAYS)) {
+                let pem = String::from_utf8(read(&key)?).unwrap_or_default();
+                let pair = KeyPair::from_pem(&pem);
+                let pair = pair.map_err(|_| TlsError::NotPem { path: key, what: "private key", convert: "pkey" })?;
+                return Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(authority(now), pair) });
+            }
+        }
+        let wrong = |source| TlsError::Issue { names: "the lab's authority".to_owned(), source };
+        let pair = KeyPair::generate().map_err(wrong)?;
+        let made = authority(now).self_signed(&pair).map_err(wrong)?;
+        let issued = dir.join("issued");
+        fs::create_dir_all(&issued).map_err(|source| TlsError::File { path: issued.clone(), source })?;
+        fs::remove_dir_all(&issued).map_err(|source| TlsError::File { path: issued.clone(), source })?;
+        // The certificate comes last: where it is, the rest is too.
+        write_whole(&key, Secrecy::OwnerOnly, &pair.serialize_pem())?;
+        write_whole(&certificate, Secrecy::Public, &made.pem())?;
+        Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(authority(now), pair) })
+    }
+
+    /// The file that clients are told to trust.
+    pub fn certificate_file(&self) -> PathBuf {
+        self.dir.join("ca.crt")
+    }
+
+    /// A certificate and key for these names and addresses (`www.someschool.edu`, `127.77.3.80`); the first gives the
+    /// file its name. It comes from disk while it is good, and is issued anew 30 days before its end or when the names change.
+    ///
+    /// # Errors
+    /// A name is none (RFC 5280 §4.2.1.6 allows ASCII only), or the file cannot be written.
+    pub fn certificate_for(&self, names: &[String]) -> Result<Config, TlsError> {
+        self.certificate_for_at(names, OffsetDateTime::now_utc())
+    }
+
+    fn certificate_for_at(&self, names: &[String], now: OffsetDateTime) -> Result<Config, TlsError> {
+        let list = names.join(", ");
+        let wrong = |source| TlsError::Issue { names: list.clone(), source };
+        let is_plain = |name: &String| {
+            let plain = name
+                .bytes()
+                .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b':' | b'*' | b'_'));
+            plain && !name.is_empty() && !name.starts_with('.')
+        };
+        let Some(first) = names.first().filter(|_| names.len() <= NAMES_MAX && names.iter().all(is_plain)) else {
+            return Err(TlsError::Names { names: list });
+        };
+        // Key and certificate share a file, so that they can never be those of two different issues.
+        let path = self.dir.join("issued").join(format!("{first}.pem"));
+        let file = Config { certificate: Some(path.clone()), key: Some(path.clone()) };
+        // PEM allows text around its blocks (RFC 7468 §2): it says for people, and for us, whom the certificate is for.
+        let heading = format!("For: {list}\n");
+        if is_good(&path, &heading, now) {
+            return Ok(file);
+        }
+
+        let mut params = CertificateParams::new(names).map_err(wrong)?;
+        params.distinguished_name = named(first);
+        params.not_before = now - CLOCK_SKEW;
+        params.not_after = now + Duration::days(ISSUED_DAYS);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let pair = KeyPair::generate().map_err(wrong)?;
+        let made = params.signed_by(&pair, &self.issuer).map_err(wrong)?;
+        write_whole(&path, Secrecy::OwnerOnly, &format!("{heading}{}{}", made.pem(), pair.serialize_pem()))?;
+        Ok(file)
+    }
+}
+
+/// What the authority says about itself. The same each time, for what it issues names its issuer by this.
+fn authority(now: OffsetDateTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named("tomte lab authority");
+    params.not_before = now - CLOCK_SKEW;
+    params.not_after = now + Duration::days(AUTHORITY_DAYS);
+    // It may sign servers' certificates, but no further authority.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+/// Whether the file is for these names and for long enough.
+fn is_good(path: &Path, heading: &str, now: OffsetDateTime) -> bool {
+    let names_are_the_same = fs::read_to_string(path).is_ok_and(|text| text.starts_with(heading));
+    let end = read_chain(path).ok().and_then(|chain| not_after(&chain[0]));
+    names_are_the_same && read_key(path).is_ok() && end.is_some_and(|end| end - now > Duration::days(RENEW_DAYS))
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy)]
+enum Secrecy {
+    OwnerOnly,
+    Public,
+}
+
+/// Writes beside the file, then renames: a reader, and a crash, see the old text or the new one, whole.
+fn write_whole(path: &Path, secrecy: Secrecy, text: &str) -> Result<(), TlsError> {
+    let mode = match secrecy {
+        Secrecy::OwnerOnly => 0o600,
+        Secrecy::Public => 0o644,
+    };
+    let beside = path.with_extension(format!("tmp-{}", std::process::id()));
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        // Left by a crash of a process with our number; its mode may be wrong.
+        let _ = fs::remove_file(&beside);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(|source| TlsError::File { path: path.to_owned(), source })
+}
+
+// --- When a certificate ends -----------------------------------------------------------------------------------------
+
+/// What a person should be told about the certificate's dates, if anything.
+fn out_of_date(certificate: &[u8], now: OffsetDateTime) -> Option<String> {
+    let end = not_after(certificate)?;
+    (end < now).then(|| format!("this certificate ended on {}", end.date()))
+}
+
+/// The end of the certificate's validity. rustls leaves dates to the client, and for this one field a whole X.509 parser
+/// would be much; so we step through the DER to it (RFC 5280 §4.1): nothing we do not understand is guessed at.
+fn not_after(certificate: &[u8]) -> Option<OffsetDateTime> {
+    const SEQUENCE: u8 = 0x30;
+    const VERSION: u8 = 0xa0;
+    let (_, certificate, _) = element(certificate)?;
+    let (_, mut fields, _) = element(certificate)?;
+    if fields.first() == Some(&VERSION) {
+        fields = element(fields)?.2;
+    }
+    // Serial number, signature algorithm and issuer stand before the validity.
+    for _ in 0..3 {
+        fields = element(fields)?.2;
+    }
+    let (tag, validity, _) = element(fields)?;
+    let (_, _, end) = element(validity)?;
+    let (kind, end, _) = element(end)?;
+    (tag == SEQUENCE).then(|| date(kind, end))?
+}
+
+/// The first DER element of `input`: its tag, its content, and what follows it.
+fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[tag, length], rest) = input.split_first_chunk()?;
+    let (length, rest) = match length {
+        0..=0x7f => (usize::from(length), rest),
+        // X.690 §8.1.3.5: the length takes this many octets; more than four would be four gigabytes.
+        0x81..=0x84 => {
+            let (octets, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
+            (octets.iter().fold(0, |sum, octet| sum << 8 | usize::from(*octet)), rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
+}
+
+/// RFC 5280 §4.1.2.5: `UTCTime` is `YYMMDDHHMMSSZ` and means 1950 to 2049, `GeneralizedTime` is `YYYYMMDDHHMMSSZ`.
+fn date(kind: u8, text: &[u8]) -> Option<OffsetDateTime> {
+    const UTC_TIME: u8 = 0x17;
+    const GENERALIZED_TIME: u8 = 0x18;
+    let digits = text.strip_suffix(b"Z").filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+    let number = |digits: &[u8]| digits.iter().fold(0_i32, |sum, digit| sum * 10 + i32::from(digit - b'0'));
+    let (year, rest) = match (kind, digits.len()) {
+        (UTC_TIME, 12) => match number(&digits[..2]) {
+            year @ 50.. => (1900 + year, &digits[2..]),
+            year => (2000 + year, &digits[2..]),
+        },
+        (GENERALIZED_TIME, 14) => (number(&digits[..4]), &digits[4..]),
+        _ => return None,
+    };
+    let two = |at: usize| (rest[at] - b'0') * 10 + (rest[at + 1] - b'0');
+    let date = time::Date::from_calendar_date(year, time::Month::try_from(two(0)).ok()?, two(2)).ok()?;
+    Some(date.with_hms(two(4), two(6), two(8)).ok()?.assume_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+    use std::os::unix::fs::PermissionsExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn text(config: &Config) -> String {
+        fs::read_to_string(config.certificate.as_ref().unwrap()).unwrap()
+    }
+
+    /// A client that trusts the authority in `ca` shakes hands with a server that has `config`, and asks for `name`.
+    async fn handshake(ca: &LabCa, config: &Config, name: &'static str) -> io::Result<Option<Vec<u8>>> {
+        let mut trusted = RootCertStore::empty();
+        trusted.add(read_chain(&ca.certificate_file()).unwrap().swap_remove(0)).unwrap();
+        let mut client = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let server = server_config(config, &[b"h2", b"http/1.1"]).unwrap().unwrap();
+        let (near, far) = duplex(4096);
+        let serve = async {
+            let mut stream = TlsAcceptor::from(server).accept(far).await?;
+            stream.write_all(b"220 private\r\n").await?;
+            stream.shutdown().await
+        };
+        let ask = async {
+            let mut stream =
+                TlsConnector::from(Arc::new(client)).connect(ServerName::try_from(name).unwrap(), near).await?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await?;
+            assert_eq!(said, "220 private\r\n");
+            Ok(stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec))
+        };
+        let (_, asked) = tokio::join!(serve, ask);
+        asked
+    }
+
+    #[tokio::test]
+    async fn who_trusts_the_authority_can_talk_to_each_of_the_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = LabCa::open_or_create(dir.path()).unwrap();
+        let config = ca.certificate_for(&names(&["www.someschool.edu", "127.77.3.80"])).unwrap();
+        for name in ["www.someschool.edu", "127.77.3.80"] {
+            assert_eq!(handshake(&ca, &config, name).await.unwrap(), Some(b"http/1.1".to_vec()), "{name}");
+        }
+        let error = handshake(&ca, &config, "www.somesite.com").await.unwrap_err();
+        assert!(error.to_string().contains("certificate"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_second_start_opens_the_same_authority() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = LabCa::open_or_create(dir.path()).unwrap();
+        let old = first.certificate_for(&names(&["a.edu"])).unwrap();
+        let second = LabCa::open_or_create(dir.path()).unwrap();
+        let new = second.certificate_for(&names(&["b.edu"])).unwrap();
+        handshake(&second, &old, "a.edu").await.unwrap();
+        handshake(&first, &new, "b.edu").await.unwrap();
+    }
+
+    #[test]
+    fn keys_are_for_their_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = LabCa::open_or_create(dir.path()).unwrap();
+        let issued = ca.certificate_for(&names(&["a.edu"])).unwrap().key.unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir.path().join("ca.key")), mode(&issued)), (0o600, 0o600));
+        assert_eq!(mode(&ca.certificate_file()) & 0o400, 0o400);
+    }
+
+    #[test]
+    fn a_certificate_is_kept_until_a_month_before_its_end_or_until_its_names_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let ca = LabCa::open_or_create_at(dir.path(), now).unwrap();
+        let issue = |of: &[&str], days| text(&ca.certificate_for_at(&names(of), now + Duration::days(days)).unwrap());
+        let first = issue(&["a.edu", "b.edu"], 0);
+        assert!(first.starts_with("For: a.edu, b.edu\n"), "{first}");
+        assert_eq!(issue(&["a.edu", "b.edu"], 59), first);
+        let renewed = issue(&["a.edu", "b.edu"], 60);
+        assert_ne!(renewed, first);
+        assert_ne!(issue(&["a.edu"], 60), renewed);
+    }
+
+    #[test]
+    fn an_authority_about_to_end_is_replaced_with_all_it_issued() {
+        let dir = tempfile::tempdir().unwrap();
+        let long_ago = OffsetDateTime::now_utc() - Duration::days(AUTHORITY_DAYS - ISSUED_DAYS);
+        let old = LabCa::open_or_create_at(dir.path(), long_ago).unwrap();
+        let issued = old.certificate_for(&names(&["a.edu"])).unwrap().key.unwrap();
+        let before = fs::read_to_string(old.certificate_file()).unwrap();
+        let new = LabCa::open_or_create(dir.path()).unwrap();
+        assert_ne!(fs::read_to_string(new.certificate_file()).unwrap(), before);
+        assert!(!issued.exists());
+    }
+
+    #[test]
+    fn names_that_could_leave_the_directory_or_no_name_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = LabCa::open_or_create(dir.path()).unwrap();
+        for refused in [&["../a"][..], &["/etc/passwd"], &[""], &[], &["a.edu", "håll.se"], &["a\n"], &[".."]] {
+            assert!(matches!(ca.certificate_for(&names(refused)), Err(TlsError::Names { .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_files_is_said_with_its_cure() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = LabCa::open_or_create(dir.path()).unwrap();
+        let a = ca.certificate_for(&names(&["a.edu"])).unwrap().certificate;
+        let b = ca.certificate_for(&names(&["b.edu"])).unwrap().certificate;
+        let (empty, missing) = (Some(dir.path().join("empty")), Some(dir.path().join("missing")));
+        fs::write(empty.as_ref().unwrap(), "nothing here").unwrap();
+        let public_only = Some(ca.certificate_file());
+        let table = [
+            (a.clone(), None, "tls.certificate is set and tls.key is not"),
+            (None, a.clone(), "tls.key is set and tls.certificate is not"),
+            (missing.clone(), a.clone(), "missing: No such file"),
+            (a.clone(), missing, "missing: No such file"),
+            (empty.clone(), a.clone(), "no certificate in PEM form"),
+            (a.clone(), empty, "no private key in PEM form"),
+            (a.clone(), public_only, "openssl pkey -inform der"),
+            (a, b, "b.edu.pem: this key does not belong to the certificate in"),
+        ];
+        for (certificate, key, want) in table {
+            let message = server_config(&Config { certificate, key }, &[]).unwrap_err().to_string();
+            assert!(message.contains(want), "{message}\nwanted {want}");
+        }
+        assert!(server_config(&Config::default(), &[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        // Beyond 2049 a certificate writes its dates in the longer form.
+        for year in [2030, 2060] {
+            let now = time::Date::from_calendar_date(year, time::Month::May, 17).unwrap().midnight().assume_utc();
+            let ca = LabCa::open_or_create_at(&dir.path().join(year.to_string()), now).unwrap();
+            let issued = ca.certificate_for_at(&names(&["a.edu"]), now).unwrap().certificate.unwrap();
+            let der = read_chain(&issued).unwrap().swap_remove(0);
+            let end = now + Duration::days(ISSUED_DAYS);
+            assert_eq!(not_after(&der), Some(end));
+            assert_eq!(out_of_date(&der, end), None);
+            let told = out_of_date(&der, end + Duration::SECOND).unwrap();
+            assert_eq!(told, format!("this certificate ended on {year}-08-15"));
+            // Cut short anywhere, it has no end, and nothing panics.
+            for octets in 0..der.len() {
+                assert_eq!(not_after(&der[..octets]), None);
+            }
+        }
+    }
+}
