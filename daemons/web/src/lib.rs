@@ -4,3 +4,9 @@
 mod head;
 
 mod chunked;
+
+mod target;
+
+mod conditional;
+
+mod date;
