@@ -86,7 +86,7 @@ pub enum TlsError {
     },
     /// The lab's authority is asked for a certificate for what are no names.
     #[error(
-        "`{names}`: a certificate is for 1 to {NAMES_MAX} host names or addresses, in ASCII (a name like håll.se is written xn--hll-qla.se)"
+        "`{names}`: a certificate is for 1 to {NAMES_MAX} host names or addresses, in ASCII (a name like håll.se is written xn--hll-ula.se)"
     )]
     Names {
         /// What it was asked for.
