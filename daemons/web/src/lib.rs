@@ -9,4 +9,14 @@ mod target;
 
 mod conditional;
 
+mod range;
+
+mod listing;
+
+mod page;
+
+mod media;
+
+mod accesslog;
+
 mod date;
