@@ -1255,10 +1255,11 @@ mod tests {
             1 => "Host: [!-~]{0,10}",
             1 => "Content-Length: [0-9]{0,21}",
             1 => Just("Transfer-Encoding: chunked".to_owned()),
-            2 => "[!-~]{1,5}:[ -~\\t]{0,10}",
+            4 => "[A-Za-z-]{1,5}:[ -~\\t]{0,10}",
+            1 => "[!-~]{1,5}:[ -~\\t]{0,10}",
             1 => "[\\x00-\\xff]{0,5}",
         ];
-        let end = prop_oneof![4 => Just("\r\n"), 2 => Just("\n"), 1 => Just("\r\r\n")];
+        let end = prop_oneof![40 => Just("\r\n"), 20 => Just("\n"), 1 => Just("\r\r\n")];
         (line, end.clone(), prop::collection::vec((field, end.clone()), 0..5), end).prop_map(
             |(line, first, fields, last)| {
                 let mut head = format!("{line}{first}");
