@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use tests::load::{self, Connection, Load};
-use tests::process::{Server, find_program, free_address};
+use tests::process::{Server, built_program, find_program, free_address};
 use tests::table::{Table, figure, median};
 
 /// Measures tomte-web, nginx and lighttpd side by side.
@@ -161,15 +161,7 @@ impl Kind {
             (Self::Nginx, _) => find_program("nginx", "nginx-light"),
             (Self::Lighttpd, _) => find_program("lighttpd", "lighttpd"),
             (Self::Ours, Some(program)) => Ok(program.clone()),
-            (Self::Ours, None) => {
-                let program = std::env::current_exe()?.with_file_name("tomte-web");
-                ensure!(
-                    program.is_file(),
-                    "{} is missing: cargo build --release -p tomte-web --bins",
-                    program.display()
-                );
-                Ok(program)
-            }
+            (Self::Ours, None) => built_program("tomte-web"),
         }
     }
 
@@ -182,6 +174,7 @@ impl Kind {
         let docroot = site.docroot.display();
         let folder = site.folder.path().display();
         match self {
+            // The limits that protect a public server from one greedy peer are lifted, as they are for the others.
             Self::Ours => {
                 let log = match log {
                     AccessLog::Off => "none".to_owned(),
@@ -193,6 +186,8 @@ listen = ["127.0.0.1:{port}"]
 docroot = "{docroot}"
 workers = 2
 keep_alive_max = 100000000
+keep_alive_timeout = "75 s"
+connections_per_peer = 4096
 access_log = "{log}"
 "#
                 )

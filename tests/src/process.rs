@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to listen, and to end after SIGTERM. Far more than any of them needs, so that a slow
@@ -33,6 +33,21 @@ pub fn find_program(name: &str, package: &str) -> Result<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .with_context(|| format!("{name} is not installed: apt-get install {package}"))
+}
+
+/// One of our own programs, as cargo has built it beside the running test or benchmark.
+pub fn built_program(name: &str) -> Result<PathBuf> {
+    let running = std::env::current_exe()?;
+    let folder = running.parent().context("a program lies in a folder")?;
+    // Tests lie one level deeper than programs.
+    let folder = if folder.ends_with("deps") { folder.with_file_name("") } else { folder.to_owned() };
+    let program = folder.join(name);
+    ensure!(
+        program.is_file(),
+        "{} is missing: cargo build --workspace --bins (add --release if that is what runs)",
+        program.display()
+    );
+    Ok(program)
 }
 
 /// A running server with all its workers. Dropping it ends them.

@@ -1,0 +1,258 @@
+//! Real programs talk to the web server: curl, telnet, nc. They are the last word on whether it is usable.
+//!
+//! These tests need programs besides Rust, so plain `cargo test` lists them as ignored; `tests/run clients` runs them, and
+//! there a program that is missing fails its test.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tests::process::{Server, built_program, find_program, free_address};
+
+/// www.someschool.edu as the lab serves it, with the dates that git does not keep.
+struct School {
+    address: SocketAddr,
+    _server: Server,
+    _folder: tempfile::TempDir,
+}
+
+fn www() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/www")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+impl School {
+    fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&www(), &folder.path().join("www"));
+        let dates: toml::Table = fs::read_to_string(www().join("dates.toml")).unwrap().parse().unwrap();
+        for (path, date) in dates {
+            let date = httpdate::parse_http_date(date.as_str().unwrap()).unwrap();
+            File::options()
+                .append(true)
+                .open(folder.path().join("www").join(path))
+                .unwrap()
+                .set_modified(date)
+                .unwrap();
+        }
+        let address = free_address().unwrap();
+        let docroot = folder.path().join("www/www.someschool.edu");
+        let configuration = format!(
+            r#"[web]
+listen = ["{address}"]
+workers = 1
+docroot = "{}"
+charset = "ISO-8859-1"
+types = {{ ".index" = "text/html" }}
+deny = ["/~carey/CPSC441/oddtest3.html"]
+keep_alive_timeout = "10 s"
+access_log = "none"
+"#,
+            docroot.display()
+        );
+        let file = folder.path().join("tomte.toml");
+        fs::write(&file, configuration).unwrap();
+        let program = built_program("tomte-web").unwrap();
+        let arguments = ["-c", file.to_str().unwrap()];
+        let server = Server::start(&program, arguments, address, &folder.path().join("out")).unwrap();
+        Self { address, _server: server, _folder: folder }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// What curl prints on standard output.
+    fn curl(&self, arguments: &[&str], path: &str) -> Vec<u8> {
+        let output = Command::new(find_program("curl", "curl").unwrap())
+            .args(["--silent", "--show-error", "--max-time", "20"])
+            .args(arguments)
+            .arg(self.url(path))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// Types `text` into a program that is connected to the server, and reads what it shows until the server hangs up.
+    fn type_into(&self, program: &str, package: &str, text: &str) -> String {
+        // A server that does not hang up must fail the test, not stop it for ever.
+        let mut child = Command::new(find_program("timeout", "coreutils").unwrap())
+            .arg("20")
+            .arg(find_program(program, package).unwrap())
+            .args([self.address.ip().to_string(), self.address.port().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut keyboard = child.stdin.take().unwrap();
+        keyboard.write_all(text.as_bytes()).unwrap();
+        // nc leaves when both directions have ended, telnet as soon as its input does: it must see the answer first.
+        let keyboard = (program == "telnet").then_some(keyboard);
+        let mut shown = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+        drop(keyboard);
+        child.wait().unwrap();
+        shown
+    }
+}
+
+/// The page of the ten pictures, as curl's globbing writes it: one base file, ten images.
+const PICTURES: &str = "/someDepartment/{home.index,pic1.jpg,pic2.jpg,pic3.jpg,pic4.jpg,pic5.jpg,pic6.jpg,pic7.jpg,\
+    pic8.jpg,pic9.jpg,pic10.jpg}";
+
+#[test]
+#[ignore = "needs curl: tests/run clients"]
+fn eleven_objects_take_one_connection_or_eleven() {
+    // CLAIMS C15. curl counts the connections it had to open for each object.
+    let school = School::open();
+    let connects = |version| {
+        let lines =
+            school.curl(&[version, "--output", "/dev/null", "--write-out", "%{http_code} %{num_connects}\n"], PICTURES);
+        String::from_utf8(lines).unwrap()
+    };
+    let persistent = connects("--http1.1");
+    assert_eq!(persistent, format!("200 1\n{}", "200 0\n".repeat(10)));
+    let one_each = connects("--http1.0");
+    assert_eq!(one_each, "200 1\n".repeat(11));
+}
+
+#[test]
+#[ignore = "needs curl: tests/run clients"]
+fn curl_gets_every_octet_of_a_picture() {
+    let school = School::open();
+    let body = school.curl(&[], "/someDepartment/pic7.jpg");
+    assert_eq!(body, fs::read(www().join("www.someschool.edu/someDepartment/pic7.jpg")).unwrap());
+}
+
+#[test]
+#[ignore = "needs curl: tests/run clients"]
+fn head_shows_the_header_fields_of_the_slides() {
+    // CLAIMS C32.
+    let school = School::open();
+    let head = String::from_utf8(school.curl(&["--head"], "/index.html")).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let fields = head.to_ascii_lowercase();
+    for field in [
+        "last-modified: tue, 30 oct 2007 17:00:02 gmt",
+        "content-length: 2652",
+        "content-type: text/html; charset=iso-8859-1",
+        "accept-ranges: bytes",
+        "keep-alive: timeout=10",
+        "etag: \"",
+    ] {
+        assert!(fields.contains(&format!("\r\n{field}")), "no {field} in\n{head}");
+    }
+}
+
+#[test]
+#[ignore = "needs curl: tests/run clients"]
+fn curl_gets_206_for_the_range_of_the_notes() {
+    // CLAIMS C43; the notes' `250-30` is no range and is ignored.
+    let school = School::open();
+    let path = "/~carey/CPSC441/oddtest2.html";
+    assert_eq!(school.curl(&["--range", "250-300"], path), b"You asked for octets 250 to 300. These are all 51!\n");
+    let status = ["--output", "/dev/null", "--write-out", "%{http_code} %{size_download}"];
+    let whole = fs::metadata(www().join("www.someschool.edu").join(path.trim_start_matches('/'))).unwrap().len();
+    let ignored = school.curl(&[&status[..], &["--header", "Range: bytes=250-30"]].concat(), path);
+    assert_eq!(String::from_utf8(ignored).unwrap(), format!("200 {whole}"));
+}
+
+#[test]
+#[ignore = "needs curl: tests/run clients"]
+fn curl_gets_304_for_a_page_it_has() {
+    // CLAIMS C71.
+    let school = School::open();
+    let ask = |date: &str| {
+        let header = format!("If-Modified-Since: {date}");
+        let arguments = ["--output", "/dev/null", "--write-out", "%{http_code} %{size_download}", "--header", &header];
+        String::from_utf8(school.curl(&arguments, "/1998.html")).unwrap()
+    };
+    assert_eq!(ask("Mon, 22 Jun 1998 09:23:24 GMT"), "304 0");
+    assert_eq!(ask("Wed, 01 Jan 1997 00:00:00 GMT"), "200 6821");
+}
+
+#[test]
+#[ignore = "needs curl: tests/run clients"]
+fn forbidden_and_missing_pages_are_403_and_404() {
+    // CLAIMS C42.
+    let school = School::open();
+    let status = |path| {
+        let arguments = ["--output", "/dev/null", "--write-out", "%{http_code}"];
+        String::from_utf8(school.curl(&arguments, path)).unwrap()
+    };
+    assert_eq!(status("/~carey/CPSC441/oddtest1.html"), "200");
+    assert_eq!(status("/~carey/CPSC441/oddtest3.html"), "403");
+    assert_eq!(status("/~carey/CPSC441/oddtest4.html"), "404");
+    assert_eq!(status("/~ross"), "301");
+}
+
+#[test]
+#[ignore = "needs telnet: tests/run clients"]
+fn telnet_shows_a_page_and_the_end_of_the_connection() {
+    // CLAIMS C30, pasted as the textbook prints it, without a blank after the last colon.
+    let school = School::open();
+    let request = "GET /somedir/page.html HTTP/1.1\nHost: www.someschool.edu\nUser-agent: Mozilla/4.0\n\
+        Connection: close\nAccept-language:fr\n\n";
+    let shown = school.type_into("telnet", "telnet", request);
+    assert!(shown.contains("HTTP/1.1 200 OK"), "{shown}");
+    assert!(shown.to_ascii_lowercase().contains("connection: close"), "{shown}");
+    assert!(shown.contains("</html>"), "{shown}");
+}
+
+#[test]
+#[ignore = "needs telnet: tests/run clients"]
+fn telnet_with_nonsense_is_answered_400_at_once() {
+    // CLAIMS C38: one line is enough, the server does not wait for the empty one.
+    let school = School::open();
+    let shown = school.type_into("telnet", "telnet", "what is this\n");
+    assert!(shown.contains("HTTP/1.1 400 Bad Request") || shown.contains("HTTP/1.0 400 Bad Request"), "{shown}");
+}
+
+#[test]
+#[ignore = "needs nc: tests/run clients"]
+fn nc_with_bare_line_feeds_is_understood() {
+    // CLAIMS C45: nc sends LF where telnet sends CR LF.
+    let school = School::open();
+    let shown = school.type_into("nc", "netcat-openbsd", "GET /~ross/ HTTP/1.0\n\n");
+    assert!(shown.starts_with("HTTP/1.1 200 OK\r\n"), "{shown}");
+    assert!(shown.ends_with("</html>\n"), "{shown}");
+    let head_only = school.type_into("nc", "netcat-openbsd", "HEAD /~ross/ HTTP/1.0\n\n");
+    assert!(head_only.starts_with("HTTP/1.1 200 OK\r\n") && head_only.ends_with("\r\n\r\n"), "{head_only}");
+}
+
+#[test]
+#[ignore = "needs nc: tests/run clients"]
+fn ten_requests_in_one_go_are_answered_in_order() {
+    // CLAIMS C19: pipelining.
+    let school = School::open();
+    let mut text = String::new();
+    for n in 1..=10 {
+        let close = if n == 10 { "Connection: close\r\n" } else { "" };
+        write!(text, "HEAD /someDepartment/pic{n}.jpg HTTP/1.1\r\nHost: a\r\n{close}\r\n").unwrap();
+    }
+    let shown = school.type_into("nc", "netcat-openbsd", &text).to_ascii_lowercase();
+    let lengths: Vec<u64> =
+        shown.lines().filter_map(|line| line.strip_prefix("content-length: ")).map(|n| n.parse().unwrap()).collect();
+    let expected: Vec<u64> = (1..=10)
+        .map(|n| fs::metadata(www().join(format!("www.someschool.edu/someDepartment/pic{n}.jpg"))).unwrap().len())
+        .collect();
+    assert_eq!(lengths, expected);
+}
