@@ -17,6 +17,7 @@
 //! | --- | --- |
 //! | `S: text` | The server must say this line. `[..]` matches anything within the line. Octets that are not printable are written as the transcript writes them: `\xff`. |
 //! | `C: text` | The client says this line; CR LF is added. `\xff` `\u{e5}` `\r` `\n` `\t` `\\` are the octets they always are, any other backslash is itself. `\c` at the end leaves the CR LF out, as it does for `echo`: `C: CAT\n\c` ends with a bare LF. |
+//! | `C:` after `C:` | The second line is said ahead of the first one's answer, so that the answers follow together. |
 //! | `@ close` | The server must close the connection here. |
 //! | `@ eof` | The client says no more, but still listens (it closes its half). |
 //! | `@ text` | Anything else sets the stage: it goes to the test, which must know it. |
@@ -123,6 +124,12 @@ impl Part {
     }
 }
 
+impl Part {
+    fn is_close(&self) -> bool {
+        matches!(self, Part::Stage(text) if text == "close")
+    }
+}
+
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mark, text) = match self {
@@ -170,10 +177,11 @@ impl Script {
         Mismatch(Box::new(Difference { path, line, by, context, expected, heard }))
     }
 
-    /// Whether the line before this one, remarks aside, is the client's.
-    fn client_spoke_before(&self, index: usize) -> bool {
+    /// Whether the client says this line before it has heard the answer to its last one: both are `C:` lines, and there
+    /// are at most remarks between them.
+    fn is_said_ahead(&self, index: usize) -> bool {
         let before = self.parts[..index].iter().rfind(|part| !matches!(part, Part::Remark(_)));
-        matches!(before, Some(Part::Client(_)))
+        matches!((before, &self.parts[index]), (Some(Part::Client(_)), Part::Client(_)))
     }
 
     /// Replaces the file: beside it first, because another player may be reading it.
@@ -361,7 +369,7 @@ impl Script {
         mut session: impl FnMut(Cue<'_>) -> Result<Said, String>,
     ) -> Result<(), Mismatch> {
         const BY: &str = "the session alone";
-        let mut played = Played::default();
+        let (mut played, mut rewriting) = (Played::default(), Rewriting::default());
         let mut input = BytesMut::new();
         let mut then = Then::Listen;
         let mut cue = |cue, at, played: &mut Played| match session(cue) {
@@ -373,7 +381,24 @@ impl Script {
         };
         then = then.max(cue(Cue::Opened, 0, &mut played)?);
         for (index, part) in self.parts.iter().enumerate() {
-            played.part(self, BY, index, then)?;
+            match (self.purpose, part) {
+                (Purpose::Update, Part::Server(_) | Part::Remark(_)) => rewriting.keep(part),
+                // The answers to both lines follow.
+                (Purpose::Update, Part::Client(_)) if self.is_said_ahead(index) => rewriting.act(part),
+                (Purpose::Update, Part::Client(_) | Part::Stage(_)) => {
+                    rewriting.answered(played.said.drain(..));
+                    played.close_seen |= part.is_close();
+                    if !part.is_close() || then == Then::Close {
+                        rewriting.act(part);
+                    }
+                }
+                (Purpose::Compare, Part::Client(_)) if self.is_said_ahead(index) => {}
+                (Purpose::Compare, _) => {
+                    if let Some(heard) = played.instead_of(Some(part), then) {
+                        return Err(self.mismatch(BY, index, heard));
+                    }
+                }
+            }
             match part {
                 Part::Client(text) => {
                     input.extend_from_slice(&octets(text));
@@ -383,17 +408,25 @@ impl Script {
                         then = cue(Cue::Line(line), index, &mut played)?;
                     }
                 }
-                Part::Stage(text) if text == "close" => {}
                 Part::Stage(text) if text == "eof" => then = then.max(cue(Cue::Ended, index, &mut played)?),
-                Part::Stage(text) => then = then.max(cue(Cue::Stage(text), index, &mut played)?),
-                Part::Server(_) | Part::Remark(_) => {}
+                Part::Stage(text) if !part.is_close() => then = then.max(cue(Cue::Stage(text), index, &mut played)?),
+                Part::Server(_) | Part::Remark(_) | Part::Stage(_) => {}
             }
         }
-        played.part(self, BY, self.parts.len(), then)?;
-        if self.purpose == Purpose::Update {
-            self.rewrite(&played.parts);
+        match self.purpose {
+            Purpose::Compare => {
+                let heard = played.instead_of(None, then);
+                heard.map_or(Ok(()), |heard| Err(self.mismatch(BY, self.parts.len(), heard)))
+            }
+            Purpose::Update => {
+                rewriting.answered(played.said);
+                if then == Then::Close && !played.close_seen {
+                    rewriting.act(&Part::Stage("close".to_owned()));
+                }
+                self.rewrite(&rewriting.parts);
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 
@@ -404,58 +437,78 @@ impl Then {
     }
 }
 
-/// The play as it went: what was said and not yet looked at, and the file as it would have to be.
+/// What the session said and nobody has looked at yet.
 #[derive(Default)]
 struct Played {
     said: VecDeque<String>,
-    parts: Vec<Part>,
     /// Whether `@ close` has been reached.
     close_seen: bool,
 }
 
 impl Played {
-    /// The next line of the file is reached (or its end): does what was said so far fit?
-    fn part(&mut self, script: &Script, by: &str, index: usize, then: Then) -> Result<(), Mismatch> {
-        let part = script.parts.get(index);
-        let compare = script.purpose == Purpose::Compare;
-        let unlike = |heard| Err(script.mismatch(by, index, heard));
-        let closes = matches!(part, Some(Part::Stage(text)) if text == "close");
+    /// What came instead of this line of the file, or of its end.
+    fn instead_of(&mut self, part: Option<&Part>, then: Then) -> Option<Heard> {
         match part {
-            Some(Part::Remark(_)) => {}
+            Some(Part::Remark(_)) => None,
             Some(Part::Server(pattern)) => match self.said.pop_front() {
-                Some(line) if matches(pattern, &line) => {}
-                Some(line) if compare => return unlike(Heard::Line(line)),
-                Some(line) => {
-                    self.parts.push(Part::Server(line));
-                    return Ok(());
-                }
-                None if compare && then == Then::Close => return unlike(Heard::Close),
-                None if compare => return unlike(Heard::Nothing),
-                None => return Ok(()),
+                Some(line) if matches(pattern, &line) => None,
+                Some(line) => Some(Heard::Line(line)),
+                None if then == Then::Close => Some(Heard::Close),
+                None => Some(Heard::Nothing),
             },
-            // The script itself pipelines: the answers to both lines follow.
-            Some(Part::Client(_)) if script.client_spoke_before(index) => {}
             // Before somebody else acts, all that was said must have been looked at.
             Some(Part::Client(_) | Part::Stage(_)) | None => {
-                match self.said.front() {
-                    Some(line) if compare => return unlike(Heard::Line(line.clone())),
-                    _ => self.parts.extend(self.said.drain(..).map(Part::Server)),
+                if let Some(line) = self.said.pop_front() {
+                    return Some(Heard::Line(line));
                 }
-                let closed_unasked = then == Then::Close && !closes && !self.close_seen;
-                if compare && closed_unasked {
-                    return unlike(Heard::Close);
+                let closes = part.is_some_and(Part::is_close);
+                self.close_seen |= closes;
+                match then {
+                    Then::Listen if closes => Some(Heard::Nothing),
+                    Then::Close if !self.close_seen => Some(Heard::Close),
+                    Then::Listen | Then::Close => None,
                 }
-                if closes && then == Then::Listen {
-                    return if compare { unlike(Heard::Nothing) } else { Ok(()) };
-                }
-                if closed_unasked {
-                    self.parts.push(Part::Stage("close".to_owned()));
-                }
-                self.close_seen |= closes || closed_unasked;
             }
         }
-        self.parts.extend(part.cloned());
-        Ok(())
+    }
+}
+
+/// The file as it would have to be.
+#[derive(Default)]
+struct Rewriting {
+    parts: Vec<Part>,
+    /// Where the answers to what was done last begin.
+    answers_from: usize,
+}
+
+impl Rewriting {
+    /// An `S:` line or a remark, as it stands.
+    fn keep(&mut self, part: &Part) {
+        self.parts.push(part.clone());
+    }
+
+    /// A line of the client, or a stage direction.
+    fn act(&mut self, part: &Part) {
+        self.parts.push(part.clone());
+        self.answers_from = self.parts.len();
+    }
+
+    /// These were the answers: they replace the `S:` lines that stand there, one for one. What is more goes behind the last
+    /// of them; what is less is taken out. Remarks stay where they are.
+    fn answered(&mut self, said: impl IntoIterator<Item = String>) {
+        let mut said = said.into_iter();
+        let mut behind = self.answers_from;
+        for part in self.parts.split_off(self.answers_from) {
+            match part {
+                Part::Server(pattern) => {
+                    let Some(line) = said.next() else { continue };
+                    self.parts.push(Part::Server(if matches(&pattern, &line) { pattern } else { line }));
+                    behind = self.parts.len();
+                }
+                other => self.parts.push(other),
+            }
+        }
+        self.parts.splice(behind..behind, said.map(Part::Server));
     }
 }
 
@@ -543,11 +596,18 @@ impl Script {
             to_say: vec![],
             to_hear: vec![],
         };
-        let mut played = Played::default();
+        let mut rewriting = Rewriting::default();
         let mut must_wait = true;
         for (index, part) in self.parts.iter().enumerate() {
-            if matches!(part, Part::Stage(_)) || must_wait && matches!(part, Part::Client(_)) {
-                client.settle(&mut played).await?;
+            match part {
+                Part::Server(_) | Part::Remark(_) => rewriting.keep(part),
+                Part::Client(_) if self.purpose == Purpose::Update && self.is_said_ahead(index) => rewriting.act(part),
+                Part::Client(_) | Part::Stage(_) => {
+                    if must_wait || matches!(part, Part::Stage(_)) {
+                        client.settle(&mut rewriting).await?;
+                    }
+                    rewriting.act(part);
+                }
             }
             match part {
                 Part::Client(text) => {
@@ -569,13 +629,10 @@ impl Script {
                 }
                 Part::Remark(_) => {}
             }
-            if self.purpose == Purpose::Update && !matches!(part, Part::Server(_)) {
-                played.parts.push(part.clone());
-            }
         }
-        client.settle(&mut played).await?;
+        client.settle(&mut rewriting).await?;
         if self.purpose == Purpose::Update {
-            self.rewrite(&played.parts);
+            self.rewrite(&rewriting.parts);
         }
         Ok(())
     }
@@ -596,7 +653,7 @@ struct Client<'a, S> {
 impl<S: AsyncRead + AsyncWrite> Client<'_, S> {
     /// Says what is to be said and meanwhile hears what must be heard: who only talks may find that both sides wait
     /// for the other to listen.
-    async fn settle(&mut self, played: &mut Played) -> Result<(), Mismatch> {
+    async fn settle(&mut self, rewriting: &mut Rewriting) -> Result<(), Mismatch> {
         let Self { script, by, pace, mouth, ear, to_say, to_hear } = self;
         let say = async {
             let size = if matches!(pace, Pace::Octets) { 1 } else { to_say.len().max(1) };
@@ -609,14 +666,11 @@ impl<S: AsyncRead + AsyncWrite> Client<'_, S> {
         };
         let hear = async {
             if script.purpose == Purpose::Update {
-                let mut written = to_hear.iter().filter_map(|index| script.parts.get(*index));
+                let mut said = vec![];
                 while let Heard::Line(line) = ear.hear(QUIET).await {
-                    let part = match written.next() {
-                        Some(Part::Server(pattern)) if matches(pattern, &line) => pattern.clone(),
-                        _ => line,
-                    };
-                    played.parts.push(Part::Server(part));
+                    said.push(line);
                 }
+                rewriting.answered(said);
                 return Ok(());
             }
             for index in to_hear.iter().copied() {
@@ -798,8 +852,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn update_rewrites_what_the_server_says_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let stale = "# Kept.\nS: rea[..]\nS: gone\nC: TWO\n\nS: eins\n@ rain\nC: BYE\n@ close\n";
-        let fresh = "# Kept.\nS: rea[..]\nC: TWO\n\nS: one\nS: two\n@ rain\nC: BYE\nS: bye\n@ close\n";
+        let stale = "# Kept.\nS: rea[..]\nS: gone\nC: TWO\n\nS: eins\n# Kept.\nC: A\nC: B\nS: x\n\n# Kept.\n@ rain\nC: D\n\nC: BYE\n@ close\n";
+        let fresh = "# Kept.\nS: rea[..]\nC: TWO\n\nS: one\nS: two\n# Kept.\nC: A\nC: B\nS: A\nS: B\n\n# Kept.\n@ rain\nC: D\n\nC: BYE\nS: D\nS: bye\n@ close\n";
         let by = |name: &str| Script::parse(&dir.path().join(name), stale, Purpose::Update);
         on_session(&by("session.txt")).unwrap();
         on_stream(&by("stream.txt"), Pace::Lines).await.unwrap();
