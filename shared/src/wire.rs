@@ -82,27 +82,35 @@ pub struct Crlf {
     /// The octets at the front of the buffer that hold no line end, so that nothing is looked at twice.
     scanned: usize,
     state: Reading,
+    /// What the last line took on the wire, its end and its excess included.
+    last_line_octets: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     Line,
-    /// The rest of a line that is already too long.
-    Excess,
+    /// The rest of a line that is already too long, and of which this much is gone.
+    Excess {
+        dropped: usize,
+    },
 }
 
 impl Crlf {
     /// Lines of at most `octets_max` octets. As RFC 5321 §4.5.3.1 counts them, that includes the line end.
     pub fn new(end: LineEnd, octets_max: usize) -> Self {
-        Self { end, octets_max, scanned: 0, state: Reading::Line }
+        Self { end, octets_max, scanned: 0, state: Reading::Line, last_line_octets: 0 }
     }
 
     /// Takes the next whole line off the front of `buffer`, if there is one.
     pub fn next_line(&mut self, buffer: &mut BytesMut) -> Option<Line> {
         if let Some((text_octets, line_octets)) = self.find_end(buffer) {
             self.scanned = 0;
-            let was = replace(&mut self.state, Reading::Line);
-            if was == Reading::Excess || line_octets > self.octets_max {
+            let dropped = match replace(&mut self.state, Reading::Line) {
+                Reading::Line => 0,
+                Reading::Excess { dropped } => dropped,
+            };
+            self.last_line_octets = dropped + line_octets;
+            if self.last_line_octets > self.octets_max {
                 buffer.advance(line_octets);
                 return Some(Line::TooLong);
             }
@@ -112,12 +120,16 @@ impl Crlf {
         }
         self.scanned = buffer.len();
         // The end, wherever it is, lies beyond the limit. Keep a CR at the end: its LF may be the next octet to come.
-        if buffer.len() >= self.octets_max || self.state == Reading::Excess {
-            self.state = Reading::Excess;
-            let keep = usize::from(buffer.last() == Some(&b'\r'));
-            buffer.advance(buffer.len() - keep);
-            self.scanned = keep;
-        }
+        let dropped = match self.state {
+            Reading::Excess { dropped } => dropped,
+            Reading::Line if buffer.len() >= self.octets_max => 0,
+            Reading::Line => return None,
+        };
+        let keep = usize::from(buffer.last() == Some(&b'\r'));
+        let drop = buffer.len() - keep;
+        buffer.advance(drop);
+        self.state = Reading::Excess { dropped: dropped + drop };
+        self.scanned = keep;
         None
     }
 
@@ -188,9 +200,12 @@ pub enum WireError {
     /// The peer has said all it wanted. An unfinished line is not a line.
     #[error("the peer closed the connection")]
     Closed,
-    /// No whole line came within [`Limits::idle`], or the peer did not accept our words within [`Limits::write`].
+    /// No whole line came within [`Limits::idle`]. The connection still works: a goodbye can be said.
     #[error("the peer was silent for too long")]
     TimedOut,
+    /// The peer did not take our words within [`Limits::write`]. They are given up; there is no use in a goodbye.
+    #[error("the peer does not read what we say")]
+    Stuck,
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
@@ -246,7 +261,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// May be dropped and called again (in a `select!`): no octet is lost, only the time starts anew.
     ///
     /// # Errors
-    /// See [`WireError`]. After `TimedOut` the connection still works, so that a goodbye can be said.
+    /// See [`WireError`].
     pub async fn line(&mut self) -> Result<Line, WireError> {
         // RFC 2920 §3.2: replies to pipelined commands may leave together, but none may wait for a command that has
         // not come yet.
@@ -279,8 +294,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     fn heard(&mut self, line: Line) -> Line {
         match &line {
-            Line::Text(text) => self.record.heard(text),
-            Line::TooLong => self.record.too_long(self.crlf.octets_max),
+            Line::Text(text) => self.record.heard(text, self.crlf.last_line_octets),
+            Line::TooLong => self.record.too_long(self.crlf.last_line_octets, self.crlf.octets_max),
         }
         line
     }
@@ -307,7 +322,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Sends what was said. May be dropped and called again.
     ///
     /// # Errors
-    /// `TimedOut` when the peer does not take all of it within [`Limits::write`], `Io` when the connection broke.
+    /// `Stuck` when the peer does not take all of it in time, `Io` when the connection broke.
     pub async fn flush(&mut self) -> Result<(), WireError> {
         if self.output.is_empty() {
             return Ok(());
@@ -320,9 +335,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
             self.stream.flush().await
         };
-        timeout(self.limits.write, write).await.map_err(|_| WireError::TimedOut)??;
+        let sent = timeout(self.limits.write, write).await;
+        // Sent or given up: half a reply cannot be taken up again later. Give the memory back.
         self.output = BytesMut::new();
-        Ok(())
+        Ok(sent.map_err(|_| WireError::Stuck)??)
     }
 
     /// Sends what was said and closes.
@@ -334,7 +350,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// As [`Wire::flush`].
     pub async fn close(mut self) -> Result<(), WireError> {
         self.flush().await?;
-        timeout(self.limits.write, self.stream.shutdown()).await.map_err(|_| WireError::TimedOut)??;
+        timeout(self.limits.write, self.stream.shutdown()).await.map_err(|_| WireError::Stuck)??;
         let drain = async {
             let mut waste = BytesMut::new();
             while let Ok(1..) = poll_fn(|cx| poll_read_some(&mut self.stream, &mut waste, cx)).await {
@@ -475,39 +491,40 @@ const LAST_LINES: usize = 8;
 const LAST_LINE_OCTETS: usize = 120;
 
 impl Record {
-    fn heard(&mut self, line: &[u8]) {
+    fn heard(&mut self, line: &[u8], octets: usize) {
         match self.role {
-            Role::Server => self.client(line),
-            Role::Client => self.server(line),
+            Role::Server => self.client(line, octets),
+            Role::Client => self.server(line, octets),
         }
     }
 
+    /// What we say ends with CR LF.
     fn said(&mut self, line: &[u8]) {
+        let octets = line.len() + b"\r\n".len();
         match self.role {
-            Role::Server => self.server(line),
-            Role::Client => self.client(line),
+            Role::Server => self.server(line, octets),
+            Role::Client => self.client(line, octets),
         }
     }
 
-    fn client(&mut self, line: &[u8]) {
+    fn client(&mut self, line: &[u8], octets: usize) {
         let masked = match replace(&mut self.next, Privacy::AsMasked) {
             Privacy::AsMasked => (self.mask)(line),
             Privacy::Secret => Cow::Borrowed(STARS),
         };
         let shown = if self.conversation.reveals_secrets() { line } else { &masked };
-        // A line that ended with a bare LF took an octet less; the transcript's figure is not an account of octets.
-        self.conversation.client(shown, line.len() + 2);
+        self.conversation.client(shown, octets);
         self.remember("C:", &masked);
     }
 
-    fn server(&mut self, line: &[u8]) {
-        self.conversation.server(line, line.len() + 2);
+    fn server(&mut self, line: &[u8], octets: usize) {
+        self.conversation.server(line, octets);
         self.remember("S:", line);
     }
 
-    fn too_long(&mut self, octets_max: usize) {
+    fn too_long(&mut self, octets: usize, octets_max: usize) {
         self.next = Privacy::AsMasked;
-        let remark = format!("a line of more than {octets_max} octets was thrown away");
+        let remark = format!("a line of {octets} octets was thrown away; at most {octets_max} are allowed");
         self.conversation.note(&remark);
         self.remember("#", remark.as_bytes());
     }
@@ -764,7 +781,11 @@ mod tests {
         let (_client, stream) = duplex(16);
         let mut wire = server(stream);
         wire.say([b'x'; 100]);
-        assert!(matches!(wire.flush().await, Err(WireError::TimedOut)));
+        assert!(matches!(wire.flush().await, Err(WireError::Stuck)));
+        // Closing does not try once more.
+        let began = tokio::time::Instant::now();
+        wire.close().await.unwrap();
+        assert!(began.elapsed() <= LINGER, "{:?}", began.elapsed());
     }
 
     #[tokio::test]
@@ -798,6 +819,7 @@ mod tests {
         client.write_all(&vec![b'x'; 40_000]).await.unwrap();
         client.write_all(b"\r\nNOOP\r\n").await.unwrap();
         assert_eq!(wire.line().await.unwrap(), Line::TooLong);
+        assert_eq!(wire.last_lines(), "# a line of 40002 octets was thrown away; at most 512 are allowed");
         wire.say("-ERR line too long");
         assert_eq!(wire.line().await.unwrap(), text(b"NOOP"));
         wire.say("+OK");
