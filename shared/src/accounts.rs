@@ -55,7 +55,7 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
     /// It cannot be read.
-    #[error("{}: cannot read the accounts: {source}; make the file with `tomte user add NAME`", path.display())]
+    #[error("{}: cannot read the accounts: {source}{}", path.display(), cure(source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -72,6 +72,14 @@ pub enum AccountsError {
         /// What is wrong there and what would be right.
         problem: String,
     },
+}
+
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make the file with `tomte user add NAME`, or leave `accounts.file` out",
+        io::ErrorKind::PermissionDenied => "; let the daemon's user read it (chgrp, chmod g+r), and nobody else",
+        _ => "",
+    }
 }
 
 /// What [`Accounts::verify`] found. The daemon tells the peer as little as possible, the log why.

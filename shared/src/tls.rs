@@ -49,10 +49,18 @@ pub enum TlsError {
         /// The key that is not.
         missing: &'static str,
     },
-    /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    File {
+    /// A file cannot be read.
+    #[error("{}: cannot read it: {source}{}", path.display(), cure(source))]
+    Unreadable {
         /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The lab's authority cannot write a file.
+    #[error("{}: cannot write it: {source}; the directory must be writable for the user that starts the lab", path.display())]
+    Unwritable {
+        /// The file or directory.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -102,6 +110,16 @@ pub enum TlsError {
     },
 }
 
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; name an existing file, or leave tls.certificate and tls.key out for no TLS",
+        io::ErrorKind::PermissionDenied => {
+            "; let the daemon's user read it (chgrp, chmod g+r), and nobody else if it holds a key"
+        }
+        _ => "",
+    }
+}
+
 /// The cryptography of all our TLS. Named at each use rather than installed for the process, so that what the tests use
 /// is what the daemons use.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -142,7 +160,7 @@ pub fn server_config(config: &Config, alpn: &[&[u8]]) -> Result<Option<Arc<Serve
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+    fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -213,8 +231,8 @@ impl LabCa {
         let pair = KeyPair::generate().map_err(wrong)?;
         let made = authority(now).self_signed(&pair).map_err(wrong)?;
         let issued = dir.join("issued");
-        fs::create_dir_all(&issued).map_err(|source| TlsError::File { path: issued.clone(), source })?;
-        fs::remove_dir_all(&issued).map_err(|source| TlsError::File { path: issued.clone(), source })?;
+        fs::create_dir_all(&issued).map_err(|source| TlsError::Unwritable { path: issued.clone(), source })?;
+        fs::remove_dir_all(&issued).map_err(|source| TlsError::Unwritable { path: issued.clone(), source })?;
         // The certificate comes last: where it is, the rest is too.
         write_whole(&key, Secrecy::OwnerOnly, &pair.serialize_pem())?;
         write_whole(&certificate, Secrecy::Public, &made.pem())?;
@@ -318,7 +336,7 @@ fn write_whole(path: &Path, secrecy: Secrecy, text: &str) -> Result<(), TlsError
         file.sync_all()?;
         fs::rename(&beside, path)
     };
-    write().map_err(|source| TlsError::File { path: path.to_owned(), source })
+    write().map_err(|source| TlsError::Unwritable { path: path.to_owned(), source })
 }
 
 // --- When a certificate ends -----------------------------------------------------------------------------------------
@@ -509,8 +527,16 @@ mod tests {
         let table = [
             (a.clone(), None, "tls.certificate is set and tls.key is not"),
             (None, a.clone(), "tls.key is set and tls.certificate is not"),
-            (missing.clone(), a.clone(), "missing: No such file"),
-            (a.clone(), missing, "missing: No such file"),
+            (
+                missing.clone(),
+                a.clone(),
+                "missing: cannot read it: No such file or directory (os error 2); name an existing file",
+            ),
+            (
+                a.clone(),
+                missing,
+                "missing: cannot read it: No such file or directory (os error 2); name an existing file",
+            ),
             (empty.clone(), a.clone(), "no certificate in PEM form"),
             (a.clone(), empty, "no private key in PEM form"),
             (a.clone(), public_only, "openssl pkey -inform der"),
