@@ -609,8 +609,20 @@ pub(crate) enum Refusal {
     HeadTimeout {
         after: Duration,
     },
+    /// The client has finished sending, and the head had no end. RFC 9112 §8.
+    HeadCutOff,
+    /// Nothing more came of the body. RFC 9110 §15.5.9.
+    BodyTimeout {
+        after: Duration,
+    },
+    /// The client has finished sending before the body was whole. RFC 9112 §8.
+    BodyCutOff,
     /// The chunked body broke off its grammar. RFC 9112 §7.1.
     BadChunk(BadChunk),
+    /// `Expect` asks for something else than `100-continue`. RFC 9110 §10.1.1.
+    UnknownExpectation {
+        expectation: Box<[u8]>,
+    },
     /// The body is longer than we take.
     BodyTooLarge {
         limit: u64,
@@ -623,8 +635,9 @@ impl Refusal {
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::VersionUnsupported { .. } | Self::Http2Preface => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::TooManyFields { .. } | Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::HeadTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTimeout { .. } | Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnknownExpectation { .. } => StatusCode::EXPECTATION_FAILED,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -657,9 +670,11 @@ impl Refusal {
             Self::LengthAndCoding | Self::CodingInHttp10 | Self::CodingTwice | Self::CodingNotChunked { .. } => {
                 "RFC 9112 §6.1"
             }
-            Self::HeadTimeout { .. } => "RFC 9110 §15.5.9",
+            Self::HeadTimeout { .. } | Self::BodyTimeout { .. } => "RFC 9110 §15.5.9",
+            Self::HeadCutOff | Self::BodyCutOff => "RFC 9112 §8",
             Self::BadChunk(_) => "RFC 9112 §7.1",
             Self::BodyTooLarge { .. } => "RFC 9110 §15.5.14",
+            Self::UnknownExpectation { .. } => "RFC 9110 §10.1.1",
         }
     }
 
@@ -820,7 +835,20 @@ impl Refusal {
                 after.as_secs()
             )
             .into(),
+            Self::HeadCutOff => "The sending side was closed before the request was complete. A head ends with an empty \
+                line: press Return twice."
+                .into(),
+            Self::BodyTimeout { after } => {
+                format!("No more of the request's body came for {} seconds.", after.as_secs()).into()
+            }
+            Self::BodyCutOff => "The sending side was closed before the body was as long as the head had announced."
+                .into(),
             Self::BadChunk(bad) => bad.explain(),
+            Self::UnknownExpectation { expectation } => format!(
+                "The request expects {} of the server. The only expectation that HTTP knows is 100-continue.",
+                shown(expectation)
+            )
+            .into(),
             Self::BodyTooLarge { limit } => {
                 format!("The body is longer than the {limit} octets that this server takes.").into()
             }

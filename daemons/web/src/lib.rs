@@ -1,22 +1,263 @@
-//! A web server that shows its working.
-#![allow(dead_code)] // until server.rs uses them
+//! A web server that shows its working: HTTP/1.0 and HTTP/1.1, static files, virtual hosts.
+//!
+//! The web was made for documents that refer to each other. A client opens a TCP connection, asks for one of them by its
+//! name, and gets it; the server remembers nothing of it (RFC 9110 §3.3). All of it is text that can be typed by hand:
+//!
+//! ```text
+//! $ telnet 127.77.3.80 8080
+//! C: GET /somedir/page.html HTTP/1.1
+//! C: Host: www.someschool.edu
+//! C:
+//! S: HTTP/1.1 200 OK
+//! S: Content-Type: text/html; charset=utf-8
+//! S: Content-Length: 745
+//! S: Last-Modified: Tue, 30 Oct 2007 17:00:02 GMT
+//! S: ETag: "143b6b1d6f2c8400-2e9"
+//! S:
+//! S: <!DOCTYPE html> ...
+//! ```
+//!
+//! # Who does what
+//!
+//! ```text
+//!   socket -> gate -> hyper -> connection -> origin -> files
+//!              |                               |
+//!              head, chunked: is it HTTP?      target, conditional, range, media: which octets?
+//!                                              page, listing: words for people
+//! ```
+//!
+//! hyper turns octets into requests and responses into octets. What it would let pass and RFC 9112 would not, the gate
+//! stops before; what is sent, and why, is decided by pure functions that name their reason.
+//!
+//! # Reading order
+//!
+//! [`head`] and [`chunked`] (what a request looks like), [`gate`] (how none passes that does not), [`connection`] (what
+//! every answer has in common), [`origin`] (which answer), then what it is made of: [`target`], [`files`],
+//! [`conditional`], [`range`], [`body`], [`media`], [`listing`], [`page`]; last [`accesslog`] and [`log`].
+//!
+//! # RFCs
+//!
+//! 9110 (semantics), 9112 (HTTP/1.1), 1945 (HTTP/1.0), 3986 (URI), 7617 (Basic), 6585 (429, 431). The rows of RFCS.md
+//! lead from each requirement to its code and its test.
 
-mod head;
+mod config;
 
 mod chunked;
+mod head;
 
+mod gate;
+
+mod connection;
+
+mod origin;
+
+mod body;
+mod conditional;
+mod files;
+mod listing;
+mod media;
+mod page;
+mod range;
 mod target;
 
-mod conditional;
-
-mod range;
-
-mod listing;
-
-mod page;
-
-mod media;
-
 mod accesslog;
-
 mod date;
+mod log;
+
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
+
+pub use config::{Config, LogFormat, Protect, Redirect, RedirectStatus, Site};
+
+use connection::Serving;
+use log::Log;
+use origin::Sites;
+use shared::{
+    Shared,
+    daemon::{self, StartError, Workers},
+    listener::{Door, Limits},
+    tls,
+};
+use std::{
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// Told to a client with too many connections, before anything was read from it.
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
+    Content-Type: text/plain\r\nContent-Length: 44\r\n\r\nYour address has too many connections open.\n";
+
+/// A bound web server.
+pub struct Server {
+    serving: Arc<Serving>,
+    door: Door,
+    acceptor: Option<TlsAcceptor>,
+    /// One list for each worker, with a socket for each address.
+    workers: Vec<Vec<Listener>>,
+    addresses: Vec<(&'static str, SocketAddr)>,
+    grace: Duration,
+    inline: Workers,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: TcpListener,
+    scheme: Scheme,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+/// Lets a running server take a new configuration.
+#[derive(Clone, Debug)]
+pub struct Reloader(Arc<Serving>);
+
+impl Reloader {
+    /// Takes sites, redirects, protections and media types from `config`, and opens the log file anew. Addresses,
+    /// limits and times stay as they were at the start.
+    ///
+    /// # Errors
+    /// A document root is not there; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        self.0.reload(Sites::new(config)?);
+        Ok(())
+    }
+}
+
+impl Server {
+    /// Binds all addresses.
+    ///
+    /// # Errors
+    /// An address cannot be had, a document root is not there, https is wanted without a certificate.
+    pub fn bind(config: &Config, shared: &Shared) -> Result<Self, StartError> {
+        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
+        let tls = tls::server_config(&shared.tls, &[b"http/1.1"]).map_err(|error| unfit("tls", error.to_string()))?;
+        if !config.listen_tls.is_empty() && tls.is_none() {
+            let problem = "https needs a certificate: set tls.certificate and tls.key to PEM files".to_owned();
+            return Err(unfit("web.listen_tls", problem));
+        }
+        if config.listen.is_empty() && config.listen_tls.is_empty() {
+            return Err(unfit("web.listen", "no address at all; write for example [\"[::]:80\"]".to_owned()));
+        }
+        let count = match shared.workers {
+            Workers::Inline => NonZeroUsize::MIN,
+            Workers::Threads => NonZeroUsize::new(config.workers).unwrap_or_else(daemon::cores),
+        };
+        let mut workers: Vec<Vec<Listener>> = (0..count.get()).map(|_| vec![]).collect();
+        let mut addresses = vec![];
+        for (scheme, name, wanted) in
+            [(Scheme::Http, "http", &config.listen), (Scheme::Https, "https", &config.listen_tls)]
+        {
+            for address in wanted {
+                let sockets = shared.sockets.tcp(*address, count)?;
+                addresses.push((name, sockets[0].local_addr()?));
+                for (worker, socket) in workers.iter_mut().zip(sockets) {
+                    worker.push(Listener { socket, scheme });
+                }
+            }
+        }
+        let limits =
+            Limits { connections: config.connections, per_peer: config.connections_per_peer, refusal: REFUSAL };
+        let (sites, log) = (Sites::new(config)?, Log::open(config)?);
+        Ok(Self {
+            serving: Arc::new(Serving::new(config, sites, log, shared)),
+            door: Door::new(limits, &shared.metrics),
+            acceptor: tls.map(TlsAcceptor::from),
+            workers,
+            addresses,
+            grace: config.grace.0,
+            inline: shared.workers,
+        })
+    }
+
+    /// Where it listens: `http` or `https`, and the address.
+    pub fn local_addrs(&self) -> &[(&'static str, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// A handle that stays usable while the server runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::clone(&self.serving))
+    }
+
+    /// Serves until `shutdown`, then lets sessions finish for the grace time.
+    ///
+    /// # Errors
+    /// A worker thread or its runtime cannot be started.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
+        let Self { serving, door, acceptor, workers, grace, inline, .. } = self;
+        let work = |listeners| Worker {
+            listeners,
+            serving: Arc::clone(&serving),
+            door: door.clone(),
+            acceptor: acceptor.clone(),
+            shutdown: shutdown.clone(),
+            grace,
+        };
+        if inline == Workers::Inline {
+            for listeners in workers {
+                work(listeners).run().await?;
+            }
+            return Ok(());
+        }
+        let mut threads = vec![];
+        for (number, listeners) in workers.into_iter().enumerate() {
+            let worker = work(listeners);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = thread::Builder::new().name(format!("web-{number}"));
+            threads.push(thread.spawn(move || runtime.block_on(worker.run()))?);
+        }
+        shutdown.cancelled().await;
+        let joined = tokio::task::spawn_blocking(move || {
+            let results = threads.into_iter().map(|thread| {
+                // Sessions that panic do not get here; a worker itself has nothing that could.
+                thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a worker thread died")))
+            });
+            results.collect::<Result<(), _>>()
+        });
+        joined.await.map_err(std::io::Error::other)??;
+        Ok(())
+    }
+}
+
+/// A thread's share of the work: a socket of its own for each address.
+struct Worker {
+    listeners: Vec<Listener>,
+    serving: Arc<Serving>,
+    door: Door,
+    acceptor: Option<TlsAcceptor>,
+    shutdown: CancellationToken,
+    grace: Duration,
+}
+
+impl Worker {
+    async fn run(self) -> std::io::Result<()> {
+        let accepting = tokio_util::task::TaskTracker::new();
+        let mut tasks = vec![];
+        for Listener { socket, scheme } in self.listeners {
+            let (serving, door, shutdown) = (Arc::clone(&self.serving), self.door.clone(), self.shutdown.clone());
+            let acceptor = self.acceptor.clone().filter(|_| scheme == Scheme::Https);
+            tasks.push(accepting.spawn(async move {
+                let serve_one = |stream, peer| {
+                    let (serving, acceptor, shutdown) = (Arc::clone(&serving), acceptor.clone(), shutdown.clone());
+                    async move { serving.connection(stream, peer, acceptor.as_ref(), shutdown).await }
+                };
+                door.accept(socket, &shutdown, serve_one).await
+            }));
+        }
+        for task in tasks {
+            task.await.map_err(std::io::Error::other)??;
+        }
+        self.door.close(self.grace).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,392 @@
+//! One connection: the gate, hyper, and what every answer has in common.
+
+use crate::{
+    accesslog::Entry,
+    body::{Body, Transfer},
+    config::Config,
+    gate::{Gate, Link, Stream, Waits},
+    head::{Limits, Refusal},
+    log::{Log, Ticket},
+    origin::{self, After, Reply, Sites, Surroundings},
+};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, EXPECT, HOST, REFERER, SERVER, USER_AGENT},
+    request::Parts,
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::counter::Counter;
+use shared::{
+    Shared,
+    transcript::{Conversation, Kind, Transport, readable},
+};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+const KEEP_ALIVE: http::HeaderName = http::HeaderName::from_static("keep-alive");
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    shared: Shared,
+    /// Replaced as a whole at a reload; a request that has begun keeps the sites that it began with.
+    sites: RwLock<Arc<Sites>>,
+    log: Option<Arc<Log>>,
+    limits: Limits,
+    waits: Waits,
+    keep_alive_max: u64,
+    body_octets_max: u64,
+    http: http1::Builder,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Counters {
+    /// By the first digit of the status, from 2xx.
+    responses: [Counter; 4],
+    octets_sent: Counter,
+    handshakes_failed: Counter,
+}
+
+impl Serving {
+    pub(crate) fn new(config: &Config, sites: Sites, log: Option<Log>, shared: &Shared) -> Self {
+        let mut http = http1::Builder::new();
+        // A client may finish sending (nc -N) and still read.
+        http.half_close(true).title_case_headers(true).max_headers(config.fields_max);
+        let class = |class| shared.metrics.labelled("responses", "Responses by status class", &[("class", class)]);
+        Self {
+            sites: RwLock::new(Arc::new(sites)),
+            log: log.map(Arc::new),
+            limits: Limits {
+                target_octets: config.target_octets_max.octets(),
+                head_octets: config.head_octets_max.octets(),
+                fields: config.fields_max,
+            },
+            waits: Waits {
+                idle: config.keep_alive_timeout.0,
+                head: config.head_timeout.0,
+                body: config.body_timeout.0,
+                send: config.send_timeout.0,
+            },
+            keep_alive_max: config.keep_alive_max.max(1),
+            body_octets_max: config.body_octets_max.0,
+            http,
+            counters: Counters {
+                responses: [class("2xx"), class("3xx"), class("4xx"), class("5xx")],
+                octets_sent: shared.metrics.counter("octets_sent", "Octets sent, heads included"),
+                handshakes_failed: shared.metrics.counter("tls_handshakes_failed", "TLS handshakes that failed"),
+            },
+            shared: shared.clone(),
+        }
+    }
+
+    /// New sites from here on, and a new log file (logrotate has moved the old one).
+    pub(crate) fn reload(&self, sites: Sites) {
+        *self.sites.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sites);
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+    }
+
+    fn sites(&self) -> Arc<Sites> {
+        Arc::clone(&self.sites.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Serves a connection until it ends; at `shutdown` it ends after the request in hand.
+    pub(crate) async fn connection(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        tls: Option<&TlsAcceptor>,
+        shutdown: CancellationToken,
+    ) {
+        // A dual-stack socket shows IPv4 peers as ::ffff:a.b.c.d; people know them as a.b.c.d.
+        let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let peer = canonical(peer);
+        let Ok(local) = tcp.local_addr().map(canonical) else { return };
+        let conversation = self.shared.transcript.conversation(Transport::Tcp, local, peer);
+        conversation.opened();
+        match tls {
+            None => self.speak_http(Stream::Plain(tcp), &conversation, Transfer::SendFile, shutdown).await,
+            Some(acceptor) => {
+                let mut conversation = conversation.clone();
+                let handshake = tokio::time::timeout(self.waits.head, acceptor.accept(tcp));
+                match shutdown.run_until_cancelled(handshake).await {
+                    Some(Ok(Ok(tls))) => {
+                        conversation.now_encrypted();
+                        self.speak_http(Stream::Tls(Box::new(tls)), &conversation, Transfer::Read, shutdown).await;
+                    }
+                    Some(Ok(Err(error))) => {
+                        self.counters.handshakes_failed.inc();
+                        conversation.note(&format!("TLS handshake failed: {error}"));
+                        tracing::debug!(connection = conversation.id(), %peer, %error, "TLS handshake failed");
+                    }
+                    Some(Err(_)) | None => {}
+                }
+            }
+        }
+        conversation.closed();
+    }
+
+    async fn speak_http(
+        &self,
+        stream: Stream,
+        conversation: &Conversation,
+        transfer: Transfer,
+        shutdown: CancellationToken,
+    ) {
+        let link = Arc::new(Link::default());
+        let gate = Gate::new(stream, Arc::clone(&link), conversation.clone(), self.limits, self.waits);
+        let exchange = Exchange { serving: self, conversation, link: &link, transfer, answered: AtomicU64::new(0) };
+        let service = service_fn(|request| exchange.answer(request));
+        let mut http = pin!(self.http.serve_connection(TokioIo::new(gate), service));
+        let result = tokio::select! {
+            biased;
+            result = http.as_mut() => result,
+            () = shutdown.cancelled() => {
+                http.as_mut().graceful_shutdown();
+                http.await
+            }
+        };
+        if let Err(error) = result {
+            // The client has gone, or did not take or send anything in time: nobody is left to be told.
+            tracing::debug!(connection = conversation.id(), %error, "connection ended");
+        }
+        self.counters.octets_sent.inc_by(link.sent());
+    }
+}
+
+/// The requests of one connection, one after the other.
+struct Exchange<'a> {
+    serving: &'a Serving,
+    conversation: &'a Conversation,
+    link: &'a Arc<Link>,
+    transfer: Transfer,
+    answered: AtomicU64,
+}
+
+impl Exchange<'_> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let number = self.answered.fetch_add(1, Ordering::Relaxed);
+        let began = self.serving.log.as_ref().map(|_| Instant::now());
+        let (mut head, body) = request.into_parts();
+        let reply = match self.link.refusal(number) {
+            Some(refused) => {
+                // What hyper has parsed is only a stand-in: whatever is said or logged is about what was really sent.
+                show_as_sent(&mut head, &refused.line);
+                Reply::refused(&head, &refused.refusal)
+            }
+            None => match self.take_body(&head, body).await {
+                Ok(()) => {
+                    let around = Surroundings {
+                        sites: &self.serving.sites(),
+                        accounts: &self.serving.shared.accounts,
+                        peer: self.conversation.remote().ip(),
+                        transfer: self.transfer,
+                        link: self.link,
+                    };
+                    origin::answer(&head, &around).await
+                }
+                Err(reply) => *reply,
+            },
+        };
+        Ok(self.finish(&head, reply, number, began))
+    }
+
+    /// Reads the request's body, which nothing here has a use for, so that the next request can be found behind it.
+    async fn take_body(&self, head: &Parts, mut body: Incoming) -> Result<(), Box<Reply>> {
+        use http_body::Body as _;
+        let refused = |refusal: Refusal| Box::new(Reply::refused(head, &refusal));
+        if let Some(expectation) = head.headers.get(EXPECT)
+            && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
+        {
+            return Err(refused(Refusal::UnknownExpectation { expectation: expectation.as_bytes().into() }));
+        }
+        if body.is_end_stream() {
+            return Ok(());
+        }
+        let limit = self.serving.body_octets_max;
+        if body.size_hint().lower() > limit {
+            return Err(refused(Refusal::BodyTooLarge { limit }));
+        }
+        let mut taken = 0;
+        loop {
+            // Asking for the first frame makes hyper send the `100 Continue` that the client may be waiting for.
+            match std::future::poll_fn(|cx| pin!(&mut body).poll_frame(cx)).await {
+                None => return Ok(()),
+                Some(Ok(frame)) => {
+                    taken += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    if taken > limit {
+                        return Err(refused(Refusal::BodyTooLarge { limit }));
+                    }
+                }
+                Some(Err(error)) => {
+                    let fault = self.link.body_fault().unwrap_or_else(|| {
+                        if is_timeout(&error) {
+                            Refusal::BodyTimeout { after: self.serving.waits.body }
+                        } else {
+                            Refusal::BodyCutOff
+                        }
+                    });
+                    return Err(refused(fault));
+                }
+            }
+        }
+    }
+
+    /// What all answers have in common: who we are, what becomes of the connection, log, counters, transcript.
+    fn finish(&self, head: &Parts, reply: Reply, number: u64, began: Option<Instant>) -> Response<Body> {
+        let Reply { mut response, after, because, user } = reply;
+        let fields = response.headers_mut();
+        fields.insert(SERVER, HeaderValue::from_static("tomte"));
+        // How many requests this connection may still make, this one included.
+        let left = self.serving.keep_alive_max.saturating_sub(number);
+        if after == After::Close || left <= 1 || !wants_to_stay(head) {
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        } else {
+            // The course shows these two fields (RFC 2068 §19.7.1). A client of HTTP/1.1 needs neither.
+            fields.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+            fields.insert(KEEP_ALIVE, keep_alive(self.serving.waits.idle, left));
+        }
+        let status = response.status();
+        let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
+        self.serving.counters.responses[class].inc();
+        if let (Some(log), Some(began)) = (&self.serving.log, began) {
+            self.log(log, head, &mut response, user, began);
+        }
+        if self.conversation.is_heard() {
+            if !because.is_empty() {
+                self.conversation.note(&because);
+            }
+            report(self.conversation, head.version, &response);
+        }
+        response
+    }
+
+    fn log(&self, log: &Arc<Log>, head: &Parts, response: &mut Response<Body>, user: Option<String>, began: Instant) {
+        let field = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+        let remote = self.conversation.remote().ip();
+        let status = response.status();
+        let target = head.uri.path_and_query().map_or("*", |both| both.as_str());
+        if let Body::Pieces(_) = response.body() {
+            let owned = |name| field(name).map(<[u8]>::to_vec);
+            let ticket = Ticket {
+                log: Arc::clone(log),
+                began,
+                remote,
+                user,
+                method: head.method.to_string(),
+                target: target.to_owned(),
+                version: head.version,
+                status,
+                referer: owned(REFERER),
+                user_agent: owned(USER_AGENT),
+                host: owned(HOST),
+                connection: self.conversation.id(),
+            };
+            response.body_mut().log_when_sent(ticket);
+            return;
+        }
+        log.write(&Entry {
+            remote,
+            user: user.as_deref(),
+            time: SystemTime::now(),
+            method: head.method.as_str(),
+            target: target.as_bytes(),
+            version: version(head.version),
+            status: status.as_u16(),
+            octets: response.body().octets(),
+            referer: field(REFERER),
+            user_agent: field(USER_AGENT),
+            host: field(HOST),
+            micros: began.elapsed().as_micros() as u64,
+            connection: self.conversation.id(),
+        });
+    }
+}
+
+/// Puts the refused request line into the head that stands in for it, as far as its parts can be told apart.
+fn show_as_sent(head: &mut Parts, line: &[u8]) {
+    let mut words = line.split(|octet| *octet == b' ');
+    if let Some(Ok(method)) = words.next().map(Method::from_bytes) {
+        head.method = if head.method == Method::HEAD { Method::HEAD } else { method };
+    }
+    if let Some(Ok(target)) = words.next().map(http::Uri::try_from) {
+        head.uri = target;
+    }
+    head.version = match words.next() {
+        Some(b"HTTP/1.0") => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    };
+    head.headers = HeaderMap::new();
+}
+
+/// hyper wraps what the gate said.
+fn is_timeout(error: &hyper::Error) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+}
+
+/// RFC 9112 §9.3: HTTP/1.1 stays unless it says `close`, HTTP/1.0 goes unless it says `keep-alive`.
+fn wants_to_stay(head: &Parts) -> bool {
+    let says = |word: &str| {
+        head.headers.get_all(CONNECTION).iter().any(|line| {
+            line.as_bytes()
+                .split(|octet| *octet == b',')
+                .any(|option| option.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+        })
+    };
+    match head.version {
+        Version::HTTP_10 => says("keep-alive"),
+        _ => !says("close"),
+    }
+}
+
+/// `timeout=5, max=100`
+fn keep_alive(timeout: Duration, left: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("timeout={}, max={left}", timeout.as_secs())).expect("digits and plain words")
+}
+
+/// As the log and the transcript write it.
+pub(crate) fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// Shows a response head in the transcript. hyper adds `Date` on the way out.
+fn report(conversation: &Conversation, version: Version, response: &Response<Body>) {
+    let status = response.status();
+    let line = format!("{} {} {}", self::version(version), status.as_u16(), reason_phrase(status));
+    let fields = response.headers().iter();
+    let fields = fields.map(|(name, value)| format!("{}: {}", title_case(name.as_str()), readable(value.as_bytes())));
+    conversation.message(Kind::Server, line, fields.collect(), response.body().octets() as usize);
+}
+
+fn reason_phrase(status: StatusCode) -> &'static str {
+    status.canonical_reason().unwrap_or_default()
+}
+
+/// `content-type` as hyper writes it on the wire: `Content-Type`.
+fn title_case(name: &str) -> String {
+    let mut upper = true;
+    let case = |letter: char| {
+        let letter = if upper { letter.to_ascii_uppercase() } else { letter };
+        upper = letter == '-';
+        letter
+    };
+    name.chars().map(case).collect()
+}

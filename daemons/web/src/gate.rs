@@ -1,0 +1,595 @@
+//! The gate between the socket and hyper.
+//!
+//! ```text
+//!            octets               whole, good heads and their bodies
+//!   socket ----------> [ Gate ] -------------------------------------> hyper --> service
+//!          <----------          <-------------------------------------       <--
+//!            sendfile             octets, and holes that stand for a file
+//! ```
+//!
+//! Inwards, each request head is held back until it is complete and [`head`](crate::head) has found it good; hyper never
+//! sees another. A head that is refused is replaced by a stand-in, `GET / HTTP/1.1`, and the service finds the
+//! [`Refusal`] in the [`Link`]. So a refusal takes the same way as every answer: it waits its turn behind the requests
+//! before it, has a page that explains it, is logged, and closes the connection.
+//!
+//! Outwards, a long file does not travel through our memory. Its body consists of *holes*: slices of one region of
+//! zeros, [`HOLE`], whose address alone matters. Where the gate is asked to write a slice of that region it calls
+//! sendfile(2) for the file that waits in the [`Link`] instead.
+//!
+//! All waiting is bounded here: for the first octet, for a whole head, for the next octet of a body, for the peer to
+//! take what we send. And a peer that does not read is not read from either, so that pipelined requests cannot pile up
+//! answers in memory.
+
+use crate::{
+    chunked::{self, ChunkReader},
+    head::{Answer, Framing, HeadReader, Limits, Progress, Refusal, Refused},
+};
+use bytes::Bytes;
+use shared::transcript::{Conversation, Kind, readable};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    future::Future,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_rustls::server::TlsStream;
+
+/// How many octets one hole stands for at most: the step of sendfile. Larger steps gain nothing (a socket's send buffer
+/// takes a few MiB at most), smaller ones cost a system call each.
+pub(crate) const HOLE_OCTETS: usize = 1 << 20;
+
+/// The region that holes are cut from. Nobody reads its octets, so the kernel never has to provide the pages.
+static HOLE: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; HOLE_OCTETS]));
+
+/// A slice that stands for `octets` octets of the file that is next in the [`Link`].
+pub(crate) fn hole(octets: usize) -> Bytes {
+    HOLE.slice(..octets)
+}
+
+/// Whether `slice` is (a part of) a hole: addresses tell, whatever the octets are.
+fn is_hole(slice: &[u8]) -> bool {
+    HOLE.as_ptr_range().contains(&slice.as_ptr())
+}
+
+/// How long we wait for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waits {
+    /// For the first octet of a further request on the same connection.
+    pub(crate) idle: Duration,
+    /// From a head's first octet (for the first request: from the connection) to its end.
+    pub(crate) head: Duration,
+    /// For the next octet of a request body.
+    pub(crate) body: Duration,
+    /// For the peer to take anything of what we send.
+    pub(crate) send: Duration,
+}
+
+/// After a refusal we read on for this long, so that the kernel does not answer octets still in flight with a reset,
+/// which would erase our explanation before the client has read it (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(2);
+/// How many octets we throw away while lingering before we give up on the peer's manners.
+const LINGER_OCTETS_MAX: u64 = 1 << 20;
+
+/// What the gate and the service of one connection tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    refused: AtomicBool,
+    /// Octets written to the socket so far.
+    sent: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Why a request was refused, and which one it was, counted from 0.
+    refusal: Option<(u64, RefusedRequest)>,
+    /// Files that holes in hyper's write buffer stand for, in the order in which they will be written.
+    files: VecDeque<Span>,
+}
+
+/// A refusal and the line that it is about.
+#[derive(Debug)]
+pub(crate) struct RefusedRequest {
+    pub(crate) refusal: Refusal,
+    /// The request line as it was sent, as far as it came.
+    pub(crate) line: Box<[u8]>,
+}
+
+/// A part of a file that waits to be sent.
+#[derive(Debug)]
+struct Span {
+    file: Arc<File>,
+    offset: u64,
+    octets: u64,
+}
+
+impl Link {
+    /// The refusal, if the `number`th request (from 0) of this connection is the stand-in for one.
+    pub(crate) fn refusal(&self, number: u64) -> Option<RefusedRequest> {
+        if !self.refused.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut inner = self.inner();
+        inner.refusal.take_if(|(at, _)| *at == number).map(|(_, refused)| refused)
+    }
+
+    /// Why the body that was being read broke off, if it was the client's fault.
+    pub(crate) fn body_fault(&self) -> Option<Refusal> {
+        self.inner().refusal.take().map(|(_, refused)| refused.refusal)
+    }
+
+    /// The next `octets` octets of holes stand for this part of `file`.
+    pub(crate) fn promise_file(&self, file: Arc<File>, offset: u64, octets: u64) {
+        self.inner().files.push_back(Span { file, offset, octets });
+    }
+
+    /// Octets written to the socket so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn refuse(&self, number: u64, refusal: Refusal, line: &[u8]) {
+        self.inner().refusal = Some((number, RefusedRequest { refusal, line: line.into() }));
+        self.refused.store(true, Ordering::Release);
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Plain assignments: a panic elsewhere leaves them whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The socket, in the clear or encrypted.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Where in the stream of requests the next octet belongs.
+enum Place {
+    Head(HeadReader),
+    /// This many octets of body are to come (RFC 9112 §6.2).
+    Body(u64),
+    Chunked(ChunkReader),
+    /// Nothing that comes now is a request any more.
+    Refused(Handover),
+}
+
+/// How hyper learns of a refusal.
+enum Handover {
+    /// It has yet to get the stand-in.
+    Due(Answer),
+    /// It has the stand-in; what follows is the end.
+    Done,
+    /// It has the request already, and the body broke off its grammar.
+    BrokenBody,
+}
+
+/// See the module's documentation.
+pub(crate) struct Gate {
+    stream: Stream,
+    link: Arc<Link>,
+    conversation: Conversation,
+    limits: Limits,
+    waits: Waits,
+    place: Place,
+    /// An incomplete head.
+    held: Vec<u8>,
+    /// Found good, but for which hyper's buffer had no room.
+    ready: Vec<u8>,
+    /// Requests that were let through.
+    passed: u64,
+    /// The peer does not take what we send.
+    stalled: bool,
+    /// One timer for all waits. It is moved later only when it fires, because in a busy connection every request
+    /// would move it and it never fires.
+    timer: Pin<Box<Sleep>>,
+    /// When the present wait ends.
+    deadline: Instant,
+    lingered: u64,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        stream: Stream,
+        link: Arc<Link>,
+        conversation: Conversation,
+        limits: Limits,
+        waits: Waits,
+    ) -> Self {
+        let deadline = Instant::now() + waits.head;
+        Self {
+            stream,
+            link,
+            conversation,
+            limits,
+            waits,
+            place: Place::Head(HeadReader::new()),
+            held: Vec::new(),
+            ready: Vec::new(),
+            passed: 0,
+            stalled: false,
+            timer: Box::pin(sleep_until(deadline)),
+            deadline,
+            lingered: 0,
+        }
+    }
+
+    /// Starts a wait of this length.
+    fn wait(&mut self, length: Duration) {
+        self.deadline = Instant::now() + length;
+        if self.deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(self.deadline);
+        }
+    }
+
+    /// Whether the present wait is over. Registers for the time when it will be.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.timer.deadline() >= self.deadline {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(self.deadline);
+        }
+    }
+
+    /// Sorts `octets`, which follow what was seen before, and returns how many of them, from the front, hyper may have.
+    /// The rest begins a head that is not complete, or one that is refused.
+    fn admit(&mut self, octets: &[u8]) -> usize {
+        let mut good = 0;
+        while good < octets.len() {
+            let rest = &octets[good..];
+            match &mut self.place {
+                Place::Head(reader) => match reader.read(rest, &self.limits) {
+                    Progress::Incomplete => break,
+                    Progress::Complete { octets, framing, .. } => {
+                        if self.conversation.is_heard() {
+                            report_head(&self.conversation, &rest[..octets]);
+                        }
+                        good += octets;
+                        self.passed += 1;
+                        self.place = match framing {
+                            Framing::None | Framing::Length(0) => Place::Head(HeadReader::new()),
+                            Framing::Length(length) => Place::Body(length),
+                            Framing::Chunked => Place::Chunked(ChunkReader::new()),
+                        };
+                    }
+                    Progress::Refused(refused) => {
+                        if self.conversation.is_heard() {
+                            report_head(&self.conversation, rest);
+                        }
+                        self.refuse(refused, rest);
+                        break;
+                    }
+                },
+                Place::Body(left) => {
+                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+                    *left -= taken as u64;
+                    good += taken;
+                    if *left == 0 {
+                        self.place = Place::Head(HeadReader::new());
+                    }
+                }
+                Place::Chunked(reader) => match reader.advance(rest) {
+                    Ok(advance) => {
+                        good += advance.octets;
+                        if advance.body == chunked::Body::Ends {
+                            self.place = Place::Head(HeadReader::new());
+                        }
+                    }
+                    Err(fault) => {
+                        // hyper has this request already: its body ends in an error, and the service asks why.
+                        self.link.refuse(u64::MAX, Refusal::BadChunk(fault), b"");
+                        self.place = Place::Refused(Handover::BrokenBody);
+                        break;
+                    }
+                },
+                Place::Refused(_) => break,
+            }
+        }
+        good
+    }
+
+    fn refuse(&mut self, refused: Refused, head: &[u8]) {
+        self.place = Place::Refused(Handover::Due(refused.answer));
+        self.link.refuse(self.passed, refused.refusal, first_line(head));
+    }
+
+    /// The present wait is over: what that means.
+    fn time_is_up(&mut self) -> io::Result<()> {
+        match self.place {
+            Place::Head(_) if self.held.is_empty() => {
+                self.conversation.note("nothing more was asked in time: closing");
+            }
+            Place::Head(_) => {
+                let refusal = Refusal::HeadTimeout { after: self.waits.head };
+                if self.conversation.is_heard() {
+                    report_head(&self.conversation, &self.held);
+                }
+                let held = std::mem::take(&mut self.held);
+                self.refuse(Refused { refusal, answer: Answer::WithBody }, &held);
+            }
+            Place::Body(_) | Place::Chunked(_) => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the request body stalled"));
+            }
+            Place::Refused(_) => {}
+        }
+        Ok(())
+    }
+
+    /// One look at the socket. `Ready` with nothing filled is the end of the stream.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+}
+
+/// What takes the place of a head that hyper must not see.
+fn stand_in(answer: Answer) -> &'static [u8] {
+    match answer {
+        Answer::WithBody => b"GET / HTTP/1.1\r\nHost: refused\r\n\r\n",
+        Answer::HeadOnly => b"HEAD / HTTP/1.1\r\nHost: refused\r\n\r\n",
+    }
+}
+
+impl AsyncRead for Gate {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        loop {
+            if !gate.ready.is_empty() {
+                let taken = gate.ready.len().min(buffer.remaining());
+                buffer.put_slice(&gate.ready[..taken]);
+                gate.ready.drain(..taken);
+                if gate.ready.is_empty() {
+                    gate.ready = Vec::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            match &mut gate.place {
+                Place::Refused(Handover::Due(answer)) => {
+                    gate.ready.extend_from_slice(stand_in(*answer));
+                    gate.place = Place::Refused(Handover::Done);
+                    continue;
+                }
+                // A chunked body that broke off must not look like one that ended.
+                Place::Refused(Handover::BrokenBody) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+                Place::Refused(Handover::Done) => return Poll::Ready(Ok(())),
+                Place::Head(_) | Place::Body(_) | Place::Chunked(_) => {}
+            }
+            if gate.stalled {
+                // The socket's readiness to write wakes this task, and hyper asks again.
+                return Poll::Pending;
+            }
+            let before = buffer.filled().len();
+            match gate.poll_socket(cx, buffer) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    ready!(gate.poll_deadline(cx));
+                    gate.time_is_up()?;
+                    if matches!(gate.place, Place::Refused(_)) {
+                        continue;
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let arrived = buffer.filled().len() - before;
+            if arrived == 0 {
+                if gate.held.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                // Half a head and no more to come: say what is missing to a client that may still be reading.
+                report_head(&gate.conversation, &gate.held);
+                let held = std::mem::take(&mut gate.held);
+                gate.refuse(Refused { refusal: Refusal::HeadCutOff, answer: Answer::WithBody }, &held);
+                continue;
+            }
+            let was_waiting_for_head = !gate.held.is_empty();
+            if gate.held.is_empty() {
+                // The usual case: whole requests, checked where they lie.
+                let good = gate.admit(&buffer.filled()[before..]);
+                if good < arrived && matches!(gate.place, Place::Head(_)) {
+                    gate.held.extend_from_slice(&buffer.filled()[before + good..]);
+                }
+                buffer.set_filled(before + good);
+            } else {
+                let mut held = std::mem::take(&mut gate.held);
+                held.extend_from_slice(&buffer.filled()[before..]);
+                buffer.set_filled(before);
+                let good = gate.admit(&held);
+                if matches!(gate.place, Place::Head(_)) {
+                    gate.held = held.split_off(good);
+                }
+                held.truncate(good);
+                gate.ready = held;
+            }
+            match gate.place {
+                // The time for a head runs from its first octet: dripping does not extend it.
+                Place::Head(_) if !gate.held.is_empty() && !was_waiting_for_head => gate.wait(gate.waits.head),
+                Place::Body(_) | Place::Chunked(_) => gate.wait(gate.waits.body),
+                // A whole request is with the service now, which takes the time it needs; the next wait begins when
+                // its answer is written.
+                Place::Head(_) | Place::Refused(_) => {}
+            }
+            if buffer.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Gate {
+    /// Keeps account of a write: how much went out, or since when nothing does.
+    fn after_write(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Ok(octets)) => {
+                self.link.sent.fetch_add(octets as u64, Ordering::Relaxed);
+                self.stalled = false;
+                match self.place {
+                    Place::Head(_) if self.held.is_empty() => self.wait(self.waits.idle),
+                    Place::Head(_) => self.wait(self.waits.head),
+                    Place::Body(_) | Place::Chunked(_) => self.wait(self.waits.body),
+                    Place::Refused(_) => {}
+                }
+                Poll::Ready(Ok(octets))
+            }
+            Poll::Pending => {
+                if !self.stalled {
+                    self.stalled = true;
+                    self.wait(self.waits.send);
+                }
+                ready!(self.poll_deadline(cx));
+                self.conversation.note("the client did not take what we sent: closing");
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Sends up to `octets` octets of the file that is next.
+    fn poll_send_file(&mut self, cx: &mut Context<'_>, octets: usize) -> Poll<io::Result<usize>> {
+        let Stream::Plain(tcp) = &self.stream else {
+            // TLS bodies are made without holes.
+            return Poll::Ready(Err(io::Error::other("a hole in an encrypted stream")));
+        };
+        let mut inner = self.link.inner();
+        let Some(span) = inner.files.front_mut() else {
+            return Poll::Ready(Err(io::Error::other("a hole without its file")));
+        };
+        let octets = octets.min(usize::try_from(span.octets).unwrap_or(usize::MAX));
+        loop {
+            ready!(tcp.poll_write_ready(cx))?;
+            let mut offset = span.offset;
+            let send = || rustix::fs::sendfile(tcp, &span.file, Some(&mut offset), octets).map_err(io::Error::from);
+            match tcp.try_io(Interest::WRITABLE, send) {
+                // The file is shorter than its length when we promised it: the promise cannot be kept.
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(sent) => {
+                    span.offset += sent as u64;
+                    span.octets -= sent as u64;
+                    if span.octets == 0 {
+                        inner.files.pop_front();
+                    }
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Gate {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(octets)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let gate = self.get_mut();
+        let before_hole = slices.iter().position(|slice| is_hole(slice)).unwrap_or(slices.len());
+        let result = if before_hole == 0
+            && let Some(hole) = slices.first()
+        {
+            gate.poll_send_file(cx, hole.len())
+        } else {
+            match &mut gate.stream {
+                Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, &slices[..before_hole]),
+                Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, &slices[..before_hole]),
+            }
+        };
+        gate.after_write(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    /// Our side is finished. After a refusal, reads on for a while (see [`LINGER`]).
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        if gate.lingered == 0 {
+            match &mut gate.stream {
+                Stream::Plain(tcp) => ready!(Pin::new(tcp).poll_shutdown(cx))?,
+                Stream::Tls(tls) => ready!(Pin::new(tls).poll_shutdown(cx))?,
+            }
+            // What arrived whole was also read: nothing is in flight that would be answered with a reset.
+            if matches!(gate.place, Place::Head(_)) && gate.held.is_empty() && gate.ready.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            gate.lingered = 1;
+            gate.wait(LINGER);
+        }
+        let mut scrap = [0; 4096];
+        while gate.lingered < LINGER_OCTETS_MAX {
+            let mut buffer = ReadBuf::new(&mut scrap);
+            match gate.poll_socket(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => gate.lingered += buffer.filled().len() as u64,
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return gate.poll_deadline(cx).map(Ok),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The lines of a head that are not empty.
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = head.split(|octet| *octet == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.filter(|line| !line.is_empty())
+}
+
+/// No log line is longer than this because of a request line that has no end.
+const LINE_OCTETS_MAX: usize = 1024;
+
+fn first_line(head: &[u8]) -> &[u8] {
+    let line = lines(head).next().unwrap_or_default();
+    &line[..line.len().min(LINE_OCTETS_MAX)]
+}
+
+/// Shows a head in the transcript: the request line tells it, the fields are the detail.
+fn report_head(conversation: &Conversation, head: &[u8]) {
+    let mut lines = lines(head);
+    let first = lines.next().unwrap_or_default();
+    let fields = lines.map(|line| field(line, conversation.reveals_secrets()));
+    conversation.message(Kind::Client, readable(first), fields.collect(), head.len());
+}
+
+/// A field line as it may be shown: passwords and sessions are starred.
+fn field(line: &[u8], reveal_secrets: bool) -> String {
+    const SECRETS: [&str; 3] = ["authorization", "proxy-authorization", "cookie"];
+    let text = readable(line);
+    match text.split_once(':') {
+        Some((name, value)) if !reveal_secrets && SECRETS.iter().any(|s| name.eq_ignore_ascii_case(s)) => {
+            // The scheme of `Authorization: Basic ...` is no secret and worth seeing.
+            let scheme = value.trim_start().split_once(' ').map_or("", |(scheme, _)| scheme);
+            format!("{name}: {scheme} ********").replace(":  ", ": ")
+        }
+        _ => text,
+    }
+}

@@ -1,0 +1,711 @@
+//! What the origin server answers: from a request head to a response, with the reason.
+//!
+//! ```text
+//!   host -> site -> small file in memory? ------------------------------------> 200
+//!                |
+//!                +-> target -> redirect? 301 -> denied? 403 -> password? 401
+//!                      -> open beneath the root -> 404, 403, 500
+//!                      -> directory: slash missing? 301; index file; listing
+//!                      -> file: preconditions 304, 412 -> range 206, 416 -> 200
+//! ```
+//!
+//! Framing, limits and connections are not here: see [`crate::gate`] and [`crate::connection`].
+
+use crate::{
+    Config, Protect, Redirect,
+    body::{Body, Piece, Transfer},
+    conditional::{Precondition, Preconditions, RangeApplies},
+    config,
+    files::{self, Entity, Memory, Missing, OpenFile, Opened, Remembered, Small},
+    gate::Link,
+    head::Refusal,
+    listing::{self, Sort},
+    media::{Charset, MediaTypes},
+    page::{self, Explanation, Form},
+    range::{self, Boundary, Multipart, Ranges},
+    target::{Directory, Target, encode_path},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{
+        ACCEPT_RANGES, ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, LAST_MODIFIED,
+        LOCATION, RANGE, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+    },
+    request::Parts,
+};
+use shared::{
+    accounts::{Accounts, Verdict},
+    daemon::StartError,
+};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// What may be done to everything here; for `Allow`, and in the page that explains it.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// An answer, and why it is that one.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) response: Response<Body>,
+    pub(crate) after: After,
+    /// For whoever watches; empty where the status says it all.
+    pub(crate) because: Cow<'static, str>,
+    /// Who was let in by password.
+    pub(crate) user: Option<String>,
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// It may serve further requests, if its client and its count allow.
+    Stay,
+    /// The octets that follow cannot be trusted to be a request.
+    Close,
+}
+
+impl Reply {
+    fn new(status: StatusCode, body: Body) -> Self {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        // One allocation that holds all fields of the largest answer.
+        response.headers_mut().reserve(12);
+        Self { response, after: After::Stay, because: Cow::Borrowed(""), user: None }
+    }
+
+    fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
+        self.because = reason.into();
+        self
+    }
+
+    fn with(mut self, name: http::HeaderName, value: HeaderValue) -> Self {
+        self.response.headers_mut().insert(name, value);
+        self
+    }
+
+    /// A page that explains.
+    pub(crate) fn page(head: &Parts, explanation: &Explanation<'_>) -> Self {
+        let form = Form::wanted(&head.headers);
+        let text = page::render(form, explanation);
+        let length = HeaderValue::from(text.len());
+        let body = if head.method == Method::HEAD { Body::Empty } else { Body::Whole(text.into()) };
+        Self::new(explanation.status, body)
+            .with(CONTENT_TYPE, form.content_type())
+            .with(CONTENT_LENGTH, length)
+            .with(VARY, HeaderValue::from_static("Accept"))
+            .because(explanation.reason.clone().into_owned())
+    }
+
+    /// A request that broke a rule of the protocol. Nothing after it can be trusted.
+    pub(crate) fn refused(head: &Parts, refusal: &Refusal) -> Self {
+        let explanation = Explanation {
+            status: refusal.status(),
+            title: Cow::Borrowed(refusal.status().canonical_reason().unwrap_or("Refused")),
+            asked: None,
+            looked_up: None,
+            reason: refusal.explain(),
+            rule: Some(refusal.rule().into()),
+            try_next: None,
+        };
+        Self { after: After::Close, ..Self::page(head, &explanation) }
+    }
+}
+
+/// All sites of this server, as the configuration has them until the next reload.
+#[derive(Debug)]
+pub(crate) struct Sites {
+    sites: Vec<Site>,
+    by_name: HashMap<Box<[u8]>, usize>,
+}
+
+/// One virtual host.
+#[derive(Debug)]
+struct Site {
+    name: String,
+    root: PathBuf,
+    index: Vec<String>,
+    listing: bool,
+    types: MediaTypes,
+    redirects: Vec<Redirect>,
+    denied: Vec<String>,
+    protected: Vec<Protect>,
+    memory: Memory,
+    small_file_max: u64,
+}
+
+impl Sites {
+    /// Checks the configuration against the disk.
+    ///
+    /// # Errors
+    /// A document root is not there, or a value cannot be what it says.
+    pub(crate) fn new(config: &Config) -> Result<Self, StartError> {
+        let default = config::Site {
+            docroot: Some(config.docroot.clone()),
+            types: config.types.clone(),
+            redirect: config.redirect.clone(),
+            deny: config.deny.clone(),
+            protect: config.protect.clone(),
+            ..config::Site::default()
+        };
+        let mut all = Self { sites: vec![], by_name: HashMap::new() };
+        for site in std::iter::once(&default).chain(&config.site) {
+            let index = all.sites.len();
+            for name in std::iter::once(&site.name).chain(&site.aliases) {
+                if all.by_name.insert(name.to_ascii_lowercase().into_bytes().into(), index).is_some() {
+                    return Err(unfit("web.site", format!("two sites have the name `{name}`")));
+                }
+            }
+            all.sites.push(Site::new(config, site)?);
+        }
+        // The default site has no name of its own; a request for the empty name does not pass the gate.
+        Ok(all)
+    }
+
+    /// RFC 9110 §7.2 and RFC 9112 §3.2.2: the target's host, if it has one, wins over the field. A host that nobody
+    /// knows gets the default site, as the course's telnet sessions expect.
+    fn find(&self, head: &Parts) -> &Site {
+        let host = match head.uri.host() {
+            Some(host) => host.as_bytes(),
+            None => host_of(&head.headers),
+        };
+        let known = self.by_name.get(host).or_else(|| {
+            host.iter().any(u8::is_ascii_uppercase).then(|| self.by_name.get(&*host.to_ascii_lowercase()))?
+        });
+        &self.sites[known.copied().unwrap_or(0)]
+    }
+}
+
+fn unfit(key: &str, problem: String) -> StartError {
+    StartError::Unfit { key: key.to_owned(), problem }
+}
+
+/// The host of the `Host` field, without port and without the dot that a full name may end with.
+fn host_of(fields: &HeaderMap) -> &[u8] {
+    let field = fields.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    let host = match field.iter().rposition(|octet| *octet == b':') {
+        // Not the colons inside an IPv6 literal.
+        Some(colon) if !field[colon..].contains(&b']') => &field[..colon],
+        _ => field,
+    };
+    host.strip_suffix(b".").unwrap_or(host)
+}
+
+impl Site {
+    fn new(config: &Config, site: &config::Site) -> Result<Self, StartError> {
+        let root = site.docroot.clone().unwrap_or_else(|| config.docroot.join(&site.name));
+        let key =
+            if site.name.is_empty() { "web.docroot".to_owned() } else { format!("web.site `{}` docroot", site.name) };
+        if let Err(problem) = std::fs::read_dir(&root) {
+            let cure = "create the directory (mkdir -p), let the server read it, or name another";
+            return Err(unfit(&key, format!("`{}`: {problem}; {cure}", root.display())));
+        }
+        let charset = site.charset.as_ref().unwrap_or(&config.charset);
+        let charset = if charset.is_empty() { Charset::Unsaid } else { Charset::Named(charset.clone()) };
+        let types = site.types.iter().map(|(suffix, media_type)| (suffix.as_str(), media_type.as_str()));
+        let types = MediaTypes::new(types, charset).map_err(|problem| unfit("web.types", problem.to_string()))?;
+        for path in
+            site.deny.iter().chain(site.redirect.iter().map(|r| &r.from)).chain(site.protect.iter().map(|p| &p.path))
+        {
+            if !path.starts_with('/') {
+                return Err(unfit("web", format!("the path `{path}` must begin with a slash: `/{path}`")));
+            }
+        }
+        for redirect in &site.redirect {
+            if HeaderValue::try_from(&redirect.to).is_err() || redirect.to.is_empty() {
+                return Err(unfit("web.redirect", format!("`{}` is no place to send anybody", redirect.to)));
+            }
+        }
+        Ok(Self {
+            name: if site.name.is_empty() { "the default site".to_owned() } else { site.name.clone() },
+            root,
+            index: site.index.clone().unwrap_or_else(|| config.index.clone()),
+            listing: site.listing.unwrap_or(config.listing),
+            types,
+            redirects: site.redirect.clone(),
+            denied: site.deny.clone(),
+            protected: site.protect.clone(),
+            memory: Memory::new(config.small_files.octets()),
+            small_file_max: config.small_file_max.0,
+        })
+    }
+}
+
+/// The path as rules and pages have it: decoded, with its first slash, and the last if it was asked with one.
+fn shown(target: &Target<'_>) -> String {
+    let last = if target.directory == Directory::Asked && !target.path.is_empty() { "/" } else { "" };
+    format!("/{}{last}", String::from_utf8_lossy(&target.path))
+}
+
+/// Whether `rule` means `path`: itself, or everything below when it ends with a slash.
+fn covers(rule: &str, path: &str) -> bool {
+    rule == path || (rule.ends_with('/') && path.starts_with(rule))
+}
+
+/// What an answer needs besides the request.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) sites: &'a Sites,
+    pub(crate) accounts: &'a Accounts,
+    pub(crate) peer: IpAddr,
+    pub(crate) transfer: Transfer,
+    pub(crate) link: &'a Arc<Link>,
+}
+
+/// Answers a request whose framing is in order.
+pub(crate) async fn answer(head: &Parts, around: &Surroundings<'_>) -> Reply {
+    match head.method {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS => {
+            // RFC 9110 §9.3.7: what may be done; Content-Length 0 because there is no body.
+            return Reply::new(StatusCode::OK, Body::Empty)
+                .with(ALLOW, HeaderValue::from_static(METHODS))
+                .with(CONTENT_LENGTH, HeaderValue::from(0));
+        }
+        _ => return wrong_method(head),
+    }
+    let site = around.sites.find(head);
+    let path = head.uri.path();
+    match site.memory.recall(path.as_bytes()) {
+        Remembered::Fresh(small) => return site.small(head, around, &small),
+        Remembered::Stale(small) => {
+            // The usual end of a second: the file is looked at and is the same. All else takes the long way.
+            let same = |open: &OpenFile| open.stamp == small.entity.stamp && small.entity.is_settled();
+            if let Ok((Opened::File(open), _)) = site.locate(path)
+                && same(&open)
+            {
+                site.memory.confirm(&small);
+                return site.small(head, around, &small);
+            }
+            site.memory.forget(path.as_bytes());
+        }
+        Remembered::Unknown => {}
+    }
+    site.answer(head, around).await
+}
+
+/// RFC 9110 §15.6.2: 501 for a method that nobody here knows; §15.5.6: 405 for one that is known and not allowed.
+fn wrong_method(head: &Parts) -> Reply {
+    let known = [Method::POST, Method::PUT, Method::DELETE, Method::TRACE, Method::PATCH, Method::CONNECT];
+    let (status, reason, rule) = if known.contains(&head.method) {
+        let reason = format!("{} is a method of HTTP, but not one that this server does.", head.method);
+        (StatusCode::METHOD_NOT_ALLOWED, reason, "RFC 9110 §15.5.6")
+    } else {
+        let reason =
+            format!("{} is not a method that this server knows; methods are written in capitals.", head.method);
+        (StatusCode::NOT_IMPLEMENTED, reason, "RFC 9110 §15.6.2")
+    };
+    let explanation = Explanation {
+        status,
+        title: status.canonical_reason().unwrap_or_default().into(),
+        asked: Some(head.uri.to_string().into()),
+        looked_up: None,
+        reason: reason.into(),
+        rule: Some(rule.into()),
+        try_next: Some(format!("one of {METHODS}").into()),
+    };
+    Reply::page(head, &explanation).with(ALLOW, HeaderValue::from_static(METHODS))
+}
+
+impl Site {
+    /// Opens what a plain path leads to, an index file included.
+    fn locate(&self, path: &str) -> Result<(Opened, Vec<u8>), Missing> {
+        let target = Target::parse(path).map_err(|_| Missing::NotFound)?;
+        self.open(&target)
+    }
+
+    fn open(&self, target: &Target<'_>) -> Result<(Opened, Vec<u8>), Missing> {
+        let opened = files::open(&self.root, &target.path)?;
+        if matches!(opened, Opened::Directory(_)) && target.directory == Directory::Asked {
+            for index in &self.index {
+                let mut path = target.path.to_vec();
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(index.as_bytes());
+                match files::open(&self.root, &path) {
+                    Ok(file @ Opened::File(_)) => return Ok((file, path)),
+                    Ok(Opened::Directory(_)) | Err(Missing::NotFound) => {}
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+        Ok((opened, target.path.to_vec()))
+    }
+
+    /// The long way, for everything that is not a small file in memory.
+    async fn answer(&self, head: &Parts, around: &Surroundings<'_>) -> Reply {
+        let path_and_query = head.uri.path_and_query().map_or("/", |both| both.as_str());
+        let target = match Target::parse(path_and_query) {
+            Ok(target) => target,
+            Err(fault) => {
+                let explanation = Explanation {
+                    status: fault.status(),
+                    title: "Bad Request".into(),
+                    asked: Some(path_and_query.into()),
+                    looked_up: None,
+                    reason: fault.explain().into(),
+                    rule: Some(fault.rule().into()),
+                    try_next: None,
+                };
+                return Reply::page(head, &explanation);
+            }
+        };
+        let shown = shown(&target);
+        if let Some(redirect) = self.redirects.iter().find(|rule| covers(&rule.from, &shown)) {
+            let rest = shown.strip_prefix(&redirect.from).unwrap_or_default();
+            return redirected(head, redirect.status, format!("{}{}", redirect.to, encode_path(rest.as_bytes())));
+        }
+        if self.denied.iter().any(|rule| covers(rule, &shown)) {
+            tracing::info!(peer = %around.peer, site = self.name, path = %shown, "denied by configuration");
+            let reason = "The page exists, but nobody has permission to see it: the server's configuration denies it.";
+            return self.problem(head, &shown, StatusCode::FORBIDDEN, reason, "RFC 9110 §15.5.4");
+        }
+        let protection = self.protected.iter().find(|rule| covers(&rule.path, &shown));
+        let user = match protection {
+            Some(rule) => match self.let_in(head, around, rule).await {
+                Ok(user) => Some(user),
+                Err(reply) => return *reply,
+            },
+            None => None,
+        };
+        let mut reply = match self.open(&target) {
+            // No index file inside: the path itself, without its slash.
+            Ok((Opened::File(_), path)) if target.directory == Directory::Asked && path == *target.path => {
+                let reason = "The path ends with a slash, as if it were a directory, and it is a file.";
+                self.problem(head, &shown, StatusCode::NOT_FOUND, reason, "RFC 9110 §15.5.5")
+            }
+            Ok((Opened::File(open), path)) => {
+                let small = open.stamp.octets <= self.small_file_max && user.is_none();
+                let entity = Entity::new(open.stamp, self.types.of(&path), SystemTime::now());
+                if small { self.remember(head, around, open, entity) } else { self.file(head, around, open, &entity) }
+            }
+            Ok((Opened::Directory(_), _)) if target.directory == Directory::NotAsked => {
+                // Links in the page are relative to the directory; without the slash they would lead beside it.
+                redirected(head, config::RedirectStatus::MovedPermanently, target.redirect_location(Directory::Asked))
+            }
+            Ok((Opened::Directory(directory), _)) if self.listing => match files::list(&directory) {
+                Ok(mut entries) => list(head, &target, &mut entries),
+                Err(error) => self.missing(head, around, &shown, &target.path, &Missing::Other(error)),
+            },
+            Ok((Opened::Directory(_), _)) => {
+                let reason = format!(
+                    "This is a directory without an index file ({}), and listings are switched off.",
+                    self.index.join(", ")
+                );
+                self.problem(head, &shown, StatusCode::FORBIDDEN, &reason, "RFC 9110 §15.5.4")
+            }
+            Err(missing) => self.missing(head, around, &shown, &target.path, &missing),
+        };
+        reply.user = user;
+        reply
+    }
+
+    /// Reads a small file into memory and answers from there.
+    fn remember(&self, head: &Parts, around: &Surroundings<'_>, mut open: OpenFile, entity: Entity) -> Reply {
+        match self.memory.keep(head.uri.path().as_bytes(), &mut open.file, entity) {
+            Ok(small) => self.small(head, around, &small),
+            Err(error) => self.missing(head, around, head.uri.path(), b"", &Missing::Other(error)),
+        }
+    }
+
+    /// A small file from memory: the hot path.
+    fn small(&self, head: &Parts, around: &Surroundings<'_>, small: &Arc<Small>) -> Reply {
+        if is_conditional(&head.headers) {
+            return self.represent(head, around, &small.entity, Source::Memory(&small.octets));
+        }
+        let body = if head.method == Method::HEAD { Body::Empty } else { Body::Whole(small.octets.clone()) };
+        describe(Reply::new(StatusCode::OK, body), &small.entity)
+    }
+
+    fn file(&self, head: &Parts, around: &Surroundings<'_>, open: OpenFile, entity: &Entity) -> Reply {
+        self.represent(head, around, entity, Source::Disk(Arc::new(open.file)))
+    }
+
+    /// Preconditions, then ranges, then all of it (RFC 9110 §13.2.2 and §14.2).
+    fn represent(&self, head: &Parts, around: &Surroundings<'_>, entity: &Entity, source: Source<'_>) -> Reply {
+        let preconditions = Preconditions::parse(&head.headers);
+        match preconditions.evaluate(&head.method, Some(&entity.validators)) {
+            Precondition::Proceed => {}
+            Precondition::NotModified(because) => {
+                // RFC 9110 §15.4.5: the fields that a cache needs to refresh what it has, and no body.
+                return Reply::new(StatusCode::NOT_MODIFIED, Body::Empty)
+                    .with(ETAG, entity.validators.etag.header_value().clone())
+                    .with(LAST_MODIFIED, entity.last_modified.clone())
+                    .because(because.explain());
+            }
+            Precondition::Failed(because) => {
+                let shown = head.uri.path();
+                let reason = format!("The request had a condition that is not met: {}.", because.explain());
+                return self.problem(head, shown, StatusCode::PRECONDITION_FAILED, &reason, "RFC 9110 §15.5.13");
+            }
+        }
+        let (ranges, because) = match preconditions.range_applies(&head.method, &entity.validators) {
+            RangeApplies::Yes => match Ranges::of(&head.headers, entity.stamp.octets) {
+                Ranges::Whole(because) => (None, because.explain()),
+                Ranges::Parts(parts) => (Some(parts), ""),
+                Ranges::Unsatisfiable => {
+                    let length = entity.stamp.octets;
+                    let reason = format!("The range asked for begins behind the end: there are {length} octets.");
+                    let status = StatusCode::RANGE_NOT_SATISFIABLE;
+                    return self
+                        .problem(head, head.uri.path(), status, &reason, "RFC 9110 §15.5.17")
+                        .with(CONTENT_RANGE, range::unsatisfied_content_range(length));
+                }
+            },
+            RangeApplies::No(because) => (None, because.explain()),
+        };
+        let asked_for_range = head.headers.contains_key(RANGE);
+        match ranges {
+            None => {
+                let length = entity.stamp.octets;
+                let body = source.body(head, around, vec![PartOf::Entity(0, length)]);
+                let reply = describe(Reply::new(StatusCode::OK, body), entity);
+                if asked_for_range { reply.because(because) } else { reply }
+            }
+            Some(parts) => partial(head, around, entity, &source, &parts),
+        }
+    }
+
+    /// A page about something that went wrong at a path.
+    fn problem(&self, head: &Parts, asked: &str, status: StatusCode, reason: &str, rule: &'static str) -> Reply {
+        let explanation = Explanation {
+            status,
+            title: status.canonical_reason().unwrap_or_default().into(),
+            asked: Some(asked.into()),
+            looked_up: Some(
+                format!("{} below the document root of {}", asked.trim_start_matches('/'), self.name).into(),
+            ),
+            reason: reason.into(),
+            rule: Some(rule.into()),
+            try_next: try_next(status).map(Into::into),
+        };
+        Reply::page(head, &explanation)
+    }
+
+    fn missing(&self, head: &Parts, around: &Surroundings<'_>, asked: &str, path: &[u8], missing: &Missing) -> Reply {
+        let (status, rule) = match missing {
+            Missing::NotFound | Missing::ThroughFile | Missing::NameTooLong => {
+                (StatusCode::NOT_FOUND, "RFC 9110 §15.5.5")
+            }
+            Missing::Forbidden | Missing::Escapes | Missing::Circle | Missing::NotRegular => {
+                (StatusCode::FORBIDDEN, "RFC 9110 §15.5.4")
+            }
+            Missing::TooManyOpen => (StatusCode::SERVICE_UNAVAILABLE, "RFC 9110 §15.6.4"),
+            Missing::Root(_) | Missing::Other(_) => (StatusCode::INTERNAL_SERVER_ERROR, "RFC 9110 §15.6.1"),
+        };
+        let looked_up = files::shown(&self.root, path);
+        // Ours to mend: tell the admin everything, the client that it is our fault.
+        let reason = if status.is_server_error() {
+            tracing::error!(path = looked_up, error = %missing, "cannot serve");
+            "The server has a problem with this file; its log says which.".to_owned()
+        } else {
+            if status == StatusCode::FORBIDDEN {
+                tracing::warn!(peer = %around.peer, path = looked_up, reason = %missing, "refused");
+            }
+            let text = missing.to_string();
+            let mut letters = text.chars();
+            letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+        };
+        self.problem(head, asked, status, &reason, rule)
+    }
+
+    /// RFC 7617: who comes with the right password may pass; everybody else gets a challenge.
+    async fn let_in(&self, head: &Parts, around: &Surroundings<'_>, rule: &Protect) -> Result<String, Box<Reply>> {
+        let credentials = head.headers.get(AUTHORIZATION).and_then(|value| basic(value.as_bytes()));
+        let reason = match credentials {
+            None if head.headers.contains_key(AUTHORIZATION) => {
+                "The credentials are not of the Basic scheme: base64 of user:password."
+            }
+            None => "This page asks for a user and a password.",
+            Some((user, secret)) => match around.accounts.verify(&user, &secret, around.peer, Instant::now()).await {
+                Verdict::Welcome if rule.users.is_empty() || rule.users.contains(&user) => return Ok(user),
+                Verdict::Welcome => {
+                    let reason = format!("{user} is known here, but this page is for others.");
+                    let reply = self.problem(head, &rule.path, StatusCode::FORBIDDEN, &reason, "RFC 9110 §15.5.4");
+                    return Err(Box::new(reply));
+                }
+                Verdict::Denied { because, pause } => {
+                    tracing::info!(peer = %around.peer, user, ?because, "login failed");
+                    // Who guesses waits for the answer.
+                    tokio::time::sleep(pause).await;
+                    "User or password is wrong."
+                }
+                Verdict::TooSoon { wait } => return Err(Box::new(self.too_soon(head, &rule.path, wait))),
+                Verdict::CannotTell => {
+                    let (status, reason) =
+                        (StatusCode::SERVICE_UNAVAILABLE, "The password cannot be checked at the moment.");
+                    return Err(Box::new(self.problem(head, &rule.path, status, reason, "RFC 9110 §15.6.4")));
+                }
+            },
+        };
+        // RFC 7617 §2.1: charset tells the client to send UTF-8. A quote in the realm would end it early.
+        let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", rule.realm.replace(['"', '\\'], "'"));
+        let challenge = HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Basic realm=\"tomte\""));
+        let page = self.problem(head, &rule.path, StatusCode::UNAUTHORIZED, reason, "RFC 9110 §15.5.2");
+        Err(Box::new(page.with(WWW_AUTHENTICATE, challenge)))
+    }
+
+    fn too_soon(&self, head: &Parts, path: &str, wait: Duration) -> Reply {
+        let seconds = wait.as_secs() + 1;
+        let reason = format!("Wrong passwords came from your address; the next try may be in {seconds} seconds.");
+        self.problem(head, path, StatusCode::TOO_MANY_REQUESTS, &reason, "RFC 6585 §4")
+            .with(RETRY_AFTER, HeaderValue::from(seconds))
+    }
+}
+
+/// `Basic` SP base64(user ":" password), RFC 7617 §2.
+fn basic(field: &[u8]) -> Option<(String, Vec<u8>)> {
+    let space = field.iter().position(|octet| *octet == b' ')?;
+    let (scheme, token) = (&field[..space], field[space..].trim_ascii());
+    if !scheme.eq_ignore_ascii_case(b"Basic") {
+        return None;
+    }
+    let decoded = BASE64_STANDARD.decode(token).ok()?;
+    let colon = decoded.iter().position(|octet| *octet == b':')?;
+    Some((String::from_utf8(decoded[..colon].to_vec()).ok()?, decoded[colon + 1..].to_vec()))
+}
+
+fn try_next(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::NOT_FOUND => Some("check the spelling (capital and small letters differ), or begin at /"),
+        StatusCode::UNAUTHORIZED => Some("send `Authorization: Basic` and the base64 of user:password"),
+        StatusCode::PRECONDITION_FAILED => Some("fetch the present version first"),
+        StatusCode::RANGE_NOT_SATISFIABLE => Some("ask for a range that begins before the end"),
+        _ => None,
+    }
+}
+
+/// Whether any field makes more of the request than a plain fetch. One pass over the names is cheaper than six lookups.
+fn is_conditional(fields: &HeaderMap) -> bool {
+    fields.keys().any(|name| name.as_str().starts_with("if-") || *name == RANGE)
+}
+
+/// The fields that describe a file.
+fn describe(mut reply: Reply, entity: &Entity) -> Reply {
+    let fields = reply.response.headers_mut();
+    fields.insert(CONTENT_TYPE, entity.content_type.clone());
+    fields.insert(CONTENT_LENGTH, entity.content_length.clone());
+    fields.insert(LAST_MODIFIED, entity.last_modified.clone());
+    fields.insert(ETAG, entity.validators.etag.header_value().clone());
+    fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    reply
+}
+
+/// 206: one part as itself, several as multipart/byteranges (RFC 9110 §15.3.7).
+fn partial(
+    head: &Parts,
+    around: &Surroundings<'_>,
+    entity: &Entity,
+    source: &Source<'_>,
+    parts: &[range::Part],
+) -> Reply {
+    let length = entity.stamp.octets;
+    if let [part] = parts {
+        let body = source.body(head, around, vec![PartOf::Entity(part.range().start, part.octets())]);
+        return describe(Reply::new(StatusCode::PARTIAL_CONTENT, body), entity)
+            .with(CONTENT_LENGTH, HeaderValue::from(part.octets()))
+            .with(CONTENT_RANGE, part.content_range(length));
+    }
+    // The boundary only has to be one that nobody could have foreseen when the file was written.
+    let half = || u128::from(RandomState::new().hash_one(entity.stamp.octets));
+    let multipart = Multipart::new(parts, length, &entity.content_type, Boundary::new(half() << 64 | half()));
+    let mut pieces = vec![];
+    for (part_head, part) in multipart.heads().iter().zip(parts) {
+        pieces.push(PartOf::Text(part_head.clone().into()));
+        pieces.push(PartOf::Entity(part.range().start, part.octets()));
+    }
+    pieces.push(PartOf::Text(multipart.end().into()));
+    describe(Reply::new(StatusCode::PARTIAL_CONTENT, source.body(head, around, pieces)), entity)
+        .with(CONTENT_LENGTH, HeaderValue::from(multipart.content_length()))
+        .with(CONTENT_TYPE, multipart.content_type())
+}
+
+/// Where the octets of an entity come from.
+enum Source<'a> {
+    Memory(&'a Bytes),
+    Disk(Arc<std::fs::File>),
+}
+
+/// What a body is made of, in order.
+enum PartOf {
+    Text(Bytes),
+    /// Offset and octets.
+    Entity(u64, u64),
+}
+
+impl Source<'_> {
+    fn body(&self, head: &Parts, around: &Surroundings<'_>, parts: Vec<PartOf>) -> Body {
+        if head.method == Method::HEAD {
+            return Body::Empty;
+        }
+        match self {
+            Source::Memory(octets) => {
+                let cut = |offset: u64, length: u64| octets.slice(offset as usize..(offset + length) as usize);
+                if let [PartOf::Entity(offset, length)] = parts[..] {
+                    return Body::Whole(cut(offset, length));
+                }
+                // Several parts of a small file: one piece of memory is simplest.
+                let joined = parts.iter().fold(Vec::new(), |mut joined, part| {
+                    match part {
+                        PartOf::Text(text) => joined.extend_from_slice(text),
+                        PartOf::Entity(offset, length) => joined.extend_from_slice(&cut(*offset, *length)),
+                    }
+                    joined
+                });
+                Body::Whole(joined.into())
+            }
+            Source::Disk(file) => {
+                let pieces: VecDeque<Piece> = parts
+                    .into_iter()
+                    .map(|part| match part {
+                        PartOf::Text(text) => Piece::Text(text),
+                        PartOf::Entity(offset, octets) => Piece::File { offset, octets },
+                    })
+                    .collect();
+                Body::pieces(Arc::clone(file), around.transfer, Arc::clone(around.link), pieces)
+            }
+        }
+    }
+}
+
+fn redirected(head: &Parts, status: config::RedirectStatus, location: String) -> Reply {
+    let status = StatusCode::from_u16(status.into()).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+    let explanation = Explanation {
+        status,
+        title: status.canonical_reason().unwrap_or_default().into(),
+        asked: Some(head.uri.path().into()),
+        looked_up: None,
+        reason: format!("It is at {location}").into(),
+        rule: Some("RFC 9110 §15.4".into()),
+        try_next: Some("follow the Location field; browsers do it by themselves (curl: -L)".into()),
+    };
+    let page = Reply::page(head, &explanation);
+    // What is not ASCII was percent-encoded, and the configuration's part was checked at the start.
+    match HeaderValue::try_from(location) {
+        Ok(location) => page.with(LOCATION, location),
+        Err(_) => page,
+    }
+}
+
+fn list(head: &Parts, target: &Target<'_>, entries: &mut [listing::Entry]) -> Reply {
+    let sort = Sort::from_query(target.query);
+    let (content_type, text) = match Form::wanted(&head.headers) {
+        form @ Form::Json => (form.content_type(), listing::json(&target.path, entries, sort)),
+        // Without an Accept field a list of links is still what one comes for.
+        Form::Html | Form::Text => (Form::Html.content_type(), listing::html(&target.path, entries, sort)),
+    };
+    let length = HeaderValue::from(text.len());
+    let body = if head.method == Method::HEAD { Body::Empty } else { Body::Whole(text.into()) };
+    Reply::new(StatusCode::OK, body)
+        .with(CONTENT_TYPE, content_type)
+        .with(CONTENT_LENGTH, length)
+        .with(VARY, HeaderValue::from_static("Accept"))
+        .because("the directory has no index file: here is what is in it")
+}
