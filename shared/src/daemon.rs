@@ -13,7 +13,7 @@
 //! fn main() -> std::process::ExitCode {
 //!     shared::daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
 //!         let server = Server::bind(config, &daemon.shared)?;
-//!         daemon.ready(server.local_addrs());
+//!         daemon.ready(&server.local_addrs());
 //!         server.run(daemon.shutdown.clone()).await
 //!     })
 //! }
@@ -34,6 +34,7 @@ use sd_notify::NotifyState;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt, io,
+    net::SocketAddr,
     num::NonZeroUsize,
     path::PathBuf,
     process::ExitCode,
@@ -200,9 +201,10 @@ type Reload<C> = Box<dyn Fn(C) -> Result<(), StartError> + Send>;
 
 impl<C> Daemon<C> {
     /// The sockets are bound: systemd may start who waits for us.
-    pub fn ready(&self, addresses: Vec<String>) {
-        tracing::info!(addresses = addresses.join(" "), "serving");
-        let status = format!("serving on {}", addresses.join(" "));
+    pub fn ready(&self, endpoints: &[Endpoint]) {
+        let addresses: Vec<String> = endpoints.iter().map(Endpoint::to_string).collect();
+        let status = format!("serving {}", addresses.join(", "));
+        tracing::info!("{status}");
         self.directory.set(self.name, &self.shared.host, State::Serving, addresses);
         notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
@@ -337,6 +339,10 @@ where
             reload: Arc::clone(&reload),
         };
         let on_hangup = || {
+            process
+                .accounts
+                .reload()
+                .map_err(|error| StartError::Unfit { key: "accounts.file".to_owned(), problem: error.to_string() })?;
             let fresh =
                 read_settings().and_then(|settings| settings.table::<C>(program.name)).map_err(StartError::from);
             let reload = reload.lock().unwrap_or_else(PoisonError::into_inner);
@@ -442,7 +448,18 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// `tcp 127.0.0.1:80`, as the directory and the ready line show it.
-pub fn endpoint(protocol: &str, address: impl fmt::Display) -> String {
-    format!("{protocol} {address}")
+/// One place where a daemon serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What is spoken there: `http`, `https`, `tcp`, `udp` ...
+    pub protocol: &'static str,
+    /// Where; with port 0 in the configuration this tells the port.
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for Endpoint {
+    /// `http 127.0.0.1:80`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, self.address)
+    }
 }

@@ -4,18 +4,28 @@
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter::Counter, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use std::{
-    borrow::Cow,
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
 /// All metrics of this process. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Registers(Arc<Mutex<Registry>>);
+pub struct Registers(Arc<Mutex<Inner>>);
+
+/// A metric has one name and one description, however many hosts count it; the format demands it.
+#[derive(Default)]
+struct Inner {
+    registry: Registry,
+    counters: HashMap<String, Family<Labels, Counter>>,
+    gauges: HashMap<String, Family<Labels, Gauge>>,
+}
+
+type Labels = Vec<(String, String)>;
 
 /// What one daemon on one host counts.
 #[derive(Clone)]
@@ -40,9 +50,13 @@ impl Registers {
     /// Everything, as Prometheus reads it.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.0.lock().unwrap_or_else(PoisonError::into_inner))
-            .expect("writing into a String does not fail");
+        encode(&mut text, &self.inner().registry).expect("writing into a String does not fail");
         text
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // Registering happens at bind; a panic there ends the start anyway.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -53,31 +67,36 @@ impl Metrics {
     }
 
     /// A counter that is one of several of the same name, told apart by `labels`.
-    pub fn labelled(&self, name: &str, help: &str, labels: &[(&'static str, &str)]) -> Counter {
-        let counter = Counter::default();
-        self.register(name, help, labels, counter.clone());
-        counter
+    pub fn labelled(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Counter {
+        let mut inner = self.registers.inner();
+        let Inner { registry, counters, .. } = &mut *inner;
+        let family = counters.entry(self.full(name)).or_insert_with_key(|name| {
+            let family = Family::default();
+            registry.register(name, help, family.clone());
+            family
+        });
+        family.get_or_create_owned(&self.labels(labels))
     }
 
     /// A number that goes up and down: `tomte_<daemon>_<name>`.
     pub fn gauge(&self, name: &str, help: &str) -> Gauge {
-        let gauge = Gauge::default();
-        self.register(name, help, &[], gauge.clone());
-        gauge
+        let mut inner = self.registers.inner();
+        let Inner { registry, gauges, .. } = &mut *inner;
+        let family = gauges.entry(self.full(name)).or_insert_with_key(|name| {
+            let family = Family::default();
+            registry.register(name, help, family.clone());
+            family
+        });
+        family.get_or_create_owned(&self.labels(&[]))
     }
 
-    fn register(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[(&'static str, &str)],
-        metric: impl prometheus_client::registry::Metric,
-    ) {
-        let host = (Cow::Borrowed("host"), Cow::Owned(self.host.to_string()));
-        let labels = labels.iter().map(|(key, value)| (Cow::Borrowed(*key), Cow::Owned((*value).to_owned())));
-        let mut registry = self.registers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = format!("tomte_{}_{name}", self.daemon);
-        registry.sub_registry_with_labels(std::iter::once(host).chain(labels)).register(name, help, metric);
+    fn full(&self, name: &str) -> String {
+        format!("tomte_{}_{name}", self.daemon)
+    }
+
+    fn labels(&self, more: &[(&str, &str)]) -> Labels {
+        let host = std::iter::once(("host", &*self.host));
+        host.chain(more.iter().copied()).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 }
 
@@ -93,6 +112,9 @@ mod tests {
         web.labelled("responses", "By class", &[("class", "2xx")]).inc();
         web.gauge("connections", "Open now").set(7);
         let text = registers.text();
+        registers.of("web", "gaia.cs.umass.edu").counter("requests", "Requests answered").inc();
+        assert_eq!(text.matches("# TYPE tomte_web_requests counter").count(), 1, "{text}");
+        assert!(registers.text().contains("{host=\"gaia.cs.umass.edu\"} 1"));
         for line in [
             "tomte_web_requests_total{host=\"www.someschool.edu\"} 3",
             "tomte_web_responses_total{host=\"www.someschool.edu\",class=\"2xx\"} 1",

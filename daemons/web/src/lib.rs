@@ -75,17 +75,11 @@ use log::Log;
 use origin::Sites;
 use shared::{
     Shared,
-    daemon::{self, StartError, Workers},
+    daemon::{self, Endpoint, StartError, Workers},
     listener::{Door, Limits},
     tls,
 };
-use std::{
-    net::{SocketAddr, TcpListener},
-    num::NonZeroUsize,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{net::TcpListener, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -100,7 +94,7 @@ pub struct Server {
     acceptor: Option<TlsAcceptor>,
     /// One list for each worker, with a socket for each address.
     workers: Vec<Vec<Listener>>,
-    addresses: Vec<(&'static str, SocketAddr)>,
+    endpoints: Vec<Endpoint>,
     grace: Duration,
     inline: Workers,
 }
@@ -153,13 +147,13 @@ impl Server {
             Workers::Threads => NonZeroUsize::new(config.workers).unwrap_or_else(daemon::cores),
         };
         let mut workers: Vec<Vec<Listener>> = (0..count.get()).map(|_| vec![]).collect();
-        let mut addresses = vec![];
-        for (scheme, name, wanted) in
+        let mut endpoints = vec![];
+        for (scheme, protocol, wanted) in
             [(Scheme::Http, "http", &config.listen), (Scheme::Https, "https", &config.listen_tls)]
         {
             for address in wanted {
                 let sockets = shared.sockets.tcp(*address, count)?;
-                addresses.push((name, sockets[0].local_addr()?));
+                endpoints.push(Endpoint { protocol, address: sockets[0].local_addr()? });
                 for (worker, socket) in workers.iter_mut().zip(sockets) {
                     worker.push(Listener { socket, scheme });
                 }
@@ -173,15 +167,15 @@ impl Server {
             door: Door::new(limits, &shared.metrics),
             acceptor: tls.map(TlsAcceptor::from),
             workers,
-            addresses,
+            endpoints,
             grace: config.grace.0,
             inline: shared.workers,
         })
     }
 
-    /// Where it listens: `http` or `https`, and the address.
-    pub fn local_addrs(&self) -> &[(&'static str, SocketAddr)] {
-        &self.addresses
+    /// Where it serves `http` and `https`.
+    pub fn local_addrs(&self) -> Vec<Endpoint> {
+        self.endpoints.clone()
     }
 
     /// A handle that stays usable while the server runs.

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         let server = Server::bind(&config, &daemon.shared)?;
         let reloader = server.reloader();
         daemon.on_reload(move |config| reloader.reload(&config));
-        daemon.ready(server.local_addrs().iter().map(|(name, address)| daemon::endpoint(name, address)).collect());
+        daemon.ready(&server.local_addrs());
         server.run(daemon.shutdown.clone()).await
     })
 }

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use session::Verdict;
 use shared::{
     Shared,
-    daemon::{StartError, endpoint},
+    daemon::{Endpoint, StartError},
     listener::{self, Door},
     transcript::{Conversation, Transcript, Transport},
     units::{Size, Span},
@@ -130,10 +130,10 @@ impl Server {
         Ok(Self { config, tcp, udp, door, transcript: shared.transcript.clone() })
     }
 
-    /// Where we serve, as people read it: `tcp 127.0.0.1:7777`.
-    pub fn local_addrs(&self) -> Vec<String> {
-        let tcp = self.tcp_addrs().into_iter().map(|address| endpoint("tcp", address));
-        let udp = self.udp_addrs().into_iter().map(|address| endpoint("udp", address));
+    /// Where we serve, over `tcp` and `udp`.
+    pub fn local_addrs(&self) -> Vec<Endpoint> {
+        let tcp = self.tcp_addrs().into_iter().map(|address| Endpoint { protocol: "tcp", address });
+        let udp = self.udp_addrs().into_iter().map(|address| Endpoint { protocol: "udp", address });
         tcp.chain(udp).collect()
     }
 

@@ -15,7 +15,7 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
         let server = Server::bind(config, &daemon.shared)?;
-        daemon.ready(server.local_addrs());
+        daemon.ready(&server.local_addrs());
         server.run(daemon.shutdown.clone()).await
     })
 }
