@@ -262,6 +262,15 @@ fn unknown_key(unknown: &str, known: &[&str]) -> String {
     }
 }
 
+/// Reads a whole document of another kind than the daemons' (such as lab.toml), with errors as precise as theirs.
+///
+/// # Errors
+/// The first value that is wrong, with its place.
+pub fn read_document<T: DeserializeOwned>(place: &str, text: &str) -> Result<T, ConfigError> {
+    let layer = Layer { place: place.to_owned(), text: text.to_owned(), is_file: true };
+    toml::Deserializer::parse(text).and_then(T::deserialize).map_err(|error| layer.diagnose(&error))
+}
+
 /// All layers, read and merged.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -1,1 +1,79 @@
-fn main() {}
+//! `tomte`: the whole lab network in one process, and the commands that look into it.
+//!
+//! ```text
+//!   lab.toml --> up: unpack the site, make certificates, bind every host's daemons, run them on one runtime
+//!                 |
+//!                 +-- admin.sock <-- status, events
+//! ```
+//!
+//! Reading order: [`hosts`] (what lab.toml says), [`state`] (what lies on disk), [`up`] (the lab itself), then the
+//! commands that ask a running one: [`client`], [`events`], [`status`].
+
+mod hosts;
+mod state;
+mod up;
+
+mod client;
+mod events;
+mod status;
+
+mod check;
+
+use clap::{Parser, Subcommand};
+use shared::daemon::{EXIT_CONFIG, StartError};
+use std::{path::PathBuf, process::ExitCode};
+
+const EXAMPLES: &str = "Examples:\n  \
+    tomte up                               the whole lab, on addresses 127.77.x.y; Ctrl-C stops it\n  \
+    tomte up www.someschool.edu            one host of it\n  \
+    tomte events                           what is said on the wire, live (in another terminal)\n  \
+    tomte events --daemon web --full       only the web, with all header fields\n  \
+    tomte status                           who serves where\n  \
+    tomte check-config /etc/tomte/tomte.toml\n";
+
+/// A lab network of small, real internet servers
+#[derive(Debug, Parser)]
+#[command(name = "tomte", version, before_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the lab, or some hosts of it, in this process
+    Up(up::Arguments),
+    /// Show who serves where
+    Status(status::Arguments),
+    /// Follow what is said on the wire
+    Events(events::Arguments),
+    /// Say whether configuration files are right
+    CheckConfig {
+        /// `tomte.toml` or `lab.toml`; without one, /etc/tomte/tomte.toml
+        files: Vec<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Up(arguments) => up::up(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Events(arguments) => events::events(&arguments),
+        Command::CheckConfig { files } => check::check(&files),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tomte: {error:#}");
+            let start = error.downcast_ref::<StartError>().map(StartError::exit_code);
+            let config = error.downcast_ref::<shared::config::ConfigError>().map(|_| EXIT_CONFIG);
+            ExitCode::from(start.or(config).unwrap_or(1))
+        }
+    }
+}
+
+/// `tomte events | head` is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,175 @@
+//! `tomte events`: the live transcript on the terminal.
+
+use crate::client::{Whom, get};
+use anyhow::Context;
+use shared::{
+    admin::Filter,
+    transcript::{Event, Kind, Transport},
+};
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    path::Path,
+    sync::mpsc,
+    thread,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    whom: Whom,
+    /// Only this daemon: web, smtp, dns ...
+    #[arg(long, value_name = "NAME")]
+    daemon: Option<String>,
+    /// Only this host of the lab
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// Only this connection (the number after #)
+    #[arg(long, value_name = "NUMBER")]
+    connection: Option<u64>,
+    /// All lines of a message, such as the header fields of HTTP
+    #[arg(long)]
+    full: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// No colours, also on a terminal
+    #[arg(long)]
+    no_colour: bool,
+}
+
+pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { daemon, host, connection, .. } = arguments;
+    let filter = Filter { daemon: daemon.clone(), host: host.clone(), connection: *connection };
+    let path = format!("/events?{}", filter.to_query());
+    // A thread for each daemon that is followed; what they hear comes together here. The bound holds a fast daemon
+    // back at its own socket, where it is told what it missed.
+    let (sender, receiver) = mpsc::sync_channel(1024);
+    for socket in arguments.whom.sockets()? {
+        let (sender, path) = (sender.clone(), path.clone());
+        thread::spawn(move || {
+            let result = follow(&socket, &path, &sender);
+            if let Err(error) = result {
+                eprintln!("tomte: {error:#}");
+            }
+        });
+    }
+    drop(sender);
+    let mut out = std::io::stdout().lock();
+    let paint = Paint { on: out.is_terminal() && !arguments.no_colour && std::env::var_os("NO_COLOR").is_none() };
+    for heard in receiver {
+        match heard {
+            Heard::Event(json) if arguments.json => writeln!(out, "{json}")?,
+            Heard::Event(json) => {
+                let event: Event = serde_json::from_str(&json).context("an event that this version does not know")?;
+                out.write_all(paint.event(&event, arguments.full).as_bytes())?;
+            }
+            Heard::Missed(count) => eprintln!("tomte: {count} events came faster than they could be shown"),
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+enum Heard {
+    Event(String),
+    Missed(String),
+}
+
+/// Reads server-sent events (WHATWG HTML §9.2) until the daemon ends.
+fn follow(socket: &Path, path: &str, sender: &mpsc::SyncSender<Heard>) -> anyhow::Result<()> {
+    let mut kind = String::new();
+    for line in get(socket, path)?.lines() {
+        let line = line?;
+        if line.is_empty() {
+            kind.clear();
+        } else if let Some(name) = line.strip_prefix("event: ") {
+            name.clone_into(&mut kind);
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            let heard = if kind == "missed" { Heard::Missed(data.to_owned()) } else { Heard::Event(data.to_owned()) };
+            if sender.send(heard).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How an event looks.
+struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    fn colour(&self, code: &'static str) -> &'static str {
+        if self.on { code } else { "" }
+    }
+
+    /// `10:11:02.123 web www.someschool.edu #12 C: GET / HTTP/1.1`
+    fn event(&self, event: &Event, full: bool) -> String {
+        let (dim, plain) = (self.colour("\x1b[2m"), self.colour("\x1b[0m"));
+        // Everybody on the same wire has the same colour, so that threads can be told apart at a glance.
+        let thread = self.colour(
+            ["\x1b[36m", "\x1b[33m", "\x1b[35m", "\x1b[34m", "\x1b[32m", "\x1b[31m"][event.connection as usize % 6],
+        );
+        let speech = match event.kind {
+            Kind::Client => self.colour("\x1b[1;32m"),
+            Kind::Server => self.colour("\x1b[1;34m"),
+            Kind::Note => self.colour("\x1b[3m"),
+            Kind::Open | Kind::Close => dim,
+        };
+        let seconds = event.micros / 1_000_000;
+        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        let millis = event.micros / 1000 % 1000;
+        let head = format!(
+            "{dim}{hour:02}:{minute:02}:{second:02}.{millis:03}{plain} {:<5} {} {thread}#{}{plain} ",
+            event.daemon, event.host, event.connection
+        );
+        let mark = event.kind.mark();
+        let line = match event.kind {
+            Kind::Open | Kind::Close => {
+                let transport = match event.transport {
+                    Transport::Tcp => "tcp",
+                    Transport::Tls => "tls",
+                    Transport::Udp => "udp",
+                };
+                format!("{} {transport} {} -> {}", event.line, event.remote, event.local)
+            }
+            _ => event.line.clone(),
+        };
+        let mut text = format!("{head}{speech}{mark} {line}{plain}\n");
+        if full {
+            for line in &event.more {
+                text.push_str(&format!("{head}{speech}{mark}{plain} {line}\n"));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_and_its_fields_are_shown_when_asked_for() {
+        let event = Event {
+            micros: 36_662_123_000,
+            daemon: "web".into(),
+            host: "www.someschool.edu".into(),
+            connection: 12,
+            cause: None,
+            transport: Transport::Tcp,
+            local: ([127, 77, 3, 80], 8080).into(),
+            remote: ([127, 0, 0, 1], 51344).into(),
+            kind: Kind::Client,
+            line: "GET / HTTP/1.1".to_owned(),
+            more: vec!["Host: www.someschool.edu".to_owned()],
+            octets: 44,
+        };
+        let paint = Paint { on: false };
+        assert_eq!(paint.event(&event, false), "10:11:02.123 web   www.someschool.edu #12 C: GET / HTTP/1.1\n");
+        assert!(paint.event(&event, true).ends_with("#12 C: Host: www.someschool.edu\n"));
+        let open = Event { kind: Kind::Open, line: "open".to_owned(), ..event };
+        assert!(paint.event(&open, false).ends_with("#12 @ open tcp 127.0.0.1:51344 -> 127.77.3.80:8080\n"));
+    }
+}

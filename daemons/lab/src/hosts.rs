@@ -1,0 +1,165 @@
+//! What lab.toml says: the hosts, their addresses, what runs on them.
+
+use serde::{Deserialize, Serialize};
+use shared::config::{ConfigError, read_document};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+/// The whole lab.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Lab {
+    /// In the order of the file.
+    pub(crate) host: Vec<Host>,
+}
+
+/// One host. A daemon runs on it when its table is there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Host {
+    /// Its name in the lab's DNS.
+    pub(crate) name: String,
+    /// `10.77.x.y`, as the containers have it.
+    pub(crate) address: Ipv4Addr,
+    /// A command to try first. `{http}`, `{https}` and `{tcp}` stand for address and port.
+    #[serde(default)]
+    pub(crate) r#try: String,
+    #[serde(default)]
+    pub(crate) web: Option<web::Config>,
+    #[serde(default)]
+    pub(crate) wordlength: Option<wordlength::Config>,
+}
+
+/// Which ports the one-process lab uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ports {
+    /// The real ones: 80, 25, 53.
+    Privileged,
+    /// 8000 more for those below 1024, which need no privilege.
+    High,
+}
+
+impl Ports {
+    pub(crate) fn map(self, port: u16) -> u16 {
+        match self {
+            Ports::High if port < 1024 => port + 8000,
+            _ => port,
+        }
+    }
+}
+
+impl Lab {
+    /// Reads lab.toml.
+    pub(crate) fn parse(place: &str, text: &str) -> Result<Self, ConfigError> {
+        let lab: Self = read_document(place, text)?;
+        let unfit = |problem: String| ConfigError::Unfit { table: format!("{place}: host"), problem };
+        for (index, host) in lab.host.iter().enumerate() {
+            if host.address.octets()[0] != 10 {
+                let problem =
+                    format!("{}: {} must begin with 10: in one process the 10 becomes 127", host.name, host.address);
+                return Err(unfit(problem));
+            }
+            if let Some(twin) = lab.host[..index].iter().find(|h| h.name == host.name || h.address == host.address) {
+                return Err(unfit(format!("{} and {} have the same name or address", twin.name, host.name)));
+            }
+        }
+        Ok(lab)
+    }
+
+    /// Keeps the named hosts; all, when none is named.
+    pub(crate) fn select(&mut self, names: &[String]) -> Result<(), String> {
+        if let Some(unknown) = names.iter().find(|name| !self.host.iter().any(|host| host.name == **name)) {
+            let known: Vec<&str> = self.host.iter().map(|host| host.name.as_str()).collect();
+            return Err(format!("there is no host `{unknown}` in the lab; there are {}", known.join(", ")));
+        }
+        if !names.is_empty() {
+            self.host.retain(|host| names.contains(&host.name));
+        }
+        Ok(())
+    }
+}
+
+impl Host {
+    /// Its address in the one-process lab: the same with 127 in front.
+    pub(crate) fn loopback(&self) -> IpAddr {
+        let [_, b, c, d] = self.address.octets();
+        Ipv4Addr::new(127, b, c, d).into()
+    }
+
+    /// Gives the daemons their addresses, and makes relative paths begin in `state`.
+    pub(crate) fn settle(&mut self, ports: Ports, state: &Path) {
+        let address = self.loopback();
+        let at = |port| SocketAddr::new(address, ports.map(port));
+        if let Some(web) = &mut self.web {
+            web.listen = vec![at(80)];
+            web.listen_tls = vec![at(443)];
+            web.docroot = state.join(&web.docroot);
+            for root in web.site.iter_mut().filter_map(|site| site.docroot.as_mut()) {
+                *root = state.join(&*root);
+            }
+            if web.access_log == web::Config::default().access_log {
+                // The terminal belongs to the table of hosts.
+                web.access_log = state.join("log").join(format!("{}.access.log", self.name)).display().to_string();
+            }
+        }
+        if let Some(wordlength) = &mut self.wordlength {
+            wordlength.listen = vec![at(7777)];
+        }
+    }
+
+    /// All names that its certificate is for.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let sites =
+            self.web.iter().flat_map(|web| &web.site).flat_map(|site| std::iter::once(&site.name).chain(&site.aliases));
+        let mut names: Vec<String> = std::iter::once(&self.name).chain(sites).cloned().collect();
+        names.push(self.loopback().to_string());
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../../config/lab.toml");
+
+    #[test]
+    fn the_shipped_lab_is_right_and_has_the_addresses_that_people_type() {
+        let lab = Lab::parse("lab.toml", SHIPPED).unwrap();
+        let address = |name: &str| lab.host.iter().find(|h| h.name == name).map(|h| h.loopback().to_string());
+        assert_eq!(address("www.someschool.edu").as_deref(), Some("127.77.3.80"));
+        assert_eq!(address("words.someschool.edu").as_deref(), Some("127.77.3.7"));
+        assert_eq!(address("www.somesite.com").as_deref(), Some("127.77.4.80"));
+    }
+
+    #[test]
+    fn low_ports_move_up_unless_the_real_ones_are_wanted() {
+        assert_eq!([80, 443, 25, 7777].map(|port| Ports::High.map(port)), [8080, 8443, 8025, 7777]);
+        assert_eq!(Ports::Privileged.map(80), 80);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        for (text, want) in [
+            ("[[host]]\nname = \"a\"\naddress = \"192.0.2.1\"\n", "must begin with 10"),
+            (
+                "[[host]]\nname = \"a\"\naddress = \"10.77.1.1\"\n[host.wed]\n",
+                "lab.toml:4:7: unknown key `wed`; did you mean `web`?",
+            ),
+            (
+                "[[host]]\nname = \"a\"\naddress = \"10.77.1.1\"\n[[host]]\nname = \"a\"\naddress = \"10.77.1.2\"\n",
+                "the same name",
+            ),
+            ("[[host]]\nname = \"a\"\n", "missing field `address`"),
+        ] {
+            let message = Lab::parse("lab.toml", text).unwrap_err().to_string();
+            assert!(message.contains(want), "{message}");
+        }
+        let unknown = Lab::parse("lab.toml", SHIPPED).unwrap().select(&["www.nowhere.edu".to_owned()]).unwrap_err();
+        assert!(unknown.contains("www.someschool.edu"), "{unknown}");
+    }
+}

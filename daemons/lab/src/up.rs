@@ -1,0 +1,233 @@
+//! `tomte up`: every host of the lab in this process.
+
+use crate::{
+    hosts::{Host, Lab, Ports},
+    state::{self, Begin},
+};
+use anyhow::Context;
+use shared::{
+    accounts::{self, Accounts},
+    admin::{self, Admin, Directory, State},
+    daemon::{self, Endpoint, Process, StartError, Workers},
+    listener::Sockets,
+    logging,
+    metrics::Registers,
+    tls::LabCa,
+    transcript::{self, Hub},
+};
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How many events the lab remembers for a `tomte events` that starts later.
+const RING: usize = 1000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The hosts to start; all of them if none is named
+    #[arg(value_name = "HOST")]
+    hosts: Vec<String>,
+    /// Use the real ports (80, 25, 53 ...) instead of 8000 more; needs root or the capability
+    #[arg(long)]
+    privileged_ports: bool,
+    /// Where pages, mailboxes, logs and certificates are kept
+    #[arg(long, value_name = "DIR", default_value_os_t = state::default_dir())]
+    state: PathBuf,
+    /// Throw the state of former runs away first
+    #[arg(long)]
+    fresh: bool,
+    /// Another description of the lab than the built-in one
+    #[arg(long, value_name = "FILE")]
+    lab: Option<PathBuf>,
+    /// Log level or filter, as in `info,wire=debug`
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    log: String,
+    /// Show passwords in the transcripts; for lessons
+    #[arg(long)]
+    reveal_secrets: bool,
+}
+
+pub(crate) fn up(arguments: &Arguments) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let log = logging::Config { format: logging::Format::Pretty, filter: arguments.log.clone() };
+    logging::init(&log).map_err(|problem| StartError::Unfit { key: "--log".to_owned(), problem })?;
+    daemon::log_panics();
+    daemon::raise_descriptor_limit();
+
+    let mut lab = match &arguments.lab {
+        None => Lab::parse("lab.toml", state::shipped("lab.toml")?)?,
+        Some(file) => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            Lab::parse(&file.display().to_string(), &text)?
+        }
+    };
+    lab.select(&arguments.hosts).map_err(|problem| StartError::Unfit { key: "tomte up".to_owned(), problem })?;
+    std::fs::create_dir_all(&arguments.state).with_context(|| {
+        format!("cannot make {}; name another directory with --state DIR", arguments.state.display())
+    })?;
+    // One running lab for each state directory: a second one would find the sockets and files of the first in use.
+    let state = arguments.state.canonicalize()?;
+    let socket = state.join("admin.sock");
+    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        anyhow::bail!(
+            "a lab is running already in {}; stop it first, or name another directory with --state",
+            state.display()
+        );
+    }
+    state::prepare(&state, if arguments.fresh { Begin::Fresh } else { Begin::Continue })?;
+    let ports = if arguments.privileged_ports { Ports::Privileged } else { Ports::High };
+    lab.host.iter_mut().for_each(|host| host.settle(ports, &state));
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(run(lab, &state, arguments, began));
+    // Whoever still blocks a thread has had the grace time.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> anyhow::Result<()> {
+    let transcript = transcript::Config { ring: RING, dir: None, reveal_secrets: arguments.reveal_secrets };
+    let accounts = accounts::Config { file: Some(state.join("accounts.toml")), ..accounts::Config::default() };
+    let process = Process {
+        hub: Hub::new(&transcript)?,
+        registers: Registers::default(),
+        directory: Directory::default(),
+        sockets: Sockets::default(),
+        accounts: Arc::new(Accounts::load(&accounts)?),
+        workers: Workers::Inline,
+    };
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let authority = LabCa::open_or_create(&state.join("ca"))?;
+    // All or nothing: every socket is bound before the first client is served.
+    let mut started = vec![];
+    for host in &lab.host {
+        started.push(Started::bind(host, &process, &authority)?);
+    }
+    let config = admin::Config { socket: Some(state.join("admin.sock")), listen: vec![] };
+    let admin = Admin::bind(&config).await?;
+    tasks.spawn(admin.run(process.view(), shutdown.clone()));
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    print_table(&started, &authority.certificate_file(), state, began)?;
+    for host in started {
+        host.serve(&process, &tasks, &shutdown);
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    eprintln!("stopping: sessions may finish; press Ctrl-C again to leave at once");
+    process.directory.stopping();
+    shutdown.cancel();
+    tasks.close();
+    tokio::select! {
+        () = tasks.wait() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Only after the last event: `tomte events` sees the goodbyes.
+    let _ = std::fs::remove_file(state.join("admin.sock"));
+    Ok(())
+}
+
+/// The daemons of one host, with their sockets.
+struct Started {
+    name: String,
+    suggestion: String,
+    endpoints: Vec<(&'static str, Endpoint)>,
+    web: Option<web::Server>,
+    wordlength: Option<wordlength::Server>,
+}
+
+impl Started {
+    fn bind(host: &Host, process: &Process, authority: &LabCa) -> anyhow::Result<Self> {
+        let tls = authority.certificate_for(&host.names())?;
+        let shared = |daemon| process.shared(daemon, &host.name, tls.clone());
+        let bind = || -> Result<Self, StartError> {
+            let web = host.web.as_ref().map(|config| web::Server::bind(config, &shared("web"))).transpose()?;
+            let wordlength = host.wordlength.clone();
+            let wordlength =
+                wordlength.map(|config| wordlength::Server::bind(config, &shared("wordlength"))).transpose()?;
+            let of = |daemon, endpoints: Vec<Endpoint>| endpoints.into_iter().map(move |endpoint| (daemon, endpoint));
+            let endpoints = web.iter().flat_map(|server| of("web", server.local_addrs()));
+            let endpoints =
+                endpoints.chain(wordlength.iter().flat_map(|server| of("wordlength", server.local_addrs())));
+            let endpoints: Vec<_> = endpoints.collect();
+            let fill = |text: String, (_, Endpoint { protocol, address }): &(_, Endpoint)| {
+                // URLs have a colon before the port, nc and telnet a blank.
+                let blank = if protocol.starts_with("http") { ":" } else { " " };
+                text.replace(&format!("{{{protocol}}}"), &format!("{}{blank}{}", address.ip(), address.port()))
+            };
+            let suggestion = endpoints.iter().fold(host.r#try.clone(), fill);
+            Ok(Self { name: host.name.clone(), suggestion, endpoints, web, wordlength })
+        };
+        bind().with_context(|| host.name.clone())
+    }
+
+    fn serve(self, process: &Process, tasks: &TaskTracker, shutdown: &CancellationToken) {
+        for daemon in ["web", "wordlength"] {
+            let addresses = self.endpoints.iter().filter(|(of, _)| *of == daemon);
+            let addresses: Vec<String> = addresses.map(|(_, endpoint)| endpoint.to_string()).collect();
+            if !addresses.is_empty() {
+                process.directory.set(daemon, &self.name, State::Serving, addresses);
+            }
+        }
+        if let Some(server) = self.web {
+            tasks.spawn(end(self.name.clone(), "web", shutdown.clone(), server.run(shutdown.clone())));
+        }
+        if let Some(server) = self.wordlength {
+            tasks.spawn(end(self.name, "wordlength", shutdown.clone(), server.run(shutdown.clone())));
+        }
+    }
+}
+
+/// A daemon that ends before it was told to takes the lab with it: half a lab would only puzzle.
+async fn end(
+    host: String,
+    daemon: &'static str,
+    shutdown: CancellationToken,
+    running: impl Future<Output = Result<(), StartError>>,
+) {
+    if let Err(error) = running.await {
+        tracing::error!(host, daemon, %error, "stopped");
+        shutdown.cancel();
+    }
+}
+
+/// Who is where, and what to try next.
+fn print_table(hosts: &[Started], authority: &Path, state: &Path, began: Instant) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let (bold, dim, plain) = if out.is_terminal() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
+    writeln!(out, "{bold}The lab is up: {} hosts in {} ms.{plain}\n", hosts.len(), began.elapsed().as_millis())?;
+    let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or(0).max(4);
+    writeln!(out, "{bold}{:width$}  {:<13} {:<26} TRY{plain}", "HOST", "ADDRESS", "SERVICES")?;
+    for host in hosts {
+        let address = host.endpoints.first().map(|(_, endpoint)| endpoint.address.ip().to_string()).unwrap_or_default();
+        let mut services = String::new();
+        for (_, endpoint) in &host.endpoints {
+            write!(services, "{} {}  ", endpoint.protocol, endpoint.address.port())?;
+        }
+        writeln!(out, "{:width$}  {address:<13} {services:<26} {}", host.name, host.suggestion)?;
+    }
+    let telnet = hosts.iter().flat_map(|host| &host.endpoints).find(|(_, endpoint)| endpoint.protocol == "http");
+    if let Some((_, Endpoint { address, .. })) = telnet {
+        writeln!(
+            out,
+            "\nBy hand:       telnet {} {}      then type: GET / HTTP/1.0, and Return twice",
+            address.ip(),
+            address.port()
+        )?;
+    }
+    writeln!(out, "Live:          tomte events        (in another terminal: every line on the wire)")?;
+    writeln!(out, "Files:         {dim}{}{plain}", state.display())?;
+    writeln!(out, "Trust https:   {dim}curl --cacert {}{plain}", authority.display())?;
+    writeln!(out, "Stop:          Ctrl-C\n")?;
+    Ok(out.flush()?)
+}
