@@ -290,7 +290,7 @@ impl Memory {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
         }
         let checked = AtomicU64::new(self.now());
-        let small = Arc::new(Small { entity, octets: octets.into(), checked, used: AtomicBool::new(true) });
+        let small = Arc::new(Small { entity, octets: octets.into(), checked, used: AtomicBool::new(false) });
         let mut kept = self.kept();
         kept.forget(target);
         kept.octets += cost(target, &small);
@@ -322,14 +322,10 @@ impl Kept {
         }
     }
 
-    /// Keeps what was asked for since the last sweep; if that is everything, starts anew. Rare, because a site whose
-    /// small files do not fit is rare, and cheap beside reading the files.
+    /// Keeps what was asked for again since the last sweep: never the file that has just come, whose arrival was too
+    /// much, so the bound holds. Rare, because a site whose small files do not fit is rare, and cheap beside reading them.
     fn sweep(&mut self) {
-        let before = self.files.len();
         self.files.retain(|_, small| small.used.swap(false, Ordering::Relaxed));
-        if self.files.len() == before {
-            self.files.clear();
-        }
         self.octets = self.files.iter().map(|(target, small)| cost(target, small)).sum();
     }
 }
