@@ -69,6 +69,8 @@ fn unpack(from: &Dir<'_>, to: &Path) -> anyhow::Result<()> {
                 fs::create_dir_all(&path)?;
                 unpack(dir, to)?;
             }
+            // For daemons of their own; here it would invite edits that change nothing.
+            DirEntry::File(file) if file.path() == Path::new("tomte.toml") => {}
             DirEntry::File(_) if path.exists() => {}
             DirEntry::File(file) => fs::write(&path, file.contents())?,
         }
@@ -101,6 +103,7 @@ mod tests {
         let page = dir.join("www/www.someschool.edu/somedir/page.html");
         let index = dir.join("www/www.someschool.edu/index.html");
         prepare(&dir, Begin::Continue).unwrap();
+        assert!(dir.join("lab.toml").exists() && !dir.join("tomte.toml").exists());
         fs::write(&page, "edited").unwrap();
         fs::remove_file(&index).unwrap();
         prepare(&dir, Begin::Continue).unwrap();
