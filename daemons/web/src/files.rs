@@ -414,6 +414,7 @@ mod tests {
         }
         memory.forget(b"/favourite");
         assert!(matches!(memory.recall(b"/favourite"), Remembered::Unknown));
-        assert_eq!(memory.kept().octets, memory.kept().files.iter().map(|(t, s)| cost(t, s)).sum::<usize>());
+        let kept = memory.kept();
+        assert_eq!(kept.octets, kept.files.iter().map(|(target, small)| cost(target, small)).sum::<usize>());
     }
 }
