@@ -176,6 +176,8 @@ impl Sites {
             Some(host) => host.as_bytes(),
             None => host_of(&head.headers),
         };
+        // The dot that a full name may end with.
+        let host = host.strip_suffix(b".").unwrap_or(host);
         let known = self.by_name.get(host).or_else(|| {
             host.iter().any(u8::is_ascii_uppercase).then(|| self.by_name.get(&*host.to_ascii_lowercase()))?
         });
@@ -187,15 +189,14 @@ fn unfit(key: &str, problem: String) -> StartError {
     StartError::Unfit { key: key.to_owned(), problem }
 }
 
-/// The host of the `Host` field, without port and without the dot that a full name may end with.
+/// The host of the `Host` field, without port.
 fn host_of(fields: &HeaderMap) -> &[u8] {
     let field = fields.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
-    let host = match field.iter().rposition(|octet| *octet == b':') {
+    match field.iter().rposition(|octet| *octet == b':') {
         // Not the colons inside an IPv6 literal.
         Some(colon) if !field[colon..].contains(&b']') => &field[..colon],
         _ => field,
-    };
-    host.strip_suffix(b".").unwrap_or(host)
+    }
 }
 
 impl Site {
@@ -221,6 +222,12 @@ impl Site {
         for redirect in &site.redirect {
             if HeaderValue::try_from(&redirect.to).is_err() || redirect.to.is_empty() {
                 return Err(unfit("web.redirect", format!("`{}` is no place to send anybody", redirect.to)));
+            }
+            // `http://here.example` and what follows could make `http://here.example.evil.example`.
+            if redirect.from.ends_with('/') && !redirect.to.ends_with('/') && !redirect.to.contains('?') {
+                let (from, to) = (&redirect.from, &redirect.to);
+                let problem = format!("what follows `{from}` is added to `{to}`, so that must end with a slash: `{to}/`");
+                return Err(unfit("web.redirect", problem));
             }
         }
         Ok(Self {
@@ -360,7 +367,11 @@ impl Site {
         let shown = shown(&target);
         if let Some(redirect) = self.redirects.iter().find(|rule| covers(&rule.from, &shown)) {
             let rest = shown.strip_prefix(&redirect.from).unwrap_or_default();
-            return redirected(head, redirect.status, format!("{}{}", redirect.to, encode_path(rest.as_bytes())));
+            let mut location = format!("{}{}", redirect.to, encode_path(rest.as_bytes()));
+            if let Some(query) = target.query.filter(|_| !redirect.to.contains('?')) {
+                location.extend(["?", query]);
+            }
+            return redirected(head, redirect.status, location);
         }
         if self.denied.iter().any(|rule| covers(rule, &shown)) {
             tracing::info!(peer = %around.peer, site = self.name, path = %shown, "denied by configuration");
