@@ -235,6 +235,11 @@ impl Gate {
         }
     }
 
+    /// Whether a request has begun. RFC 9112 §2.2: empty lines before one are no part of it.
+    fn has_begun(&self) -> bool {
+        self.held.iter().any(|octet| !matches!(octet, b'\r' | b'\n'))
+    }
+
     /// Whether the present wait is over. Registers for the time when it will be.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -311,7 +316,7 @@ impl Gate {
     /// The present wait is over: what that means.
     fn time_is_up(&mut self) -> io::Result<()> {
         match self.place {
-            Place::Head(_) if self.held.is_empty() => {
+            Place::Head(_) if !self.has_begun() => {
                 self.conversation.note("nothing more was asked in time: closing");
             }
             Place::Head(_) => {
@@ -389,7 +394,7 @@ impl AsyncRead for Gate {
             }
             let arrived = buffer.filled().len() - before;
             if arrived == 0 {
-                if gate.held.is_empty() {
+                if !gate.has_begun() {
                     return Poll::Ready(Ok(()));
                 }
                 // Half a head and no more to come: say what is missing to a client that may still be reading.
@@ -398,7 +403,7 @@ impl AsyncRead for Gate {
                 gate.refuse(Refused { refusal: Refusal::HeadCutOff, answer: Answer::WithBody }, &held);
                 continue;
             }
-            let was_waiting_for_head = !gate.held.is_empty();
+            let was_waiting_for_head = gate.has_begun();
             if gate.held.is_empty() {
                 // The usual case: whole requests, checked where they lie.
                 let good = gate.admit(&buffer.filled()[before..]);
@@ -419,7 +424,7 @@ impl AsyncRead for Gate {
             }
             match gate.place {
                 // The time for a head runs from its first octet: dripping does not extend it.
-                Place::Head(_) if !gate.held.is_empty() && !was_waiting_for_head => gate.wait(gate.waits.head),
+                Place::Head(_) if gate.has_begun() && !was_waiting_for_head => gate.wait(gate.waits.head),
                 Place::Body(_) | Place::Chunked(_) => gate.wait(gate.waits.body),
                 // A whole request is with the service now, which takes the time it needs; the next wait begins when
                 // its answer is written.
@@ -440,7 +445,7 @@ impl Gate {
                 self.link.sent.fetch_add(octets as u64, Ordering::Relaxed);
                 self.stalled = false;
                 match self.place {
-                    Place::Head(_) if self.held.is_empty() => self.wait(self.waits.idle),
+                    Place::Head(_) if !self.has_begun() => self.wait(self.waits.idle),
                     Place::Head(_) => self.wait(self.waits.head),
                     Place::Body(_) | Place::Chunked(_) => self.wait(self.waits.body),
                     Place::Refused(_) => {}
