@@ -253,8 +253,10 @@ fn rephrase(message: &str) -> String {
 }
 
 fn unknown_key(unknown: &str, known: &[&str]) -> String {
-    // 0.8 lets through a swapped, missing or doubled letter and a lost plural, and keeps out mere coincidence.
-    let likeness = |name: &&str| strsim::jaro_winkler(unknown, name);
+    // 0.8 lets through a swapped, missing or doubled letter and a lost plural, and keeps out mere coincidence. Between
+    // short names it sees no likeness even when two letters have changed places, so one slip of the finger counts always.
+    let slip = |name: &str| if strsim::osa_distance(unknown, name) == 1 { 0.81 } else { 0.0 };
+    let likeness = |name: &&str| strsim::jaro_winkler(unknown, name).max(slip(name));
     let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     match nearest.filter(|name| likeness(name) > 0.8) {
         Some(meant) => format!("unknown key `{unknown}`; did you mean `{meant}`?"),
@@ -465,6 +467,8 @@ mod tests {
     fn each_kind_of_mistake_is_named_with_its_place() {
         for (text, wants) in [
             ("[wed]\n", &["tomte.toml:1:2", "unknown key `wed`; did you mean `web`?"][..]),
+            ("[wbe]\n", &["did you mean `web`?"]),
+            ("[cat]\n", &["known here: log, admin"]),
             ("[web\n", &["tomte.toml:1:5"]),
             ("[web]\nmax = \"ten\"\n", &["tomte.toml:2:7", "invalid type: string \"ten\", expected u32", "web.max"]),
             ("[web]\nmax = -1\n", &["tomte.toml:2:7", "-1", "web.max"]),
