@@ -41,7 +41,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// `EX_CONFIG` of sysexits.h; the units tell systemd not to restart after it.
@@ -326,6 +326,8 @@ where
         Runtime::PerCore => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };
     let result = runtime.block_on(async {
+        // Before anybody learns that we are there: a signal that came in between would end us with no goodbye.
+        let signals = Signals::new()?;
         let shutdown = CancellationToken::new();
         let reload = Arc::new(Mutex::new(None));
         let tasks = TaskTracker::new();
@@ -357,49 +359,65 @@ where
         };
         tokio::select! {
             result = run(config, daemon) => result,
-            never = signals(&shutdown, &process.directory, on_hangup) => never,
+            never = signals.obey(&shutdown, &process.directory, on_hangup) => never,
         }
     });
     runtime.shutdown_background();
     result
 }
 
-/// Until the daemon has returned: SIGTERM and SIGINT stop it, SIGHUP reloads. Returns only when it does not stop in time.
-async fn signals(
-    shutdown: &CancellationToken,
-    directory: &Directory,
-    on_hangup: impl Fn() -> Result<(), StartError>,
-) -> Result<(), StartError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                if let Ok(now) = NotifyState::monotonic_usec_now() {
-                    notify(&[NotifyState::Reloading, now]);
+/// The signals that we catch.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until the daemon has returned: SIGTERM and SIGINT stop it, SIGHUP reloads. Returns only when it does not stop in
+    /// time.
+    async fn obey(
+        mut self,
+        shutdown: &CancellationToken,
+        directory: &Directory,
+        on_hangup: impl Fn() -> Result<(), StartError>,
+    ) -> Result<(), StartError> {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.hangup.recv() => {
+                    if let Ok(now) = NotifyState::monotonic_usec_now() {
+                        notify(&[NotifyState::Reloading, now]);
+                    }
+                    match on_hangup() {
+                        Ok(()) => tracing::info!("configuration reloaded"),
+                        Err(error) => tracing::error!(%error, "configuration not reloaded; the old one stays"),
+                    }
+                    notify(&[NotifyState::Ready]);
                 }
-                match on_hangup() {
-                    Ok(()) => tracing::info!("configuration reloaded"),
-                    Err(error) => tracing::error!(%error, "configuration not reloaded; the old one stays"),
-                }
-                notify(&[NotifyState::Ready]);
             }
         }
+        tracing::info!("stopping");
+        notify(&[NotifyState::Stopping]);
+        directory.stopping();
+        shutdown.cancel();
+        tokio::select! {
+            // Asked twice: somebody is in a hurry.
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = tokio::time::sleep(GRACE_MAX) => {}
+        }
+        Err(io::Error::other("stopped before all sessions had said goodbye").into())
     }
-    tracing::info!("stopping");
-    notify(&[NotifyState::Stopping]);
-    directory.stopping();
-    shutdown.cancel();
-    tokio::select! {
-        // Asked twice: somebody is in a hurry.
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = tokio::time::sleep(GRACE_MAX) => {}
-    }
-    Err(io::Error::other("stopped before all sessions had said goodbye").into())
 }
 
 /// Tells systemd that the runtime still turns. A runtime that hangs does not get here.
