@@ -369,7 +369,9 @@ mod tests {
         ] {
             let mut text = String::new();
             get(&socket, path).await.read_to_string(&mut text).await.unwrap();
-            wants.iter().for_each(|want| assert!(text.contains(want), "{path}: {text}"));
+            for want in wants {
+                assert!(text.contains(want), "{path}: {text}");
+            }
         }
         view.directory.set("web", "www", State::Serving, vec![]);
         let mut text = String::new();
