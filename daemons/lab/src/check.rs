@@ -17,7 +17,7 @@ fn check_one(file: &Path) -> anyhow::Result<()> {
     // A description of a lab has hosts, a configuration of daemons has none.
     let text =
         std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { path: file.to_owned(), source })?;
-    if text.lines().any(|line| line.trim() == "[[host]]") {
+    if text.lines().any(|line| line.trim_start().starts_with("[[host]]")) {
         let lab = Lab::parse(&place, &text)?;
         println!("ok: {place} ({} hosts)", lab.host.len());
         return Ok(());

@@ -7,6 +7,7 @@ use shared::{
     transcript::{Event, Kind, Transport},
 };
 use std::{
+    fmt::Write as _,
     io::{BufRead, IsTerminal, Write},
     path::Path,
     sync::mpsc,
@@ -139,7 +140,8 @@ impl Paint {
         let mut text = format!("{head}{speech}{mark} {line}{plain}\n");
         if full {
             for line in &event.more {
-                text.push_str(&format!("{head}{speech}{mark}{plain} {line}\n"));
+                // Writing into a String does not fail.
+                let _ = writeln!(text, "{head}{speech}{mark}{plain} {line}");
             }
         }
         text

@@ -61,6 +61,12 @@ impl Lab {
                     format!("{}: {} must begin with 10: in one process the 10 becomes 127", host.name, host.address);
                 return Err(unfit(problem));
             }
+            let default = (web::Config::default(), wordlength::Config::default());
+            let (web, wordlength) =
+                (host.web.as_ref().unwrap_or(&default.0), host.wordlength.as_ref().unwrap_or(&default.1));
+            if web.listen != default.0.listen || !web.listen_tls.is_empty() || wordlength.listen != default.1.listen {
+                return Err(unfit(format!("{}: `listen` has no place here, a host serves at its address", host.name)));
+            }
             if let Some(twin) = lab.host[..index].iter().find(|h| h.name == host.name || h.address == host.address) {
                 return Err(unfit(format!("{} and {} have the same name or address", twin.name, host.name)));
             }
@@ -155,6 +161,10 @@ mod tests {
                 "the same name",
             ),
             ("[[host]]\nname = \"a\"\n", "missing field `address`"),
+            (
+                "[[host]]\nname = \"a\"\naddress = \"10.77.1.1\"\n[host.web]\nlisten = [\"127.0.0.1:81\"]\n",
+                "a: `listen` has no place here",
+            ),
         ] {
             let message = Lab::parse("lab.toml", text).unwrap_err().to_string();
             assert!(message.contains(want), "{message}");

@@ -9,7 +9,7 @@ use shared::{
     accounts::{self, Accounts},
     admin::{self, Admin, Directory, State},
     daemon::{self, Endpoint, Process, StartError, Workers},
-    listener::Sockets,
+    listener::{BindError, Sockets},
     logging,
     metrics::Registers,
     tls::LabCa,
@@ -168,7 +168,7 @@ impl Started {
             let suggestion = endpoints.iter().fold(host.r#try.clone(), fill);
             Ok(Self { name: host.name.clone(), suggestion, endpoints, web, wordlength })
         };
-        bind().with_context(|| host.name.clone())
+        bind().map_err(|error| cure(&host.name, error))
     }
 
     fn serve(self, process: &Process, tasks: &TaskTracker, shutdown: &CancellationToken) {
@@ -188,6 +188,27 @@ impl Started {
     }
 }
 
+/// What keeps `host` from starting, with the cure that fits the lab: its ports cannot be chosen, so the daemon's own advice
+/// to choose another one would lead nowhere.
+fn cure(host: &str, error: StartError) -> anyhow::Error {
+    let advice = match &error {
+        StartError::Bind(BindError::Privileged { protocol, address }) => format!(
+            "{protocol} port {} on {} needs a privilege: leave --privileged-ports out (the ports are 8000 higher then), \
+            start as root, or give the program the capability (setcap cap_net_bind_service=+ep)",
+            address.port(),
+            address.ip()
+        ),
+        StartError::Bind(BindError::InUse { protocol, address, holder }) => format!(
+            "{protocol} port {} on {} is held by {holder}: stop that program, or name the hosts that you want \
+            (tomte up HOST ..)",
+            address.port(),
+            address.ip()
+        ),
+        _ => return anyhow::Error::new(error).context(host.to_owned()),
+    };
+    anyhow::anyhow!("{host}: {advice}")
+}
+
 /// A daemon that ends before it was told to takes the lab with it: half a lab would only puzzle.
 async fn end(
     host: String,
@@ -205,7 +226,8 @@ async fn end(
 fn print_table(hosts: &[Started], authority: &Path, state: &Path, began: Instant) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let (bold, dim, plain) = if out.is_terminal() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
-    writeln!(out, "{bold}The lab is up: {} hosts in {} ms.{plain}\n", hosts.len(), began.elapsed().as_millis())?;
+    let count = if hosts.len() == 1 { "1 host".to_owned() } else { format!("{} hosts", hosts.len()) };
+    writeln!(out, "{bold}The lab is up: {count} in {} ms.{plain}\n", began.elapsed().as_millis())?;
     let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{bold}{:width$}  {:<13} {:<26} TRY{plain}", "HOST", "ADDRESS", "SERVICES")?;
     for host in hosts {
