@@ -1,20 +1,21 @@
 //! A server as its admin sees it: a program, its workers, what they cost.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a server may take to listen, and to end after SIGTERM. Far more than any of them needs, so that a slow
+/// How long a server may take to listen, to say what it is asked for, and to end after SIGTERM. Far more than any of them needs, so that a slow
 /// machine does not fail; a broken server costs a test this long once.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An address on loopback with a port that was free a moment ago. Other programs cannot take it by accident: the kernel
 /// gives out ephemeral ports in turn, and this one has just been used.
@@ -35,19 +36,41 @@ pub fn find_program(name: &str, package: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed: apt-get install {package}"))
 }
 
-/// One of our own programs, as cargo has built it beside the running test or benchmark.
+/// One of our own programs, built from the sources as they are now, in the profile of the running test or benchmark.
+///
+/// Cargo builds the binaries of a package for that package's own tests only, so a test that just looked for `tomte` beside
+/// itself would fail in a fresh clone and, worse, pass with yesterday's program later. So cargo is asked, once in each
+/// process; when all is built already that takes a third of a second. It waits for no lock: cargo has given its own back
+/// before it starts the tests.
 pub fn built_program(name: &str) -> Result<PathBuf> {
-    let running = std::env::current_exe()?;
-    let folder = running.parent().context("a program lies in a folder")?;
-    // Tests lie one level deeper than programs.
-    let folder = if folder.ends_with("deps") { folder.with_file_name("") } else { folder.to_owned() };
-    let program = folder.join(name);
-    ensure!(
-        program.is_file(),
-        "{} is missing: cargo build --workspace --bins (add --release if that is what runs)",
-        program.display()
-    );
-    Ok(program)
+    static BUILT: OnceLock<Result<HashMap<String, PathBuf>, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    let built = built.as_ref().map_err(|problem| anyhow!("{problem}"))?;
+    built.get(name).cloned().with_context(|| format!("no package of {PACKAGES:?} has a program {name}"))
+}
+
+/// The packages with programs of ours.
+const PACKAGES: [&str; 3] = ["tomte-lab", "tomte-web", "tomte-wordlength"];
+
+/// Asks cargo for our programs; it tells where they are, whatever the target folder is called.
+fn build() -> Result<HashMap<String, PathBuf>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--bins", "--message-format=json-render-diagnostics", "--manifest-path"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"));
+    command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let output = command.output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "cargo build: {}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8(output.stdout)?;
+    let artifact = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let program = PathBuf::from(message["executable"].as_str()?);
+        Some((message["target"]["name"].as_str()?.to_owned(), program))
+    };
+    Ok(messages.lines().filter_map(artifact).collect())
 }
 
 /// A running server with all its workers. Dropping it ends them.
@@ -148,19 +171,7 @@ impl Server {
 
     /// The memory of all its processes in octets, a page that several of them share counted once (PSS).
     pub fn memory_octets(&self) -> Result<u64> {
-        let mut sum = 0;
-        for pid in self.processes()? {
-            let path = format!("/proc/{pid}/smaps_rollup");
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-            let kibibytes = text
-                .lines()
-                .find_map(|line| line.strip_prefix("Pss:"))
-                .and_then(|rest| rest.trim().strip_suffix(" kB"))
-                .and_then(|number| number.parse::<u64>().ok())
-                .with_context(|| format!("no Pss in {path}"))?;
-            sum += kibibytes * 1024;
-        }
-        Ok(sum)
+        self.processes()?.into_iter().map(memory_octets).sum()
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -193,7 +204,21 @@ impl Drop for Server {
     }
 }
 
-fn signal(pid: u32, signal: Signal) -> Result<()> {
+/// The memory of one process in octets, its share of what it has in common with others included (PSS).
+pub fn memory_octets(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let kibibytes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"))
+        .and_then(|number| number.parse::<u64>().ok())
+        .with_context(|| format!("no Pss in {path}"))?;
+    Ok(kibibytes * 1024)
+}
+
+/// Sends a signal to one process.
+pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("{pid} is no process id"))?;
     Ok(kill_process(pid, signal)?)
 }
