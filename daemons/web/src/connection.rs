@@ -149,7 +149,8 @@ impl Serving {
     ) {
         let link = Arc::new(Link::default());
         let gate = Gate::new(stream, Arc::clone(&link), conversation.clone(), self.limits, self.waits);
-        let exchange = Exchange { serving: self, conversation, link: &link, transfer, answered: AtomicU64::new(0) };
+        let answered = AtomicU64::new(0);
+        let exchange = Exchange { serving: self, conversation, link: &link, transfer, shutdown: &shutdown, answered };
         let service = service_fn(|request| exchange.answer(request));
         let mut http = pin!(self.http.serve_connection(TokioIo::new(gate), service));
         let result = tokio::select! {
@@ -174,6 +175,7 @@ struct Exchange<'a> {
     conversation: &'a Conversation,
     link: &'a Arc<Link>,
     transfer: Transfer,
+    shutdown: &'a CancellationToken,
     answered: AtomicU64,
 }
 
@@ -253,7 +255,7 @@ impl Exchange<'_> {
         fields.insert(SERVER, HeaderValue::from_static("tomte"));
         // How many requests this connection may still make, this one included.
         let left = self.serving.keep_alive_max.saturating_sub(number);
-        if after == After::Close || left <= 1 || !wants_to_stay(head) {
+        if after == After::Close || left <= 1 || !wants_to_stay(head) || self.shutdown.is_cancelled() {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
         } else {
             // The course shows these two fields (RFC 2068 §19.7.1). A client of HTTP/1.1 needs neither.
