@@ -21,11 +21,11 @@ pub(crate) struct Entry<'a> {
     pub user: Option<&'a str>,
     /// When the answer began.
     pub time: SystemTime,
-    pub method: &'a str,
-    /// As it was sent.
+    pub method: &'a [u8],
+    /// As it was sent; empty where a line that was refused had but one word.
     pub target: &'a [u8],
-    /// `HTTP/1.1`.
-    pub version: &'a str,
+    /// `HTTP/1.1`; empty where a line that was refused had none.
+    pub version: &'a [u8],
     pub status: u16,
     /// Octets of the body that were sent.
     pub octets: u64,
@@ -85,11 +85,13 @@ pub(crate) fn combined(line: &mut Vec<u8>, clock: &mut Clock, entry: &Entry) {
     line.extend_from_slice(b" [");
     line.extend_from_slice(&clock.combined);
     line.extend_from_slice(b"] \"");
-    push_escaped(line, entry.method.as_bytes(), Style::Quoted);
-    line.push(b' ');
-    push_escaped(line, entry.target, Style::Quoted);
-    line.push(b' ');
-    push_escaped(line, entry.version.as_bytes(), Style::Quoted);
+    push_escaped(line, entry.method, Style::Quoted);
+    for part in [entry.target, entry.version] {
+        if !part.is_empty() {
+            line.push(b' ');
+            push_escaped(line, part, Style::Quoted);
+        }
+    }
     line.extend_from_slice(b"\" ");
     push_number(line, u64::from(entry.status));
     line.push(b' ');
@@ -118,9 +120,9 @@ pub(crate) fn json(line: &mut Vec<u8>, clock: &mut Clock, entry: &Entry) {
     line.push(b'"');
     let texts = [
         (&b",\"user\":\""[..], entry.user.map(str::as_bytes)),
-        (b",\"method\":\"", Some(entry.method.as_bytes())),
+        (b",\"method\":\"", Some(entry.method)),
         (b",\"target\":\"", Some(entry.target)),
-        (b",\"version\":\"", Some(entry.version.as_bytes())),
+        (b",\"version\":\"", Some(entry.version)),
         (b",\"host\":\"", entry.host),
         (b",\"referer\":\"", entry.referer),
         (b",\"user_agent\":\"", entry.user_agent),
@@ -226,9 +228,9 @@ mod tests {
             remote: IpAddr::from([127, 77, 9, 1]),
             user: None,
             time: UNIX_EPOCH + Duration::from_secs(1_193_763_602),
-            method: "GET",
+            method: b"GET",
             target: b"/index.html?a=b",
-            version: "HTTP/1.1",
+            version: b"HTTP/1.1",
             status: 200,
             octets: 2652,
             referer: None,

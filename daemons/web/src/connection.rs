@@ -10,7 +10,7 @@ use crate::{
     origin::{self, After, Reply, Sites, Surroundings},
 };
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
     header::{CONNECTION, EXPECT, HOST, REFERER, SERVER, USER_AGENT},
     request::Parts,
 };
@@ -22,6 +22,7 @@ use shared::{
     transcript::{Conversation, Kind, Transport, readable},
 };
 use std::{
+    borrow::Cow,
     convert::Infallible,
     net::SocketAddr,
     pin::pin,
@@ -186,8 +187,9 @@ impl Exchange<'_> {
         let (mut head, body) = request.into_parts();
         let reply = match self.link.refusal(number) {
             Some(refused) => {
-                // What hyper has parsed is only a stand-in: whatever is said or logged is about what was really sent.
-                show_as_sent(&mut head, &refused.line);
+                // What hyper has parsed is only a stand-in: what is logged is what was really sent.
+                head.headers = HeaderMap::new();
+                head.extensions.insert(AsSent(refused.line));
                 Reply::refused(&head, &refused.refusal)
             }
             None => match self.take_body(&head, body).await {
@@ -281,7 +283,7 @@ impl Exchange<'_> {
         let field = |name| head.headers.get(name).map(HeaderValue::as_bytes);
         let remote = self.conversation.remote().ip();
         let status = response.status();
-        let target = head.uri.path_and_query().map_or("*", |both| both.as_str());
+        let RequestLine { method, target, version } = RequestLine::of(head);
         if let Body::Pieces(_) = response.body() {
             let owned = |name| field(name).map(<[u8]>::to_vec);
             let ticket = Ticket {
@@ -289,8 +291,8 @@ impl Exchange<'_> {
                 began,
                 remote,
                 user,
-                method: head.method.to_string(),
-                target: target.to_owned(),
+                method: method.to_vec(),
+                target: target.into_owned(),
                 version: head.version,
                 status,
                 referer: owned(REFERER),
@@ -305,9 +307,9 @@ impl Exchange<'_> {
             remote,
             user: user.as_deref(),
             time: SystemTime::now(),
-            method: head.method.as_str(),
-            target: target.as_bytes(),
-            version: version(head.version),
+            method,
+            target: &target,
+            version,
             status: status.as_u16(),
             octets: response.body().octets(),
             referer: field(REFERER),
@@ -319,20 +321,31 @@ impl Exchange<'_> {
     }
 }
 
-/// Puts the refused request line into the head that stands in for it, as far as its parts can be told apart.
-fn show_as_sent(head: &mut Parts, line: &[u8]) {
-    let mut words = line.split(|octet| *octet == b' ');
-    if let Some(Ok(method)) = words.next().map(Method::from_bytes) {
-        head.method = if head.method == Method::HEAD { Method::HEAD } else { method };
+/// The request line of a refused request, kept with the head that stands in for it.
+#[derive(Clone, Debug)]
+struct AsSent(Box<[u8]>);
+
+/// A request line as the log writes it: the three parts as they were sent, as far as they can be told apart.
+struct RequestLine<'a> {
+    method: &'a [u8],
+    target: Cow<'a, [u8]>,
+    version: &'a [u8],
+}
+
+impl<'a> RequestLine<'a> {
+    fn of(head: &'a Parts) -> Self {
+        if let Some(AsSent(line)) = head.extensions.get() {
+            let space = |octet: &u8| *octet == b' ';
+            let (method, rest) = line.split_once(space).unwrap_or((line, b""));
+            let (target, version) = rest.rsplit_once(space).unwrap_or((rest, b""));
+            return Self { method, target: Cow::Borrowed(target), version };
+        }
+        let target = match (head.uri.authority(), head.uri.path_and_query()) {
+            (None, Some(origin_form)) => Cow::Borrowed(origin_form.as_str().as_bytes()),
+            _ => Cow::Owned(head.uri.to_string().into_bytes()),
+        };
+        Self { method: head.method.as_str().as_bytes(), target, version: version(head.version).as_bytes() }
     }
-    if let Some(Ok(target)) = words.next().map(http::Uri::try_from) {
-        head.uri = target;
-    }
-    head.version = match words.next() {
-        Some(b"HTTP/1.0") => Version::HTTP_10,
-        _ => Version::HTTP_11,
-    };
-    head.headers = HeaderMap::new();
 }
 
 /// hyper wraps what the gate said.
