@@ -336,8 +336,9 @@ impl<'a> RequestLine<'a> {
     fn of(head: &'a Parts) -> Self {
         if let Some(AsSent(line)) = head.extensions.get() {
             let space = |octet: &u8| *octet == b' ';
-            let (method, rest) = line.split_once(space).unwrap_or((line, b""));
-            let (target, version) = rest.rsplit_once(space).unwrap_or((rest, b""));
+            let cut = |line: &'a [u8], at: Option<usize>| at.map_or((line, &b""[..]), |at| (&line[..at], &line[at + 1..]));
+            let (method, rest) = cut(line, line.iter().position(space));
+            let (target, version) = cut(rest, rest.iter().rposition(space));
             return Self { method, target: Cow::Borrowed(target), version };
         }
         let target = match (head.uri.authority(), head.uri.path_and_query()) {
