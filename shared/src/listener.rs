@@ -199,14 +199,13 @@ fn holder(protocol: &str, address: SocketAddr) -> String {
         "TCP" => ["/proc/net/tcp", "/proc/net/tcp6"],
         _ => ["/proc/net/udp", "/proc/net/udp6"],
     };
-    let port = format!(":{:04X}", address.port());
     let mut inodes = vec![];
     for table in tables {
         for line in fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
             // sl local_address rem_address st ... uid timeout inode; state 0A is LISTEN, 07 is an unconnected UDP socket.
             let fields: Vec<&str> = line.split_whitespace().collect();
             if let [_, local, _, "0A" | "07", ..] = fields[..]
-                && local.ends_with(&port)
+                && in_the_way(local, address)
                 && let Some(inode) = fields.get(9)
             {
                 inodes.push(format!("socket:[{inode}]"));
@@ -226,6 +225,22 @@ fn holder(protocol: &str, address: SocketAddr) -> String {
         }
     }
     unknown()
+}
+
+/// Whether a socket at `local` (`0100007F:1F90`, as /proc/net prints it) keeps `wanted` from being bound: the same port at
+/// the same address, or at all of them. Another address of this machine may well have the port too.
+fn in_the_way(local: &str, wanted: SocketAddr) -> bool {
+    let Some((ip, port)) = local.split_once(':') else { return false };
+    // Each group of eight digits is one 32-bit word of the address, printed as the number that it is on this machine.
+    let word = |octets: &[u8]| format!("{:08X}", u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]));
+    let words = |octets: &[u8]| octets.chunks_exact(4).map(word).collect::<String>();
+    let same = match wanted.ip().to_canonical() {
+        // An IPv6 socket may hold an IPv4 address: ::ffff:a.b.c.d.
+        IpAddr::V4(v4) => ip == words(&v4.octets()) || ip == words(&v4.to_ipv6_mapped().octets()),
+        IpAddr::V6(v6) => ip == words(&v6.octets()),
+    };
+    let any = wanted.ip().is_unspecified() || ip.bytes().all(|digit| digit == b'0');
+    port == format!("{:04X}", wanted.port()) && (same || any)
 }
 
 /// What the door lets in.
@@ -299,7 +314,8 @@ impl Door {
                         tracing::debug!(%peer, "refused: too many connections from this address");
                         continue;
                     };
-                    let session = serve_one(stream, peer);
+                    // Boxed, because an `async` block keeps what it awaits twice: once as captured, once as awaited.
+                    let session = Box::pin(serve_one(stream, peer));
                     self.sessions.spawn(async move {
                         let _held_until_the_session_ends = (permit, admission);
                         session.await;
@@ -469,6 +485,27 @@ mod tests {
         }
         let message = Sockets::default().udp(([192, 0, 2, 1], 9).into()).unwrap_err().to_string();
         assert!(message.contains("not an address of this machine"), "{message}");
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn only_who_is_in_the_way_is_blamed_for_a_port_in_use() {
+        let mapped = "0000000000000000FFFF00000100007F:1F90";
+        let loopback6 = "00000000000000000000000001000000:1F90";
+        for (local, wanted, expected) in [
+            ("0100007F:1F90", "127.0.0.1:8080", true),
+            ("0100007F:1F91", "127.0.0.1:8080", false),
+            ("0203007F:1F90", "127.0.0.1:8080", false),
+            ("0100007F:1F90", "0.0.0.0:8080", true),
+            ("00000000:1F90", "127.0.0.1:8080", true),
+            ("00000000000000000000000000000000:1F90", "127.0.0.1:8080", true),
+            (mapped, "127.0.0.1:8080", true),
+            (loopback6, "[::1]:8080", true),
+            (loopback6, "127.0.0.1:8080", false),
+            ("local_address", "127.0.0.1:8080", false),
+        ] {
+            assert_eq!(in_the_way(local, wanted.parse().unwrap()), expected, "{local} {wanted}");
+        }
     }
 
     #[test]
