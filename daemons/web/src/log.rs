@@ -174,7 +174,7 @@ impl Sink {
             match open_file(path) {
                 Ok(fresh) => *file = fresh,
                 Err(error) => {
-                    tracing::error!(%error, path = %path.display(), "cannot reopen the access log; the old one stays")
+                    tracing::error!(%error, path = %path.display(), "cannot reopen the access log; the old one stays");
                 }
             }
         }

@@ -28,13 +28,6 @@ pub(crate) enum Charset {
     Named(String),
 }
 
-impl Charset {
-    /// What nearly every file is written in.
-    pub(crate) fn utf_8() -> Self {
-        Self::Named("utf-8".to_owned())
-    }
-}
-
 /// A type or charset that cannot stand in a field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a media type (for example: text/html; charset=utf-8)")]

@@ -429,18 +429,18 @@ impl Site {
     /// A small file from memory: the hot path.
     fn small(&self, head: &Parts, around: &Surroundings<'_>, small: &Arc<Small>) -> Reply {
         if is_conditional(&head.headers) {
-            return self.represent(head, around, &small.entity, Source::Memory(&small.octets));
+            return self.represent(head, around, &small.entity, &Source::Memory(&small.octets));
         }
         let body = if head.method == Method::HEAD { Body::Empty } else { Body::Whole(small.octets.clone()) };
         describe(Reply::new(StatusCode::OK, body), &small.entity)
     }
 
     fn file(&self, head: &Parts, around: &Surroundings<'_>, open: OpenFile, entity: &Entity) -> Reply {
-        self.represent(head, around, entity, Source::Disk(Arc::new(open.file)))
+        self.represent(head, around, entity, &Source::Disk(Arc::new(open.file)))
     }
 
     /// Preconditions, then ranges, then all of it (RFC 9110 §13.2.2 and §14.2).
-    fn represent(&self, head: &Parts, around: &Surroundings<'_>, entity: &Entity, source: Source<'_>) -> Reply {
+    fn represent(&self, head: &Parts, around: &Surroundings<'_>, entity: &Entity, source: &Source<'_>) -> Reply {
         let preconditions = Preconditions::parse(&head.headers);
         match preconditions.evaluate(&head.method, Some(&entity.validators)) {
             Precondition::Proceed => {}
@@ -480,7 +480,7 @@ impl Site {
                 let reply = describe(Reply::new(StatusCode::OK, body), entity);
                 if asked_for_range { reply.because(because) } else { reply }
             }
-            Some(parts) => partial(head, around, entity, &source, &parts),
+            Some(parts) => partial(head, around, entity, source, &parts),
         }
     }
 
