@@ -1,6 +1,6 @@
 //! One of our own programs under test: what it says, line by line as it comes, and how it ends.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -81,6 +81,12 @@ impl Running {
     /// Sends it a signal.
     pub fn signal(&self, which: Signal) -> Result<()> {
         signal(self.pid(), which)
+    }
+
+    /// Types a line into its standard input, which its command must have piped.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        let keyboard = self.child.stdin.as_mut().context("its standard input is not piped")?;
+        Ok(writeln!(keyboard, "{line}")?)
     }
 
     /// Waits for a line with `words` in it, on either stream, and returns it. Lines before it are taken.

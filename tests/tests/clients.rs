@@ -10,8 +10,11 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use tests::lab::{Description, Lab, up};
 use tests::process::{Server, built_program, find_program, free_address};
+use tests::program::{Running, Signal, command_at, run};
 
 /// www.someschool.edu as the lab serves it, with the dates that git does not keep.
 struct School {
@@ -90,28 +93,32 @@ access_log = "none"
         output.stdout
     }
 
-    /// Types `text` into a program that is connected to the server, and reads what it shows until the server hangs up.
     fn type_into(&self, program: &str, package: &str, text: &str) -> String {
-        // A server that does not hang up must fail the test, not stop it for ever.
-        let mut child = Command::new(find_program("timeout", "coreutils").unwrap())
-            .arg("20")
-            .arg(find_program(program, package).unwrap())
-            .args([self.address.ip().to_string(), self.address.port().to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut keyboard = child.stdin.take().unwrap();
-        keyboard.write_all(text.as_bytes()).unwrap();
-        // nc leaves when both directions have ended, telnet as soon as its input does: it must see the answer first.
-        let keyboard = (program == "telnet").then_some(keyboard);
-        let mut shown = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
-        drop(keyboard);
-        child.wait().unwrap();
-        shown
+        type_into(self.address, program, package, text)
     }
+}
+
+/// Types `text` into a program that is connected to `address`, and reads what it shows until the server hangs up.
+fn type_into(address: SocketAddr, program: &str, package: &str, text: &str) -> String {
+    // A server that does not hang up must fail the test, not stop it for ever.
+    let mut child = Command::new(find_program("timeout", "coreutils").unwrap())
+        .arg("20")
+        .arg(find_program(program, package).unwrap())
+        .args([address.ip().to_string(), address.port().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    keyboard.write_all(text.as_bytes()).unwrap();
+    // nc leaves when both directions have ended, telnet as soon as its input does: it must see the answer first.
+    let keyboard = (program == "telnet").then_some(keyboard);
+    let mut shown = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+    drop(keyboard);
+    child.wait().unwrap();
+    shown
 }
 
 /// The page of the ten pictures, as curl's globbing writes it: one base file, ten images.
@@ -257,4 +264,153 @@ fn ten_requests_in_one_go_are_answered_in_order() {
         .map(|n| fs::metadata(www().join(format!("www.someschool.edu/someDepartment/pic{n}.jpg"))).unwrap().len())
         .collect();
     assert_eq!(lengths, expected);
+}
+
+// --- Against the whole lab -------------------------------------------------------------------------------------------
+
+const SCHOOL: &str = "www.someschool.edu";
+
+#[test]
+#[ignore = "needs telnet: tests/run clients"]
+fn the_telnet_dialogues_of_the_notes_go_as_the_notes_say() {
+    // CLAIMS C37 to C45, C48: what is typed, what must be shown, what must not. Who asks with
+    // HTTP/1.0 is answered with it.
+    let dialogues: &[(&str, &[&str], &[&str])] = &[
+        // C38: nonsense; the content; only what is known about it.
+        ("hello, is anybody there?\n", &["HTTP/1.1 400 Bad Request"], &["200 OK"]),
+        ("GET /~ross/ HTTP/1.0\n\n", &["HTTP/1.0 200 OK", "Connection: close", "</html>"], &[]),
+        ("HEAD /~ross/ HTTP/1.0\n\n", &["HTTP/1.0 200 OK", "Content-Length: "], &["</html>"]),
+        // C39: Host is mandatory in HTTP/1.1.
+        ("GET /~ross/ HTTP/1.1\n\n", &["HTTP/1.1 400 Bad Request", "Host"], &["</html>"]),
+        // C40: any name will do, and the connection stays for a while.
+        (
+            "GET /~carey/CPSC441/oddtest1.html HTTP/1.1\nHost: asdasda\n\n",
+            &["HTTP/1.1 200 OK", "Keep-Alive: timeout=1", "</html>"],
+            &["\nConnection: close"],
+        ),
+        // C41: the empty line is missing, so the server waits; in the end it says so.
+        ("GET /~ross/ HTTP/1.1\nHost: asdasda\n", &["HTTP/1.1 408 Request Timeout"], &["200 OK", "</html>"]),
+        // C42.
+        ("GET /~carey/CPSC441/oddtest3.html HTTP/1.0\n\n", &["HTTP/1.0 403 Forbidden", "permission"], &[]),
+        ("GET /~carey/CPSC441/oddtest4.html HTTP/1.0\n\n", &["HTTP/1.0 404 Not Found", "oddtest4.html"], &[]),
+        // C43: a part; and `250-30` is none, so it is ignored.
+        (
+            "GET /~carey/CPSC441/oddtest2.html HTTP/1.1\nHost: a\nRange: bytes=250-300\nConnection: close\n\n",
+            &["HTTP/1.1 206 Partial Content", "Content-Range: bytes 250-300/", "You asked for octets 250 to 300."],
+            &["</html>"],
+        ),
+        (
+            "GET /~carey/CPSC441/oddtest2.html HTTP/1.1\nHost: a\nRange: bytes=250-30\nConnection: close\n\n",
+            &["HTTP/1.1 200 OK", "</html>"],
+            &["\nContent-Range: "],
+        ),
+        // C44.
+        ("GET /internal/ HTTP/1.0\n\n", &["HTTP/1.0 301 Moved Permanently", "Location: http://www.somesite.com/"], &[]),
+        // C45, with the line that was forgotten.
+        ("GET /~ross/ HTTP/1.1\nHost: www.someschool.edu\n\n", &["HTTP/1.1 200 OK", "</html>"], &[]),
+        // C37: the rest of the status codes.
+        ("GET / HTTP/9.9\nHost: a\n\n", &[" 505 HTTP Version Not Supported"], &[]),
+        ("BREW /pot HTTP/1.1\nHost: a\n\n", &["HTTP/1.1 501 Not Implemented"], &[]),
+        ("DELETE / HTTP/1.1\nHost: a\n\n", &["HTTP/1.1 405 Method Not Allowed", "Allow: GET, HEAD, OPTIONS"], &[]),
+        ("GET /private/ HTTP/1.0\n\n", &["HTTP/1.0 401 Unauthorized", "uthenticate: Basic realm="], &["</html>"]),
+        // Redirected to the same with a slash, as every directory is.
+        ("GET /~ross HTTP/1.0\n\n", &["HTTP/1.0 301 Moved Permanently", "Location: /~ross/"], &[]),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let mut description = Description::own().unwrap();
+    // So that nobody waits long for what the lab otherwise gives people time for.
+    let impatient = "[host.web]\nkeep_alive_timeout = \"1 s\"\nhead_timeout = \"2 s\"\n";
+    description.text = description.text.replacen("\n[host.web]\n", &format!("\n{impatient}"), 1);
+    let mut lab = Running::start(&mut up(&description, folder.path(), &folder.path().join("state")).unwrap()).unwrap();
+    lab.wait_for("Ctrl-C").unwrap();
+    let school = description.address(SCHOOL, 8080);
+    for (typed, expected, refused) in dialogues {
+        let shown = type_into(school, "telnet", "telnet", typed);
+        for words in *expected {
+            assert!(shown.contains(words), "no `{words}` after {typed:?}:\n{shown}");
+        }
+        for words in *refused {
+            assert!(!shown.contains(words), "`{words}` after {typed:?}:\n{shown}");
+        }
+    }
+    lab.signal(Signal::INT).unwrap();
+    lab.end().unwrap().with_code(0).unwrap();
+}
+
+#[test]
+#[ignore = "needs telnet: tests/run clients"]
+fn telnet_sees_the_pause_of_the_notes_before_the_connection_ends() {
+    // CLAIMS C40: five seconds, which is what the header field says.
+    let lab = Lab::up().unwrap();
+    let begin = Instant::now();
+    let typed = "GET /~carey/CPSC441/oddtest1.html HTTP/1.1\nHost: asdasda\n\n";
+    let shown = type_into(lab.address(SCHOOL, 8080), "telnet", "telnet", typed);
+    assert!(shown.contains("HTTP/1.1 200 OK") && shown.contains("Keep-Alive: timeout=5"), "{shown}");
+    assert!(begin.elapsed() >= Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[test]
+#[ignore = "needs telnet and nc: tests/run clients"]
+fn words_are_counted_for_telnet_while_nc_is_served() {
+    // CLAIMS C6.
+    let lab = Lab::up().unwrap();
+    let words = lab.address("words.someschool.edu", 7777);
+    let connect = |program: &str, package: &str| {
+        let mut client = command_at(&find_program(program, package).unwrap());
+        client.args([words.ip().to_string(), words.port().to_string()]);
+        client
+    };
+    let mut telnet = connect("telnet", "telnet");
+    // A line of telnet is text followed by CR LF.
+    let mut telnet = Running::start(telnet.stdin(Stdio::piped())).unwrap();
+    telnet.wait_for("Escape character").unwrap();
+    telnet.type_line("CAT").unwrap();
+    assert_eq!(telnet.wait_for("3").unwrap().trim_end(), "3");
+    // telnet is still connected.
+    let input = lab.state().join("words");
+    fs::write(&input, "CAT\nELEPHANT\n").unwrap();
+    let nc = run(connect("nc", "netcat-openbsd").arg("-N").stdin(File::open(&input).unwrap())).unwrap();
+    assert_eq!(nc.with_code(0).unwrap().out.replace('\r', ""), "3\n8\n");
+    // UDP: one datagram each way; nc is told to wait a second for what may come.
+    let nc = run(connect("nc", "netcat-openbsd").args(["-u", "-w", "1"]).stdin(File::open(&input).unwrap())).unwrap();
+    assert!(nc.out.starts_with('3') || nc.out.starts_with("12"), "{nc:?}");
+    telnet.type_line("hippopotamus").unwrap();
+    assert_eq!(telnet.wait_for("12").unwrap().trim_end(), "12");
+}
+
+#[test]
+#[ignore = "needs curl: tests/run clients"]
+fn curl_trusts_https_with_the_authority_of_the_lab_and_not_without() {
+    let lab = Lab::up().unwrap();
+    let url = format!("https://{}/index.html", lab.address(SCHOOL, 8443));
+    let curl = |arguments: &[&str]| {
+        let mut curl = command_at(&find_program("curl", "curl").unwrap());
+        run(curl.args(["--silent", "--show-error", "--max-time", "20"]).args(arguments).arg(&url)).unwrap()
+    };
+    let authority = lab.state().join("ca/ca.crt").display().to_string();
+    assert_eq!(curl(&["--cacert", &authority]).with_code(0).unwrap().out.len(), 2652);
+    // 60: CURLE_PEER_FAILED_VERIFICATION.
+    assert!(curl(&[]).with_code(60).unwrap().err.contains("certificate"));
+}
+
+#[test]
+#[ignore = "needs unshare, ip, setpriv and curl: tests/run clients"]
+fn the_lab_runs_without_network_and_without_privilege() {
+    let folder = tempfile::tempdir().unwrap();
+    let description = Description::own().unwrap();
+    let up = up(&description, folder.path(), &folder.path().join("state")).unwrap();
+    for (program, package) in [("ip", "iproute2"), ("setpriv", "util-linux"), ("curl", "curl")] {
+        find_program(program, package).unwrap();
+    }
+    // A network of its own in which there is nothing but loopback, and not one capability.
+    let script = "export PATH=$PATH:/sbin:/usr/sbin; ip link set lo up || exit 2
+        setpriv --bounding-set -all --inh-caps -all --no-new-privs -- \"$@\" >up.log 2>&1 &
+        curl --silent --show-error --max-time 20 --retry 100 --retry-connrefused --retry-delay 0 \"$URL\"
+        kill -INT $!; wait $!; echo \"ended with $?\"";
+    let mut alone = command_at(&find_program("unshare", "util-linux").unwrap());
+    alone.args(["--user", "--map-root-user", "--net", "sh", "-c", script, "sh"]).current_dir(folder.path());
+    alone.arg(up.get_program()).args(up.get_args());
+    alone.env("URL", format!("http://{}/index.html", description.address(SCHOOL, 8080)));
+    let said = run(&mut alone).unwrap();
+    assert!(said.out.contains("Some School") && said.out.contains("ended with 0"), "{said:?}");
 }
