@@ -141,8 +141,8 @@ impl ChunkReader {
         Ok(Advance { octets, body })
     }
 
-    /// Octets of content seen so far, which the fuzz target counts as well.
-    #[cfg(feature = "fuzz")]
+    /// Octets of content seen so far, which tests count as well.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(crate) fn content_octets(&self) -> u64 {
         self.content_octets
     }
