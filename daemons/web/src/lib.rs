@@ -79,7 +79,13 @@ use shared::{
     listener::{Door, Limits},
     tls,
 };
-use std::{net::TcpListener, num::NonZeroUsize, sync::Arc, thread, time::Duration};
+use std::{
+    net::TcpListener,
+    num::NonZeroUsize,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -113,7 +119,7 @@ enum Scheme {
 
 /// Lets a running server take a new configuration.
 #[derive(Clone, Debug)]
-pub struct Reloader(Arc<Serving>);
+pub struct Reloader(Weak<Serving>);
 
 impl Reloader {
     /// Takes sites, redirects, protections and media types from `config`, and opens the log file anew. Addresses,
@@ -122,7 +128,10 @@ impl Reloader {
     /// # Errors
     /// A document root is not there; then nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
-        self.0.reload(Sites::new(config)?);
+        let sites = Sites::new(config)?;
+        if let Some(serving) = self.0.upgrade() {
+            serving.reload(sites);
+        }
         Ok(())
     }
 }
@@ -178,9 +187,9 @@ impl Server {
         self.endpoints.clone()
     }
 
-    /// A handle that stays usable while the server runs.
+    /// A handle that works as long as the server runs.
     pub fn reloader(&self) -> Reloader {
-        Reloader(Arc::clone(&self.serving))
+        Reloader(Arc::downgrade(&self.serving))
     }
 
     /// Serves until `shutdown`, then lets sessions finish for the grace time.
