@@ -54,7 +54,7 @@ pub(crate) struct Pieces {
     file: Arc<File>,
     transfer: Transfer,
     link: Arc<Link>,
-    pieces: VecDeque<Piece>,
+    queue: VecDeque<Piece>,
     /// Octets of all pieces that are left.
     left: u64,
     /// Octets handed to hyper.
@@ -68,10 +68,10 @@ pub(crate) struct Pieces {
 }
 
 impl Body {
-    pub(crate) fn pieces(file: Arc<File>, transfer: Transfer, link: Arc<Link>, pieces: VecDeque<Piece>) -> Self {
-        let left = pieces.iter().map(Piece::octets).sum();
+    pub(crate) fn pieces(file: Arc<File>, transfer: Transfer, link: Arc<Link>, queue: VecDeque<Piece>) -> Self {
+        let left = queue.iter().map(Piece::octets).sum();
         let pieces =
-            Pieces { file, transfer, link, pieces, left, given: 0, sent_before: None, promised: 0, ticket: None };
+            Pieces { file, transfer, link, queue, left, given: 0, sent_before: None, promised: 0, ticket: None };
         Body::Pieces(Box::new(pieces))
     }
 
@@ -104,7 +104,7 @@ impl Piece {
 impl Pieces {
     /// The next octets; `None` at the end.
     fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let octets = match self.pieces.front_mut() {
+        let octets = match self.queue.front_mut() {
             None => return Ok(None),
             Some(Piece::Text(text)) => std::mem::take(text),
             Some(Piece::File { offset, octets }) => match self.transfer {
@@ -131,8 +131,8 @@ impl Pieces {
                 }
             },
         };
-        if self.pieces.front().is_some_and(|piece| piece.octets() == 0) {
-            self.pieces.pop_front();
+        if self.queue.front().is_some_and(|piece| piece.octets() == 0) {
+            self.queue.pop_front();
         }
         self.left -= octets.len() as u64;
         self.given += octets.len() as u64;

@@ -479,8 +479,8 @@ impl Gate {
         loop {
             ready!(tcp.poll_write_ready(cx))?;
             let mut offset = span.offset;
-            let send = || rustix::fs::sendfile(tcp, &span.file, Some(&mut offset), octets).map_err(io::Error::from);
-            match tcp.try_io(Interest::WRITABLE, send) {
+            let transfer = || rustix::fs::sendfile(tcp, &span.file, Some(&mut offset), octets).map_err(io::Error::from);
+            match tcp.try_io(Interest::WRITABLE, transfer) {
                 // The file is shorter than its length when we promised it: the promise cannot be kept.
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Ok(sent) => {
