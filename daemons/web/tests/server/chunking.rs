@@ -37,7 +37,7 @@ fn request() -> impl Strategy<Value = String> {
     let post = vec(any::<bool>(), 0..6).prop_map(|chunks| {
         let chunks: String =
             chunks.iter().map(|long| if *long { "5;a=b\r\nGET /\r\n" } else { "1\r\n\n\r\n" }).collect();
-        format!("POST /form HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n\n{chunks}0\r\nTrailer: x\r\n\r\n")
+        format!("POST /form HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n\n{chunks}0\r\nX-Sum: x\r\n\r\n")
     });
     let sized = "[ -~\r\n]{0,80}"
         .prop_map(|body| format!("PUT /form HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()));

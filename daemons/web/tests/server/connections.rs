@@ -224,3 +224,21 @@ fn clear_text_to_the_https_port_ends_that_connection_and_no_other() {
     tls.send(HELLO);
     assert_eq!(tls.answer().text(), "Hello, world!\n");
 }
+
+/// RFC 8446 §6.1: who ends a TLS connection says so, or the other side cannot tell the end from an attack.
+#[test]
+fn an_encrypted_connection_ends_with_a_goodbye() {
+    let stage = Stage::new();
+    let mut client = stage.connect_tls();
+    client.send(HELLO);
+    assert_eq!(client.answer().field("Connection"), Some("keep-alive"));
+    client.send("GET /hello.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_eq!(client.answer().status, 200);
+    client.expect_end();
+}
+
+#[test]
+fn a_handshake_that_does_not_come_is_not_waited_for_longer_than_a_head() {
+    let stage = Stage::with(|config, _| config.head_timeout = Span::secs(1));
+    stage.connect_in_the_clear_to_https().expect_end();
+}

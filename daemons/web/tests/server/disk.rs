@@ -63,10 +63,11 @@ fn a_touched_page_is_sent_whole_to_who_asks_whether_it_was_modified() {
 #[test]
 fn a_file_of_the_future_is_not_dated_later_than_the_answer() {
     let stage = Stage::new();
-    let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
+    let tomorrow = SystemTime::now() + Duration::from_hours(24);
     File::open(stage.path("hello.txt")).unwrap().set_modified(tomorrow).unwrap();
     let answer = stage.get("/hello.txt", "");
-    assert_eq!(answer.field("Last-Modified"), answer.field("Date"));
+    let date = |name| httpdate::parse_http_date(answer.field(name).unwrap()).unwrap();
+    assert!(date("Last-Modified") <= date("Date"), "{answer:?}");
 }
 
 #[test]

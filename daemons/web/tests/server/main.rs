@@ -2,7 +2,9 @@
 //!
 //! Most rules are [`transcripts`]: dialogues that a person could type. What a dialogue cannot show has its own chapter:
 //! how connections live and end, what happens on the disk meanwhile, bodies of many octets, who is let in, what is
-//! written down about it, what abuse costs, and that the network's way of cutting octets changes nothing.
+//! written down about it, which settings are refused, what abuse costs, and that the network's way of cutting octets changes nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set its stage has failed, and the line says where")]
 
 mod stage;
 
@@ -13,4 +15,5 @@ mod connections;
 mod disk;
 mod login;
 mod record;
+mod settings;
 mod transcripts;

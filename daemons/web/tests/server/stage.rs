@@ -33,7 +33,7 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use tokio_util::sync::CancellationToken;
-use web::{Config, Protect, Redirect, RedirectStatus, Server, Site};
+use web::{Config, Protect, Redirect, RedirectStatus, Reloader, Server, Site};
 
 /// Tue, 30 Oct 2007 17:00:02 GMT: the date of the course's sample response.
 pub(crate) const MODIFIED: u64 = 1_193_763_602;
@@ -67,6 +67,8 @@ pub(crate) struct Stage {
     http: SocketAddr,
     https: SocketAddr,
     pub(crate) shared: Shared,
+    pub(crate) config: Config,
+    pub(crate) reloader: Reloader,
     shutdown: CancellationToken,
     server: Option<JoinHandle<()>>,
 }
@@ -91,6 +93,7 @@ impl Stage {
         let server = Server::bind(&config, &shared).unwrap();
         let address = |wanted: &str| server.local_addrs().iter().find(|at| at.protocol == wanted).unwrap().address;
         let (http, https) = (address("http"), address("https"));
+        let reloader = server.reloader();
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let run = move || {
@@ -98,7 +101,7 @@ impl Stage {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(server.run(stop)).unwrap();
         };
-        Self { dir, http, https, shared, shutdown, server: Some(std::thread::spawn(run)) }
+        Self { dir, http, https, shared, config, reloader, shutdown, server: Some(std::thread::spawn(run)) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -125,7 +128,9 @@ impl Stage {
 
     /// A client that does not know that it talks to the wrong port.
     pub(crate) fn connect_in_the_clear_to_https(&self) -> Client<TcpStream> {
-        Client { stream: TcpStream::connect(self.https).unwrap(), input: vec![] }
+        let stream = TcpStream::connect(self.https).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client { stream, input: vec![] }
     }
 
     /// A client that trusts the lab's authority.
@@ -236,7 +241,7 @@ fn build(dir: &Path) {
     write(&dir.join("school/index.html"), b"<h1>Some School</h1>\n");
     write(&dir.join("school/docs/notes.txt"), b"notes\n");
     write(&dir.join("outside.txt"), b"secret\n");
-    fs::set_permissions(root.join("locked.txt"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("locked.txt"), fs::Permissions::from_mode(0o000)).unwrap();
     symlink("hello.txt", root.join("link-inside.txt")).unwrap();
     symlink("../outside.txt", root.join("link-out.txt")).unwrap();
     symlink(dir.join("outside.txt"), root.join("link-absolute.txt")).unwrap();
@@ -341,7 +346,7 @@ impl<S: Read + Write> Client<S> {
     }
 
     fn read(&mut self) -> usize {
-        let mut buffer = [0; 65536];
+        let mut buffer = [0; 1 << 14];
         let octets = self.stream.read(&mut buffer).unwrap();
         self.input.extend_from_slice(&buffer[..octets]);
         octets

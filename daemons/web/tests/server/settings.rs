@@ -1,0 +1,85 @@
+//! Settings that cannot be meant, and settings that change while the server runs.
+
+use crate::stage::Stage;
+use shared::Shared;
+use std::fs;
+use web::{Config, Protect, Redirect, Server, Site};
+
+/// A configuration that is good but for `change`.
+fn problem_with(change: impl FnOnce(&mut Config)) -> String {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = Config {
+        listen: vec![([127, 0, 0, 1], 0).into()],
+        docroot: root.path().to_owned(),
+        access_log: "none".to_owned(),
+        ..Config::default()
+    };
+    change(&mut config);
+    let Err(error) = Server::bind(&config, &Shared::for_tests("web")) else { panic!("it starts all the same") };
+    error.to_string()
+}
+
+#[test]
+fn a_setting_that_cannot_be_meant_is_refused_with_its_cure() {
+    let redirect = |from: &str, to: &str| Redirect { from: from.to_owned(), to: to.to_owned(), ..Redirect::default() };
+    let site = |name: &str| Site { name: name.to_owned(), docroot: Some("/".into()), ..Site::default() };
+    for (problem, words) in [
+        (problem_with(|config| config.docroot = "/not/there".into()), "`/not/there`: No such file"),
+        (problem_with(|config| config.listen.clear()), "no address at all"),
+        (problem_with(|config| config.listen_tls = vec![([127, 0, 0, 1], 0).into()]), "https needs a certificate"),
+        (problem_with(|config| config.access_log = "/not/there/log".to_owned()), "make the directory writable"),
+        (problem_with(|config| config.deny = vec!["secret".to_owned()]), "must begin with a slash: `/secret`"),
+        (
+            problem_with(|config| config.protect = vec![Protect { path: "x".to_owned(), ..Protect::default() }]),
+            "must begin with a slash: `/x`",
+        ),
+        (problem_with(|config| config.redirect = vec![redirect("/a", "")]), "is no place to send anybody"),
+        (
+            problem_with(|config| config.redirect = vec![redirect("/a", "/b\nSet-Cookie: x")]),
+            "no place to send anybody",
+        ),
+        (
+            problem_with(|config| config.redirect = vec![redirect("/a/", "http://b.example")]),
+            "must end with a slash: `http://b.example/`",
+        ),
+        (problem_with(|config| config.site = vec![site("A.example"), site("a.example")]), "two sites have the name"),
+        (
+            problem_with(|config| config.site = vec![Site { name: "gone".to_owned(), ..Site::default() }]),
+            "site `gone` docroot",
+        ),
+    ] {
+        assert!(problem.contains(words), "`{words}` is to be in `{problem}`");
+    }
+}
+
+#[test]
+fn a_reload_takes_new_sites_and_rules_and_keeps_the_old_when_the_new_are_wrong() {
+    let stage = Stage::new();
+    assert_eq!(stage.get("/hello.txt", "").status, 200);
+    let denied = Config { deny: vec!["/hello.txt".to_owned()], ..stage.config.clone() };
+    stage.reloader.reload(&denied).unwrap();
+    assert_eq!(stage.get("/hello.txt", "").status, 403);
+    assert_eq!(stage.get("/denied.html", "").status, 200);
+    let wrong = Config { docroot: "/not/there".into(), ..stage.config.clone() };
+    assert!(stage.reloader.reload(&wrong).is_err());
+    assert_eq!(stage.get("/hello.txt", "").status, 403);
+}
+
+/// logrotate moves the file away and asks for a reload.
+#[test]
+fn a_reload_opens_the_access_log_anew() {
+    let mut stage = Stage::with(|config, dir| config.access_log = dir.join("access.log").display().to_string());
+    let (log, moved) = (stage.path("../access.log"), stage.path("../access.log.1"));
+    stage.get("/hello.txt", "");
+    fs::rename(&log, &moved).unwrap();
+    stage.reloader.reload(&stage.config).unwrap();
+    // The thread that writes takes what waits to the old file and then opens the new one.
+    while !log.exists() {
+        std::thread::yield_now();
+    }
+    stage.get("/digits.txt", "");
+    stage.stop();
+    let read = |path| fs::read_to_string(path).unwrap();
+    assert!(read(&moved).contains("/hello.txt") && !read(&moved).contains("/digits.txt"));
+    assert!(read(&log).contains("/digits.txt"));
+}
