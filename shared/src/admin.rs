@@ -285,7 +285,7 @@ impl Filter {
         filter
     }
 
-    /// The query that [`Filter::from_query`] reads.
+    /// The query of `/events` that asks for this.
     pub fn to_query(&self) -> String {
         let connection = self.connection.map(|c| c.to_string());
         let pairs =
