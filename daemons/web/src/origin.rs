@@ -34,6 +34,7 @@ use http::{
         LOCATION, RANGE, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
     },
     request::Parts,
+    uri::Scheme,
 };
 use shared::{
     accounts::{Accounts, Verdict},
@@ -267,6 +268,10 @@ pub(crate) struct Surroundings<'a> {
 
 /// Answers a request whose framing is in order.
 pub(crate) async fn answer(head: &Parts, around: &Surroundings<'_>) -> Reply {
+    // Only where nothing is encrypted can files go out by sendfile.
+    if head.uri.scheme() == Some(&Scheme::HTTPS) && around.transfer == Transfer::SendFile {
+        return misdirected(head);
+    }
     match head.method {
         Method::GET | Method::HEAD => {}
         Method::OPTIONS => {
@@ -295,6 +300,21 @@ pub(crate) async fn answer(head: &Parts, around: &Surroundings<'_>) -> Reply {
         Remembered::Unknown => {}
     }
     site.answer(head, around).await
+}
+
+/// RFC 9110 §7.4: "a request for an "https" resource MUST be rejected unless it has been received over a connection that
+/// has been secured".
+fn misdirected(head: &Parts) -> Reply {
+    let explanation = Explanation {
+        status: StatusCode::MISDIRECTED_REQUEST,
+        title: "Misdirected Request".into(),
+        asked: Some(head.uri.to_string().into()),
+        looked_up: None,
+        reason: "The target is an https URI, and this connection is not encrypted.".into(),
+        rule: Some("RFC 9110 §7.4".into()),
+        try_next: Some("connect to the https port".into()),
+    };
+    Reply::page(head, &explanation)
 }
 
 /// RFC 9110 §15.6.2: 501 for a method that nobody here knows; §15.5.6: 405 for one that is known and not allowed.
