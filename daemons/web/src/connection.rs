@@ -4,7 +4,7 @@ use crate::{
     accesslog::Entry,
     body::{Body, Transfer},
     config::Config,
-    gate::{Gate, Link, Stream, Waits},
+    gate::{FirstOctets, Gate, Link, Stream, Waits},
     head::{Limits, Refusal},
     log::{Log, Ticket},
     origin::{self, After, Reply, Sites, Surroundings},
@@ -24,6 +24,7 @@ use shared::{
 use std::{
     borrow::Cow,
     convert::Infallible,
+    future::poll_fn,
     net::SocketAddr,
     pin::pin,
     sync::{
@@ -48,6 +49,7 @@ pub(crate) struct Serving {
     limits: Limits,
     waits: Waits,
     keep_alive_max: u64,
+    keep_alive: HeaderValue,
     body_octets_max: u64,
     http: http1::Builder,
     counters: Counters,
@@ -82,6 +84,7 @@ impl Serving {
                 send: config.send_timeout.0,
             },
             keep_alive_max: config.keep_alive_max.max(1),
+            keep_alive: keep_alive(config.keep_alive_timeout.0, config.keep_alive_max.max(1)),
             body_octets_max: config.body_octets_max.0,
             http,
             counters: Counters {
@@ -109,6 +112,7 @@ impl Serving {
     pub(crate) async fn connection(
         &self,
         tcp: TcpStream,
+        listener: SocketAddr,
         peer: SocketAddr,
         tls: Option<&TlsAcceptor>,
         shutdown: CancellationToken,
@@ -116,29 +120,39 @@ impl Serving {
         // A dual-stack socket shows IPv4 peers as ::ffff:a.b.c.d; people know them as a.b.c.d.
         let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let peer = canonical(peer);
-        let Ok(local) = tcp.local_addr().map(canonical) else { return };
+        // The listener's address is ours too, unless it stands for all of the machine's.
+        let local = if listener.ip().is_unspecified() { tcp.local_addr().unwrap_or(listener) } else { listener };
+        let local = canonical(local);
         let conversation = self.shared.transcript.conversation(Transport::Tcp, local, peer);
         conversation.opened();
         match tls {
             None => self.speak_http(Stream::Plain(tcp), &conversation, Transfer::SendFile, shutdown).await,
-            Some(acceptor) => {
-                let mut conversation = conversation.clone();
-                let handshake = tokio::time::timeout(self.waits.head, acceptor.accept(tcp));
-                match shutdown.run_until_cancelled(handshake).await {
-                    Some(Ok(Ok(tls))) => {
-                        conversation.now_encrypted();
-                        self.speak_http(Stream::Tls(Box::new(tls)), &conversation, Transfer::Read, shutdown).await;
-                    }
-                    Some(Ok(Err(error))) => {
-                        self.counters.handshakes_failed.inc();
-                        conversation.note(&format!("TLS handshake failed: {error}"));
-                        tracing::debug!(connection = conversation.id(), %peer, %error, "TLS handshake failed");
-                    }
-                    Some(Err(_)) | None => {}
-                }
-            }
+            // Boxed: connections in the clear need not have room for a handshake.
+            Some(acceptor) => Box::pin(self.speak_https(tcp, conversation.clone(), acceptor, shutdown)).await,
         }
         conversation.closed();
+    }
+
+    async fn speak_https(
+        &self,
+        tcp: TcpStream,
+        mut conversation: Conversation,
+        acceptor: &TlsAcceptor,
+        shutdown: CancellationToken,
+    ) {
+        let handshake = tokio::time::timeout(self.waits.head, acceptor.accept(tcp));
+        match shutdown.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(tls))) => {
+                conversation.now_encrypted();
+                self.speak_http(Stream::Tls(Box::new(tls)), &conversation, Transfer::Read, shutdown).await;
+            }
+            Some(Ok(Err(error))) => {
+                self.counters.handshakes_failed.inc();
+                conversation.note(&format!("TLS handshake failed: {error}"));
+                tracing::debug!(connection = conversation.id(), %error, "TLS handshake failed");
+            }
+            Some(Err(_)) | None => {}
+        }
     }
 
     async fn speak_http(
@@ -149,22 +163,32 @@ impl Serving {
         shutdown: CancellationToken,
     ) {
         let link = Arc::new(Link::default());
-        let gate = Gate::new(stream, Arc::clone(&link), conversation.clone(), self.limits, self.waits);
+        let mut gate = Gate::new(stream, Arc::clone(&link), conversation.clone(), self.limits, self.waits);
         let answered = AtomicU64::new(0);
         let exchange = Exchange { serving: self, conversation, link: &link, transfer, shutdown: &shutdown, answered };
-        let service = service_fn(|request| exchange.answer(request));
-        let mut http = pin!(self.http.serve_connection(TokioIo::new(gate), service));
-        let result = tokio::select! {
-            biased;
-            result = http.as_mut() => result,
-            () = shutdown.cancelled() => {
-                http.as_mut().graceful_shutdown();
-                http.await
+        loop {
+            // hyper's buffers are for connections that have something to say.
+            match shutdown.run_until_cancelled(poll_fn(|cx| gate.poll_first_octets(cx))).await {
+                Some(FirstOctets::Came) => {}
+                Some(FirstOctets::NeverCame) | None => break,
             }
-        };
-        if let Err(error) = result {
-            // The client has gone, or did not take or send anything in time: nobody is left to be told.
-            tracing::debug!(connection = conversation.id(), %error, "connection ended");
+            let service = service_fn(|request| exchange.answer(request));
+            let mut http = pin!(self.http.serve_connection(TokioIo::new(&mut gate), service));
+            let result = tokio::select! {
+                biased;
+                result = http.as_mut() => result,
+                () = shutdown.cancelled() => {
+                    http.as_mut().graceful_shutdown();
+                    http.await
+                }
+            };
+            if let Err(error) = result {
+                // The client has gone, or did not take or send anything in time: nobody is left to be told.
+                tracing::debug!(connection = conversation.id(), %error, "connection ended");
+            }
+            if !gate.take_parked() {
+                break;
+            }
         }
         self.counters.octets_sent.inc_by(link.sent());
     }
@@ -228,7 +252,7 @@ impl Exchange<'_> {
         let mut taken = 0;
         loop {
             // Asking for the first frame makes hyper send the `100 Continue` that the client may be waiting for.
-            match std::future::poll_fn(|cx| pin!(&mut body).poll_frame(cx)).await {
+            match poll_fn(|cx| pin!(&mut body).poll_frame(cx)).await {
                 None => return Ok(()),
                 Some(Ok(frame)) => {
                     taken += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -255,14 +279,14 @@ impl Exchange<'_> {
         let Reply { mut response, after, because, user } = reply;
         let fields = response.headers_mut();
         fields.insert(SERVER, HeaderValue::from_static("tomte"));
-        // How many requests this connection may still make, this one included.
-        let left = self.serving.keep_alive_max.saturating_sub(number);
-        if after == After::Close || left <= 1 || !wants_to_stay(head) || self.shutdown.is_cancelled() {
+        let last = number + 1 >= self.serving.keep_alive_max;
+        if after == After::Close || last || !wants_to_stay(head) || self.shutdown.is_cancelled() {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
-        } else {
-            // The course shows these two fields (RFC 2068 §19.7.1). A client of HTTP/1.1 needs neither.
+        } else if number == 0 || head.version == Version::HTTP_10 {
+            // What this connection may be used for (RFC 2068 §19.7.1), told once. A client of HTTP/1.1 does not need it,
+            // one of HTTP/1.0 needs to hear with each answer that the connection stays.
             fields.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
-            fields.insert(KEEP_ALIVE, keep_alive(self.serving.waits.idle, left));
+            fields.insert(KEEP_ALIVE, self.serving.keep_alive.clone());
         }
         let status = response.status();
         let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
@@ -336,7 +360,8 @@ impl<'a> RequestLine<'a> {
     fn of(head: &'a Parts) -> Self {
         if let Some(AsSent(line)) = head.extensions.get() {
             let space = |octet: &u8| *octet == b' ';
-            let cut = |line: &'a [u8], at: Option<usize>| at.map_or((line, &b""[..]), |at| (&line[..at], &line[at + 1..]));
+            let cut =
+                |line: &'a [u8], at: Option<usize>| at.map_or((line, &b""[..]), |at| (&line[..at], &line[at + 1..]));
             let (method, rest) = cut(line, line.iter().position(space));
             let (target, version) = cut(rest, rest.iter().rposition(space));
             return Self { method, target: Cow::Borrowed(target), version };
@@ -371,8 +396,8 @@ fn wants_to_stay(head: &Parts) -> bool {
 }
 
 /// `timeout=5, max=100`
-fn keep_alive(timeout: Duration, left: u64) -> HeaderValue {
-    HeaderValue::try_from(format!("timeout={}, max={left}", timeout.as_secs())).expect("digits and plain words")
+fn keep_alive(timeout: Duration, max: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("timeout={}, max={max}", timeout.as_secs())).expect("digits and plain words")
 }
 
 /// As the log and the transcript write it.

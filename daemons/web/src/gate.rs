@@ -25,12 +25,14 @@ use crate::{
     head::{Answer, Framing, HeadReader, Limits, Progress, Refusal, Refused},
 };
 use bytes::Bytes;
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use shared::transcript::{Conversation, Kind, readable};
 use std::{
     collections::VecDeque,
     fs::File,
     future::Future,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
@@ -46,8 +48,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// How many octets one hole stands for at most: the step of sendfile. Larger steps gain nothing (a socket's send buffer
-/// takes a few MiB at most), smaller ones cost a system call each.
+/// How many octets one hole stands for at most: the step of sendfile, after which other connections have their turn.
+/// Smaller steps cost a system call each; larger ones would let one fast client hold a worker.
 pub(crate) const HOLE_OCTETS: usize = 1 << 20;
 
 /// The region that holes are cut from. Nobody reads its octets, so the kernel never has to provide the pages.
@@ -75,6 +77,10 @@ pub(crate) struct Waits {
     /// For the peer to take anything of what we send.
     pub(crate) send: Duration,
 }
+
+/// hyper keeps about 10 KiB for each connection, which is a pity where nothing happens. After this time it is sent away
+/// until the next request comes: too long for a busy client to notice, too short for idle ones to gather.
+const PARK_AFTER: Duration = Duration::from_millis(50);
 
 /// After a refusal we read on for this long, so that the kernel does not answer octets still in flight with a reset,
 /// which would erase our explanation before the client has read it (RFC 9112 §9.6).
@@ -157,6 +163,18 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// What became of the wait for a new client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstOctets {
+    /// It has said something.
+    Came,
+    /// It has left, or the time was up.
+    NeverCame,
+}
+
+/// Room on the stack for what a client says first. Nearly every first request fits.
+const FIRST_OCTETS: usize = 2048;
+
 /// Where in the stream of requests the next octet belongs.
 enum Place {
     Head(HeadReader),
@@ -166,6 +184,10 @@ enum Place {
     /// Nothing that comes now is a request any more.
     Refused(Handover),
 }
+
+/// Remarks in the transcript.
+const SILENT: &str = "nothing was asked in time: closing";
+const IDLE: &str = "nothing more was asked in time: closing";
 
 /// How hyper learns of a refusal.
 enum Handover {
@@ -193,11 +215,17 @@ pub(crate) struct Gate {
     passed: u64,
     /// The peer does not take what we send.
     stalled: bool,
-    /// One timer for all waits. It is moved later only when it fires, because in a busy connection every request
-    /// would move it and it never fires.
+    /// A step of a file was just sent: before the next, other connections have their turn.
+    had_turn: bool,
+    /// One timer for all waits. It is moved only when somebody begins to wait for an earlier time, or when it fires:
+    /// in a busy connection every request would move it later, and it never fires.
     timer: Pin<Box<Sleep>>,
     /// When the present wait ends.
     deadline: Instant,
+    /// When a connection between two requests has been idle for too long.
+    idle_until: Instant,
+    /// hyper was told that the connection ends, so that it gives its buffers back; we go on waiting without it.
+    parked: bool,
     lingered: u64,
 }
 
@@ -221,18 +249,56 @@ impl Gate {
             ready: Vec::new(),
             passed: 0,
             stalled: false,
+            had_turn: false,
             timer: Box::pin(sleep_until(deadline)),
             deadline,
+            idle_until: deadline,
+            parked: false,
             lingered: 0,
+        }
+    }
+
+    /// Waits for a new client to say something. Until then it costs no buffer, neither here nor in hyper.
+    pub(crate) fn poll_first_octets(&mut self, cx: &mut Context<'_>) -> Poll<FirstOctets> {
+        let Stream::Plain(tcp) = &mut self.stream else {
+            // A client that has come through the handshake means it.
+            return Poll::Ready(FirstOctets::Came);
+        };
+        let mut room = [const { MaybeUninit::uninit() }; FIRST_OCTETS];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        match Pin::new(tcp).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                self.take_in(buffer.filled().to_vec());
+                if matches!(self.place, Place::Body(_) | Place::Chunked(_)) {
+                    self.wait(self.waits.body);
+                }
+                Poll::Ready(FirstOctets::Came)
+            }
+            Poll::Ready(_) => Poll::Ready(FirstOctets::NeverCame),
+            Poll::Pending => {
+                ready!(self.poll_deadline(cx));
+                self.conversation.note(if self.passed == 0 { SILENT } else { IDLE });
+                Poll::Ready(FirstOctets::NeverCame)
+            }
         }
     }
 
     /// Starts a wait of this length.
     fn wait(&mut self, length: Duration) {
         self.deadline = Instant::now() + length;
-        if self.deadline < self.timer.deadline() {
-            self.timer.as_mut().reset(self.deadline);
-        }
+    }
+
+    /// Begins to wait for the next request: for a moment with hyper, then [parked](Gate::take_parked).
+    fn wait_for_next_request(&mut self) {
+        let now = Instant::now();
+        self.idle_until = now + self.waits.idle;
+        self.deadline = now + self.waits.idle.min(PARK_AFTER);
+    }
+
+    /// Whether hyper only ended because there was nothing to do. Then wait again for
+    /// [first octets](Gate::poll_first_octets), and begin with a new one.
+    pub(crate) fn take_parked(&mut self) -> bool {
+        std::mem::take(&mut self.parked)
     }
 
     /// Whether a request has begun. RFC 9112 §2.2: empty lines before one are no part of it.
@@ -242,6 +308,9 @@ impl Gate {
 
     /// Whether the present wait is over. Registers for the time when it will be.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(self.deadline);
+        }
         loop {
             ready!(self.timer.as_mut().poll(cx));
             if self.timer.deadline() >= self.deadline {
@@ -308,6 +377,16 @@ impl Gate {
         good
     }
 
+    /// As [`Gate::admit`], for octets that are ours: what is good waits for hyper, an incomplete head for its end.
+    fn take_in(&mut self, mut octets: Vec<u8>) {
+        let good = self.admit(&octets);
+        if matches!(self.place, Place::Head(_)) {
+            self.held = octets.split_off(good);
+        }
+        octets.truncate(good);
+        self.ready = octets;
+    }
+
     fn refuse(&mut self, refused: Refused, head: &[u8]) {
         self.place = Place::Refused(Handover::Due(refused.answer));
         self.link.refuse(self.passed, refused.refusal, first_line(head));
@@ -317,7 +396,12 @@ impl Gate {
     fn time_is_up(&mut self) -> io::Result<()> {
         match self.place {
             Place::Head(_) if !self.has_begun() => {
-                self.conversation.note("nothing more was asked in time: closing");
+                if Instant::now() < self.idle_until {
+                    self.parked = true;
+                    self.deadline = self.idle_until;
+                } else {
+                    self.conversation.note(IDLE);
+                }
             }
             Place::Head(_) => {
                 let refusal = Refusal::HeadTimeout { after: self.waits.head };
@@ -415,12 +499,7 @@ impl AsyncRead for Gate {
                 let mut held = std::mem::take(&mut gate.held);
                 held.extend_from_slice(&buffer.filled()[before..]);
                 buffer.set_filled(before);
-                let good = gate.admit(&held);
-                if matches!(gate.place, Place::Head(_)) {
-                    gate.held = held.split_off(good);
-                }
-                held.truncate(good);
-                gate.ready = held;
+                gate.take_in(held);
             }
             match gate.place {
                 // The time for a head runs from its first octet: dripping does not extend it.
@@ -445,7 +524,7 @@ impl Gate {
                 self.link.sent.fetch_add(octets as u64, Ordering::Relaxed);
                 self.stalled = false;
                 match self.place {
-                    Place::Head(_) if !self.has_begun() => self.wait(self.waits.idle),
+                    Place::Head(_) if !self.has_begun() => self.wait_for_next_request(),
                     Place::Head(_) => self.wait(self.waits.head),
                     Place::Body(_) | Place::Chunked(_) => self.wait(self.waits.body),
                     Place::Refused(_) => {}
@@ -491,8 +570,7 @@ impl Gate {
                     }
                     return Poll::Ready(Ok(sent));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -514,9 +592,21 @@ impl AsyncWrite for Gate {
         let result = if before_hole == 0
             && let Some(hole) = slices.first()
         {
+            if std::mem::take(&mut gate.had_turn) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            gate.had_turn = true;
             gate.poll_send_file(cx, hole.len())
+        } else if before_hole < slices.len()
+            && let Stream::Plain(tcp) = &gate.stream
+        {
+            poll_send_more(cx, tcp, &slices[..before_hole])
         } else {
             match &mut gate.stream {
+                Stream::Plain(tcp) if slices.iter().map(|slice| slice.len()).sum::<usize>() <= JOINED_OCTETS_MAX => {
+                    poll_send_joined(cx, tcp, slices)
+                }
                 Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, &slices[..before_hole]),
                 Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, &slices[..before_hole]),
             }
@@ -538,13 +628,19 @@ impl AsyncWrite for Gate {
     /// Our side is finished. After a refusal, reads on for a while (see [`LINGER`]).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
+        if gate.parked {
+            return Poll::Ready(Ok(()));
+        }
         if gate.lingered == 0 {
+            // What arrived whole was also read: nothing is in flight that would be answered with a reset.
+            let clean = matches!(gate.place, Place::Head(_)) && gate.held.is_empty() && gate.ready.is_empty();
             match &mut gate.stream {
+                // hyper drops us next, and closing the socket sends the FIN as well.
+                Stream::Plain(_) if clean => return Poll::Ready(Ok(())),
                 Stream::Plain(tcp) => ready!(Pin::new(tcp).poll_shutdown(cx))?,
                 Stream::Tls(tls) => ready!(Pin::new(tls).poll_shutdown(cx))?,
             }
-            // What arrived whole was also read: nothing is in flight that would be answered with a reset.
-            if matches!(gate.place, Place::Head(_)) && gate.held.is_empty() && gate.ready.is_empty() {
+            if clean {
                 return Poll::Ready(Ok(()));
             }
             gate.lingered = 1;
@@ -560,6 +656,42 @@ impl AsyncWrite for Gate {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Sends octets that a file follows: the kernel keeps a last segment that is not full for the file's first octets.
+fn poll_send_more(cx: &mut Context<'_>, tcp: &TcpStream, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    poll_send(cx, tcp, || {
+        let mut nothing = SendAncillaryBuffer::default();
+        Ok(sendmsg(tcp, slices, &mut nothing, SendFlags::MORE | SendFlags::NOSIGNAL)?)
+    })
+}
+
+/// A head and a body that are shorter than this together are sent from one buffer: copying them costs less than a
+/// system call with two.
+const JOINED_OCTETS_MAX: usize = 4096;
+
+fn poll_send_joined(cx: &mut Context<'_>, tcp: &TcpStream, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    let mut joined = [0; JOINED_OCTETS_MAX];
+    let mut end = 0;
+    for slice in slices {
+        joined[end..end + slice.len()].copy_from_slice(slice);
+        end += slice.len();
+    }
+    poll_send(cx, tcp, || Ok(send(tcp, &joined[..end], SendFlags::NOSIGNAL)?))
+}
+
+fn poll_send(
+    cx: &mut Context<'_>,
+    tcp: &TcpStream,
+    mut send: impl FnMut() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(tcp.poll_write_ready(cx))?;
+        match tcp.try_io(Interest::WRITABLE, &mut send) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            result => return Poll::Ready(result),
+        }
     }
 }
 

@@ -249,10 +249,11 @@ impl Worker {
         for Listener { socket, scheme } in self.listeners {
             let (serving, door, shutdown) = (Arc::clone(&self.serving), self.door.clone(), self.shutdown.clone());
             let acceptor = self.acceptor.clone().filter(|_| scheme == Scheme::Https);
+            let address = socket.local_addr()?;
             tasks.push(accepting.spawn(async move {
                 let serve_one = |stream, peer| {
                     let (serving, acceptor, shutdown) = (Arc::clone(&serving), acceptor.clone(), shutdown.clone());
-                    async move { serving.connection(stream, peer, acceptor.as_ref(), shutdown).await }
+                    async move { serving.connection(stream, address, peer, acceptor.as_ref(), shutdown).await }
                 };
                 door.accept(socket, &shutdown, serve_one).await
             }));

@@ -95,8 +95,10 @@ mod tests {
 
     #[test]
     fn the_suffix_tells_the_type() {
-        let types =
-            MediaTypes::new([("index", "text/html"), (".log", "text/plain; charset=us-ascii")], Charset::Named("utf-8".to_owned()));
+        let types = MediaTypes::new(
+            [("index", "text/html"), (".log", "text/plain; charset=us-ascii")],
+            Charset::Named("utf-8".to_owned()),
+        );
         let types = types.unwrap();
         for (name, expected) in [
             ("index.html", "text/html; charset=utf-8"),

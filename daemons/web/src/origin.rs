@@ -227,7 +227,8 @@ impl Site {
             // `http://here.example` and what follows could make `http://here.example.evil.example`.
             if redirect.from.ends_with('/') && !redirect.to.ends_with('/') && !redirect.to.contains('?') {
                 let (from, to) = (&redirect.from, &redirect.to);
-                let problem = format!("what follows `{from}` is added to `{to}`, so that must end with a slash: `{to}/`");
+                let problem =
+                    format!("what follows `{from}` is added to `{to}`, so that must end with a slash: `{to}/`");
                 return Err(unfit("web.redirect", problem));
             }
         }
@@ -400,7 +401,8 @@ impl Site {
         }
         let protection = self.protected.iter().find(|rule| covers(&rule.path, &shown));
         let user = match protection {
-            Some(rule) => match self.let_in(head, around, rule).await {
+            // Boxed: each connection has room for this future, and few ever need it.
+            Some(rule) => match Box::pin(self.let_in(head, around, rule)).await {
                 Ok(user) => Some(user),
                 Err(reply) => return *reply,
             },
