@@ -62,6 +62,12 @@ fn build() -> Result<HashMap<String, PathBuf>> {
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
+    // Cargo tells a test about its package in these. Build scripts that look at them (ring's) would take them for a change,
+    // and everything above would be compiled again in each test run.
+    let about_us = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_"].iter().any(|p| name.starts_with(p));
+    for (name, _) in std::env::vars().filter(|(name, _)| about_us(name)) {
+        command.env_remove(name);
+    }
     let output = command.output().context("cannot start cargo")?;
     ensure!(output.status.success(), "cargo build: {}", String::from_utf8_lossy(&output.stderr));
     let messages = String::from_utf8(output.stdout)?;
