@@ -15,5 +15,6 @@ mod connections;
 mod disk;
 mod login;
 mod record;
+mod requirements;
 mod settings;
 mod transcripts;
