@@ -301,6 +301,14 @@ impl Gate {
         std::mem::take(&mut self.parked)
     }
 
+    /// Whether the client has sent more than was read. It costs no system call unless the last read filled its buffer.
+    fn has_unread(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(tcp) => tcp.try_read(&mut [0]).is_ok_and(|octets| octets > 0),
+            Stream::Tls(_) => false,
+        }
+    }
+
     /// Whether a request has begun. RFC 9112 §2.2: empty lines before one are no part of it.
     fn has_begun(&self) -> bool {
         self.held.iter().any(|octet| !matches!(octet, b'\r' | b'\n'))
@@ -633,7 +641,10 @@ impl AsyncWrite for Gate {
         }
         if gate.lingered == 0 {
             // What arrived whole was also read: nothing is in flight that would be answered with a reset.
-            let clean = matches!(gate.place, Place::Head(_)) && gate.held.is_empty() && gate.ready.is_empty();
+            let clean = matches!(gate.place, Place::Head(_))
+                && gate.held.is_empty()
+                && gate.ready.is_empty()
+                && !gate.has_unread();
             match &mut gate.stream {
                 // hyper drops us next, and closing the socket sends the FIN as well.
                 Stream::Plain(_) if clean => return Poll::Ready(Ok(())),
