@@ -48,9 +48,9 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// How many octets one hole stands for at most: the step of sendfile, after which other connections have their turn.
-/// Smaller steps cost a system call each; larger ones would let one fast client hold a worker.
-pub(crate) const HOLE_OCTETS: usize = 1 << 20;
+/// How many octets one hole stands for at most: the step of sendfile. Larger ones gain nothing, because the listener
+/// lets a socket hold no more than [`UNSENT_OCTETS_MAX`](shared::listener::UNSENT_OCTETS_MAX) unsent.
+pub(crate) const HOLE_OCTETS: usize = 256 << 10;
 
 /// The region that holes are cut from. Nobody reads its octets, so the kernel never has to provide the pages.
 static HOLE: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; HOLE_OCTETS]));
@@ -215,8 +215,6 @@ pub(crate) struct Gate {
     passed: u64,
     /// The peer does not take what we send.
     stalled: bool,
-    /// A step of a file was just sent: before the next, other connections have their turn.
-    had_turn: bool,
     /// One timer for all waits. It is moved only when somebody begins to wait for an earlier time, or when it fires:
     /// in a busy connection every request would move it later, and it never fires.
     timer: Pin<Box<Sleep>>,
@@ -249,7 +247,6 @@ impl Gate {
             ready: Vec::new(),
             passed: 0,
             stalled: false,
-            had_turn: false,
             timer: Box::pin(sleep_until(deadline)),
             deadline,
             idle_until: deadline,
@@ -600,11 +597,6 @@ impl AsyncWrite for Gate {
         let result = if before_hole == 0
             && let Some(hole) = slices.first()
         {
-            if std::mem::take(&mut gate.had_turn) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            gate.had_turn = true;
             gate.poll_send_file(cx, hole.len())
         } else if before_hole < slices.len()
             && let Stream::Plain(tcp) = &gate.stream
