@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How many connections the kernel may queue for us before it drops new ones. Linux cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// How many octets a connection may hold in the kernel that were not sent yet (TCP_NOTSENT_LOWAT). Without it the kernel
+/// How many octets a connection may hold in the kernel that were not sent yet (`TCP_NOTSENT_LOWAT`). Without it the kernel
 /// takes up to 4 MiB for every client that asks for a long file, which gains nothing: what waits there is no longer in
 /// the processor's cache when its turn comes.
 pub const UNSENT_OCTETS_MAX: u32 = 128 << 10;

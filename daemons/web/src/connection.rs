@@ -14,7 +14,7 @@ use http::{
     header::{CONNECTION, EXPECT, HOST, REFERER, SERVER, USER_AGENT},
     request::Parts,
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 use shared::{
@@ -288,6 +288,9 @@ impl Exchange<'_> {
             fields.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
             fields.insert(KEEP_ALIVE, self.serving.keep_alive.clone());
         }
+        if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            response.extensions_mut().insert(ReasonPhrase::from_static(CONTENT_TOO_LARGE.as_bytes()));
+        }
         let status = response.status();
         let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
         self.serving.counters.responses[class].inc();
@@ -400,6 +403,8 @@ fn keep_alive(timeout: Duration, max: u64) -> HeaderValue {
     HeaderValue::try_from(format!("timeout={}, max={max}", timeout.as_secs())).expect("digits and plain words")
 }
 
+const CONTENT_TOO_LARGE: &str = "Content Too Large";
+
 /// As the log and the transcript write it.
 pub(crate) fn version(version: Version) -> &'static str {
     match version {
@@ -417,8 +422,12 @@ fn report(conversation: &Conversation, version: Version, response: &Response<Bod
     conversation.message(Kind::Server, line, fields.collect(), response.body().octets() as usize);
 }
 
-fn reason_phrase(status: StatusCode) -> &'static str {
-    status.canonical_reason().unwrap_or_default()
+pub(crate) fn reason_phrase(status: StatusCode) -> &'static str {
+    match status {
+        // RFC 9110 §15.5.14 has given 413 another name than the `http` crate knows.
+        StatusCode::PAYLOAD_TOO_LARGE => CONTENT_TOO_LARGE,
+        other => other.canonical_reason().unwrap_or_default(),
+    }
 }
 
 /// `content-type` as hyper writes it on the wire: `Content-Type`.

@@ -16,6 +16,7 @@ use crate::{
     body::{Body, Piece, Transfer},
     conditional::{Precondition, Preconditions, RangeApplies},
     config,
+    connection::reason_phrase,
     files::{self, Entity, Memory, Missing, OpenFile, Opened, Remembered, Small},
     gate::Link,
     head::Refusal,
@@ -109,7 +110,7 @@ impl Reply {
     pub(crate) fn refused(head: &Parts, refusal: &Refusal) -> Self {
         let explanation = Explanation {
             status: refusal.status(),
-            title: Cow::Borrowed(refusal.status().canonical_reason().unwrap_or("Refused")),
+            title: Cow::Borrowed(reason_phrase(refusal.status())),
             asked: None,
             looked_up: None,
             reason: refusal.explain(),
@@ -331,7 +332,7 @@ fn wrong_method(head: &Parts) -> Reply {
     };
     let explanation = Explanation {
         status,
-        title: status.canonical_reason().unwrap_or_default().into(),
+        title: reason_phrase(status).into(),
         asked: Some(head.uri.to_string().into()),
         looked_up: None,
         reason: reason.into(),
@@ -510,7 +511,7 @@ impl Site {
     fn problem(&self, head: &Parts, asked: &str, status: StatusCode, reason: &str, rule: &'static str) -> Reply {
         let explanation = Explanation {
             status,
-            title: status.canonical_reason().unwrap_or_default().into(),
+            title: reason_phrase(status).into(),
             asked: Some(asked.into()),
             looked_up: Some(
                 format!("{} below the document root of {}", asked.trim_start_matches('/'), self.name).into(),
@@ -712,7 +713,7 @@ fn redirected(head: &Parts, status: config::RedirectStatus, location: String) ->
     let status = StatusCode::from_u16(status.into()).unwrap_or(StatusCode::MOVED_PERMANENTLY);
     let explanation = Explanation {
         status,
-        title: status.canonical_reason().unwrap_or_default().into(),
+        title: reason_phrase(status).into(),
         asked: Some(head.uri.path().into()),
         looked_up: None,
         reason: format!("It is at {location}").into(),

@@ -160,7 +160,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .4rem 1.2rem }
 dt { color: GrayText } dd { margin: 0; overflow-wrap: anywhere }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8884 }
-td.size { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+td.size, th:nth-child(2) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+[aria-sort=ascending] a::after { content: \" \\2191\" } [aria-sort=descending] a::after { content: \" \\2193\" }
 td.date { white-space: nowrap; font-variant-numeric: tabular-nums }
 ";
 
