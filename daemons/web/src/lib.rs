@@ -12,7 +12,7 @@
 //! S: Content-Type: text/html; charset=utf-8
 //! S: Content-Length: 745
 //! S: Last-Modified: Tue, 30 Oct 2007 17:00:02 GMT
-//! S: ETag: "143b6b1d6f2c8400-2e9"
+//! S: Etag: "143b6b1d6f2c8400-2e9"
 //! S:
 //! S: <!DOCTYPE html> ...
 //! ```
