@@ -667,8 +667,11 @@ impl<S: AsyncRead + AsyncWrite> Client<'_, S> {
         let hear = async {
             if script.purpose == Purpose::Update {
                 let mut said = vec![];
-                while let Heard::Line(line) = ear.hear(QUIET).await {
+                // Where the file has an answer, it may have to be waited for.
+                let mut patience = if to_hear.is_empty() { QUIET } else { PATIENCE };
+                while let Heard::Line(line) = ear.hear(patience).await {
                     said.push(line);
+                    patience = QUIET;
                 }
                 rewriting.answered(said);
                 return Ok(());
