@@ -11,6 +11,8 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use http::Version;
+
 use crate::date::{Civil, unix_seconds};
 
 /// What there is to say about one request and its answer.
@@ -35,6 +37,14 @@ pub(crate) struct Entry<'a> {
     /// From the whole head to the end of the answer, in microseconds.
     pub micros: u64,
     pub connection: u64,
+}
+
+/// As the log and the transcript write it.
+pub(crate) fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
 }
 
 /// The last second as text, because writing it anew for each line would cost more than the rest of the line.

@@ -1,13 +1,15 @@
 //! One connection: the gate, hyper, and what every answer has in common.
 
 use crate::{
-    accesslog::Entry,
+    accesslog::{self, Entry},
     body::{Body, Transfer},
     config::Config,
     gate::{FirstOctets, Gate, Link, Stream, Waits},
-    head::{Limits, Refusal},
+    head::Limits,
     log::{Log, Ticket},
     origin::{self, After, Reply, Sites, Surroundings},
+    page,
+    refusal::Refusal,
 };
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
@@ -289,7 +291,7 @@ impl Exchange<'_> {
             fields.insert(KEEP_ALIVE, self.serving.keep_alive.clone());
         }
         if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            response.extensions_mut().insert(ReasonPhrase::from_static(CONTENT_TOO_LARGE.as_bytes()));
+            response.extensions_mut().insert(ReasonPhrase::from_static(page::CONTENT_TOO_LARGE.as_bytes()));
         }
         let status = response.status();
         let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
@@ -373,7 +375,7 @@ impl<'a> RequestLine<'a> {
             (None, Some(origin_form)) => Cow::Borrowed(origin_form.as_str().as_bytes()),
             _ => Cow::Owned(head.uri.to_string().into_bytes()),
         };
-        Self { method: head.method.as_str().as_bytes(), target, version: version(head.version).as_bytes() }
+        Self { method: head.method.as_str().as_bytes(), target, version: accesslog::version(head.version).as_bytes() }
     }
 }
 
@@ -403,31 +405,13 @@ fn keep_alive(timeout: Duration, max: u64) -> HeaderValue {
     HeaderValue::try_from(format!("timeout={}, max={max}", timeout.as_secs())).expect("digits and plain words")
 }
 
-const CONTENT_TOO_LARGE: &str = "Content Too Large";
-
-/// As the log and the transcript write it.
-pub(crate) fn version(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        _ => "HTTP/1.1",
-    }
-}
-
 /// Shows a response head in the transcript. hyper adds `Date` on the way out.
 fn report(conversation: &Conversation, version: Version, response: &Response<Body>) {
     let status = response.status();
-    let line = format!("{} {} {}", self::version(version), status.as_u16(), reason_phrase(status));
+    let line = format!("{} {} {}", accesslog::version(version), status.as_u16(), page::reason_phrase(status));
     let fields = response.headers().iter();
     let fields = fields.map(|(name, value)| format!("{}: {}", title_case(name.as_str()), readable(value.as_bytes())));
     conversation.message(Kind::Server, line, fields.collect(), response.body().octets() as usize);
-}
-
-pub(crate) fn reason_phrase(status: StatusCode) -> &'static str {
-    match status {
-        // RFC 9110 §15.5.14 has given 413 another name than the `http` crate knows.
-        StatusCode::PAYLOAD_TOO_LARGE => CONTENT_TOO_LARGE,
-        other => other.canonical_reason().unwrap_or_default(),
-    }
 }
 
 /// `content-type` as hyper writes it on the wire: `Content-Type`.

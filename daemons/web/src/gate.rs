@@ -22,7 +22,8 @@
 
 use crate::{
     chunked::{self, ChunkReader},
-    head::{Answer, Framing, HeadReader, Limits, Progress, Refusal, Refused},
+    head::{Answer, Framing, HeadReader, Limits, Progress, Refused},
+    refusal::Refusal,
 };
 use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};

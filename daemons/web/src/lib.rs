@@ -31,7 +31,7 @@
 //!
 //! # Reading order
 //!
-//! [`head`] and [`chunked`] (what a request looks like), [`gate`] (how none passes that does not), [`connection`] (what
+//! [`head`] and [`chunked`] (what a request looks like), [`refusal`] (what is said when it does not), [`gate`] (how none passes that does not), [`connection`] (what
 //! every answer has in common), [`origin`] (which answer), then what it is made of: [`target`], [`files`],
 //! [`conditional`], [`range`], [`body`], [`media`], [`listing`], [`page`]; last [`accesslog`] and [`log`].
 //!
@@ -44,6 +44,7 @@ mod config;
 
 mod chunked;
 mod head;
+mod refusal;
 
 mod gate;
 

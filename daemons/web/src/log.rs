@@ -5,8 +5,7 @@
 
 use crate::{
     Config, LogFormat,
-    accesslog::{Clock, Entry, combined, json},
-    connection,
+    accesslog::{self, Clock, Entry, combined, json},
 };
 use shared::daemon::StartError;
 use std::{
@@ -211,7 +210,7 @@ impl Ticket {
             time: SystemTime::now(),
             method: &self.method,
             target: &self.target,
-            version: connection::version(self.version).as_bytes(),
+            version: accesslog::version(self.version).as_bytes(),
             status: self.status.as_u16(),
             octets,
             referer: self.referer.as_deref(),

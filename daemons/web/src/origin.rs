@@ -16,14 +16,13 @@ use crate::{
     body::{Body, Piece, Transfer},
     conditional::{Precondition, Preconditions, RangeApplies},
     config,
-    connection::reason_phrase,
     files::{self, Entity, Memory, Missing, OpenFile, Opened, Remembered, Small},
     gate::Link,
-    head::Refusal,
     listing::{self, Sort},
     media::{Charset, MediaTypes},
-    page::{self, Explanation, Form},
+    page::{self, Explanation, Form, reason_phrase},
     range::{self, Boundary, Multipart, Ranges},
+    refusal::Refusal,
     target::{Directory, Target, encode_path},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};

@@ -65,6 +65,17 @@ fn quality(parameter: &[u8]) -> Option<u16> {
     Some(sum.min(1000))
 }
 
+/// RFC 9110 §15.5.14 has given 413 another name than the `http` crate knows.
+pub(crate) const CONTENT_TOO_LARGE: &str = "Content Too Large";
+
+/// The words behind a status code.
+pub(crate) fn reason_phrase(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => CONTENT_TOO_LARGE,
+        other => other.canonical_reason().unwrap_or_default(),
+    }
+}
+
 /// What there is to say about an answer that is not what was hoped for.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Explanation<'a> {
