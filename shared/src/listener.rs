@@ -131,15 +131,46 @@ impl Sockets {
     /// # Errors
     /// The address cannot be had; see [`BindError`].
     pub fn udp(&self, address: SocketAddr) -> Result<StdUdpSocket, BindError> {
-        let wrap = |error| explain(error, "UDP", address);
-        let mut handed_over = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = handed_over.udp.iter().position(|s| s.local_addr().is_ok_and(|a| same(a, address)));
-        let socket = match position {
-            Some(index) => handed_over.udp.swap_remove(index),
-            None => bind_udp(address).map_err(wrap)?,
+        let socket = match self.udp_handed_over(address) {
+            Some(socket) => socket,
+            None => bind_udp(address, Sharing::No).map_err(|error| explain(error, "UDP", address))?.into(),
         };
-        socket.set_nonblocking(true).map_err(wrap)?;
+        socket.set_nonblocking(true).map_err(|error| explain(error, "UDP", address))?;
         Ok(socket)
+    }
+
+    /// `count` UDP sockets for `address`, one for each worker; the kernel spreads the clients over them, each client always to
+    /// the same one.
+    ///
+    /// # Errors
+    /// The address cannot be had; see [`BindError`].
+    pub fn udp_shared(&self, address: SocketAddr, count: NonZeroUsize) -> Result<Vec<StdUdpSocket>, BindError> {
+        let wrap = |error| explain(error, "UDP", address);
+        if let Some(first) = self.udp_handed_over(address) {
+            first.set_nonblocking(true).map_err(wrap)?;
+            // As with TCP: one socket is all that systemd gives.
+            let others = (1..count.get()).map(|_| first.try_clone()).collect::<Result<Vec<_>, _>>().map_err(wrap)?;
+            return Ok(std::iter::once(first).chain(others).collect());
+        }
+        if count.get() == 1 {
+            return Ok(vec![self.udp(address)?]);
+        }
+        // As with TCP: alone first, so that nobody else's port is shared in silence.
+        let probe = bind_udp(address, Sharing::No).map_err(wrap)?;
+        let address = probe.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(address);
+        drop(probe);
+        let bind_one = |_| {
+            let socket: StdUdpSocket = bind_udp(address, Sharing::AmongWorkers).map_err(wrap)?.into();
+            socket.set_nonblocking(true).map_err(wrap)?;
+            Ok(socket)
+        };
+        (0..count.get()).map(bind_one).collect()
+    }
+
+    fn udp_handed_over(&self, address: SocketAddr) -> Option<StdUdpSocket> {
+        let mut handed_over = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = handed_over.udp.iter().position(|s| s.local_addr().is_ok_and(|a| same(a, address)))?;
+        Some(handed_over.udp.swap_remove(position))
     }
 }
 
@@ -179,13 +210,16 @@ fn listen(socket: Socket) -> io::Result<StdTcpListener> {
     Ok(socket.into())
 }
 
-fn bind_udp(address: SocketAddr) -> io::Result<StdUdpSocket> {
+fn bind_udp(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if sharing == Sharing::AmongWorkers {
+        socket.set_reuse_port(true)?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn explain(error: io::Error, protocol: &'static str, address: SocketAddr) -> BindError {
