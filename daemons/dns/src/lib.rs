@@ -1,0 +1,41 @@
+//! Names and who knows them: the servers that own zones.
+//!
+//! The name system is a tree that is cut into zones. Each zone has servers that know everything in it and nothing else, but for
+//! where it was cut further: there they name the servers of the next zone. So a question that begins at the root gets two
+//! referrals on its way to the answer:
+//!
+//! ```text
+//!   C: www.crepes.fr. A?      to the root     S: ask ns.fr., it is at 10.77.0.2           (a referral, no AA)
+//!   C: www.crepes.fr. A?      to fr           S: ask ns.crepes.fr., it is at 10.77.1.53   (a referral, no AA)
+//!   C: www.crepes.fr. A?      to crepes.fr    S: 10.77.1.80                               (the answer, with AA)
+//! ```
+//!
+//! One program plays all three parts; its zones make the difference.
+//!
+//! # Reading order
+//!
+//! 1. [`name`]: what a name is on the wire and on paper, and when two are the same (RFC 1034 §3.1, RFC 4343).
+//! 2. [`rdata`]: the types of records, as one table.
+//! 3. [`message`]: a query read where it lies; an answer written, with compression, up to a limit (RFC 1035 §4, RFC 6891).
+//! 4. [`zonefile`]: zones as people write them (RFC 1035 §5), and what to say about their mistakes.
+//! 5. [`zone`]: zones as the server keeps them.
+//! 6. [`authority`]: **the chapter's heart**, RFC 1034 §4.3.2 with its steps numbered; pure.
+//! 7. [`respond`]: from the octets of a query to those of its answer.
+//! 8. `server.rs`: the sockets (RFC 7766), the counters, and how new zones come in without losing a query.
+//!
+//! What is asked of a recursive server ([RFC 1034 §5.3.3](https://www.rfc-editor.org/rfc/rfc1034#section-5.3.3)) would stand
+//! beside [`authority`], behind the same sockets: step 4, the cache, is where it begins. Here RA is never set.
+
+pub mod authority;
+mod config;
+pub mod message;
+pub mod name;
+pub mod rdata;
+pub mod respond;
+mod server;
+pub mod zone;
+pub mod zonefile;
+
+pub use config::{Config, ZoneFile};
+pub use server::{Reloader, Server};
+pub use zonefile::Rewrite;

@@ -1,0 +1,25 @@
+//! `tomte-dns`: see the library for the chapter.
+
+use dns::{Config, Server};
+use shared::daemon::{self, Daemon, Program, Runtime};
+use std::process::ExitCode;
+
+const PROGRAM: Program = Program {
+    name: "dns",
+    about: "A name server that shows its working: the root, top-level domains and sites, from master files",
+    examples: "Examples:\n  \
+        tomte-dns --set dns.listen='[\"127.0.0.1:8053\"]' --set dns.zones='[{ name = \"crepes.fr\", file = \"crepes.fr.zone\" }]'\n  \
+        dig @127.0.0.1 -p 8053 www.crepes.fr",
+    version: env!("CARGO_PKG_VERSION"),
+    runtime: Runtime::PerCore,
+};
+
+fn main() -> ExitCode {
+    daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
+        let server = Server::bind(&config, &daemon.shared)?;
+        let reloader = server.reloader();
+        daemon.on_reload(move |config| reloader.reload(&config));
+        daemon.ready(&server.local_addrs());
+        server.run(daemon.shutdown.clone()).await
+    })
+}
