@@ -1,0 +1,261 @@
+//! Questions and answers, as they stand in `tests/answers/*.txt`, played against the server without its sockets.
+//!
+//! `C:` asks: name, type, and perhaps `CH`, `rd`, `edns SIZE`, `do`, `tcp`. `S:` is the whole answer: the RCODE with flags and
+//! counts, then each record with the letter of its section: `an`, `au`, `ad`. `UPDATE=1` rewrites the `S:` lines; then read
+//! the difference as a reviewer would.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use dns::{
+    Rewrite,
+    authority::{Identity, Rotation, Zones},
+    message::{self, Rcode},
+    name::Name,
+    rdata::{self, Field, Type},
+    respond::{Carrier, Response, World, answer_line, respond},
+    zonefile,
+};
+use std::{fmt::Write as _, fs, net::Ipv4Addr, net::Ipv6Addr, path::Path, sync::Arc};
+
+fn world() -> World {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zones");
+    let name: Name = "example".parse().unwrap();
+    let loaded = zonefile::load(name.borrow(), &dir.join("example.zone"), Rewrite::None).unwrap();
+    World {
+        zones: Zones::new(vec![Arc::new(loaded.zone)]),
+        identity: Arc::new(Identity::new("tomte", "ns.example")),
+        udp_octets_max: 1232,
+    }
+}
+
+/// `www.example. A rd edns 1232` as octets.
+fn question(words: &str) -> (Vec<u8>, Carrier) {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let [name, qtype, options @ ..] = &words[..] else { panic!("{words:?}") };
+    let has = |word: &str| options.contains(&word);
+    let qtype = match qtype.trim_end_matches('?') {
+        "ANY" => Type::ANY,
+        "AXFR" => Type::AXFR,
+        other => other.parse().unwrap(),
+    };
+    let mut octets = vec![0xab, 0xcd, u8::from(has("rd")), 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    octets.extend(Name::from_text(name.as_bytes(), None).unwrap().borrow().as_wire());
+    octets.extend(qtype.0.to_be_bytes());
+    octets.extend([0, if has("CH") { 3 } else { 1 }]);
+    if let Some(at) = options.iter().position(|word| *word == "edns") {
+        let size: u16 = options[at + 1].parse().unwrap();
+        octets[11] = 1;
+        octets.extend([0, 0, 41]);
+        octets.extend(size.to_be_bytes());
+        octets.extend([0, 0, if has("do") { 0x80 } else { 0 }, 0, 0, 0]);
+    }
+    (octets, if has("tcp") { Carrier::Tcp } else { Carrier::Udp })
+}
+
+fn answer(world: &World, rotation: &mut Rotation, query: &[u8], carrier: Carrier) -> Option<(Vec<u8>, Rcode)> {
+    let mut buffer = vec![0; 65535];
+    match respond(world, &message::receive(query), carrier, rotation, &mut buffer) {
+        Response::Silence(_) => None,
+        Response::Send { octets, rcode, .. } => {
+            buffer.truncate(octets);
+            Some((buffer, rcode))
+        }
+    }
+}
+
+fn u16_at(octets: &[u8], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([octets[at], octets[at + 1]]))
+}
+
+/// The lines of an answer. It reads what we wrote by the rules of RFC 1035, compression included.
+fn told(octets: &[u8], rcode: Rcode) -> Vec<String> {
+    let mut lines = vec![answer_line(octets, rcode)];
+    assert_eq!(octets[..2], [0xab, 0xcd], "the id is the client's");
+    assert_eq!(octets[2] & 0x80, 0x80, "QR");
+    let mut at = 12;
+    for _ in 0..u16_at(octets, 4) {
+        at = message::read_name(octets, at).unwrap().1 + 4;
+    }
+    for (section, counted) in [("an", 6), ("au", 8), ("ad", 10)] {
+        for _ in 0..u16_at(octets, counted) {
+            let (owner, end) = message::read_name(octets, at).unwrap();
+            let rtype = Type(u16_at(octets, end) as u16);
+            let ttl = u16_at(octets, end + 4) << 16 | u16_at(octets, end + 6);
+            let (from, to) = (end + 10, end + 10 + u16_at(octets, end + 8));
+            at = to;
+            lines.push(match rtype {
+                Type::OPT => format!("{section} OPT {} {:#010x}", u16_at(octets, end + 2), ttl),
+                _ => format!("{section} {owner} {ttl} {rtype}{}", data(octets, rtype, from, to)),
+            });
+        }
+    }
+    assert_eq!(at, octets.len(), "nothing is left over");
+    lines
+}
+
+fn data(octets: &[u8], rtype: Type, mut at: usize, end: usize) -> String {
+    let mut text = String::new();
+    for field in rdata::fields(rtype).unwrap_or(&[Field::Hex]) {
+        text.push(' ');
+        match field {
+            Field::Name | Field::NameCompressible => {
+                let (name, behind) = message::read_name(octets, at).unwrap();
+                text += &name.to_string();
+                at = behind;
+            }
+            Field::U8 => {
+                text += &octets[at].to_string();
+                at += 1;
+            }
+            Field::U16 => {
+                text += &u16_at(octets, at).to_string();
+                at += 2;
+            }
+            Field::U32 | Field::Period => {
+                text += &(u16_at(octets, at) << 16 | u16_at(octets, at + 2)).to_string();
+                at += 4;
+            }
+            Field::Ipv4 => {
+                text += &Ipv4Addr::from(<[u8; 4]>::try_from(&octets[at..end]).unwrap()).to_string();
+                at = end;
+            }
+            Field::Ipv6 => {
+                text += &Ipv6Addr::from(<[u8; 16]>::try_from(&octets[at..end]).unwrap()).to_string();
+                at = end;
+            }
+            Field::Texts => {
+                let length = usize::from(octets[at]);
+                write!(text, "{:?}", String::from_utf8_lossy(&octets[at + 1..=at + length])).unwrap();
+                at += 1 + length;
+            }
+            _ => {
+                octets[at..end].iter().for_each(|octet| write!(text, "{octet:02x}").unwrap());
+                at = end;
+            }
+        }
+    }
+    assert_eq!(at, end, "the data of {rtype} has its length");
+    text
+}
+
+#[test]
+fn the_answers_are_those_of_the_files() {
+    let world = world();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/answers");
+    let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 10, "the files are there");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut rotation = Rotation::default();
+        let mut fresh = String::new();
+        for line in text.lines().filter(|line| !line.starts_with("S:")) {
+            writeln!(fresh, "{line}").unwrap();
+            if let Some(words) = line.strip_prefix("C: ") {
+                let (query, carrier) = question(words);
+                let (octets, rcode) = answer(&world, &mut rotation, &query, carrier).expect("a query is answered");
+                for line in told(&octets, rcode) {
+                    writeln!(fresh, "S: {line}").unwrap();
+                }
+            }
+        }
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&file, fresh).unwrap();
+        } else {
+            assert_eq!(fresh, text, "{}", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_part_of_a_query_gets_an_answer_or_silence_and_never_harms() {
+    let world = world();
+    let mut rotation = Rotation::default();
+    let (whole, _) = question("www.example. A? rd edns 1232 do");
+    for length in 0..whole.len() {
+        let answered = answer(&world, &mut rotation, &whole[..length], Carrier::Udp).map(|(_, rcode)| rcode);
+        let want = (length >= 12).then_some(Rcode::FORMERR);
+        assert_eq!(answered, want, "{length} octets");
+    }
+    // Every octet of it changed to every other value.
+    for at in 0..whole.len() {
+        for value in 0..=255 {
+            let mut changed = whole.clone();
+            changed[at] = value;
+            if let Some((octets, _)) = answer(&world, &mut rotation, &changed, Carrier::Udp) {
+                assert_eq!(octets[..2], changed[..2]);
+                assert_ne!(octets[2] & 0x80, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn malformed_messages_get_what_the_rfcs_say() {
+    let (plain, _) = question("www.example. A?");
+    let (edns, _) = question("www.example. A? edns 1232");
+    let with = |octets: &[u8], at: usize, value: u8| {
+        let mut octets = octets.to_vec();
+        octets[at] = value;
+        octets
+    };
+    let join = |octets: &[u8], more: &[u8]| [octets, more].concat();
+    let opt_at = edns.len() - 11;
+    let twice = with(&join(&edns, &edns[opt_at..]), 11, 2);
+    let table: [(&str, Vec<u8>, Option<Rcode>); 18] = [
+        ("QR=1: two servers must not answer each other for ever", with(&plain, 2, 0x80), None),
+        ("no octets", vec![], None),
+        ("eleven octets", plain[..11].to_vec(), None),
+        ("opcode NOTIFY", with(&plain, 2, 4 << 3), Some(Rcode::NOTIMP)),
+        ("opcode UPDATE", with(&plain, 2, 5 << 3), Some(Rcode::NOTIMP)),
+        ("QDCOUNT 0", with(&plain[..12], 5, 0), Some(Rcode::FORMERR)),
+        ("QDCOUNT 2", with(&join(&plain, &plain[12..]), 5, 2), Some(Rcode::FORMERR)),
+        ("ANCOUNT 1", with(&plain, 7, 1), Some(Rcode::FORMERR)),
+        ("a pointer to itself", with(&with(&plain, 12, 0xc0), 13, 12), Some(Rcode::FORMERR)),
+        ("a label of 64", with(&plain, 12, 64), Some(Rcode::FORMERR)),
+        ("a name of 256", join(&join(&plain[..12], &b"\x01a".repeat(128)), &[0, 0, 1, 0, 1]), Some(Rcode::FORMERR)),
+        ("junk behind the end", join(&plain, b"x"), Some(Rcode::FORMERR)),
+        ("OPT twice", twice, Some(Rcode::FORMERR)),
+        ("OPT with a name", with(&join(&plain, b"\x01a\0\0\x29\x04\0\0\0\0\0\0\0"), 11, 1), Some(Rcode::FORMERR)),
+        ("OPT that says more than it has", with(&edns, edns.len() - 1, 1), Some(Rcode::FORMERR)),
+        ("half an option", with(&join(&edns, b"\0\x03\0"), edns.len() - 1, 3), Some(Rcode::FORMERR)),
+        ("an option nobody knows", with(&join(&edns, b"\xff\xf0\0\x01x"), edns.len() - 1, 5), Some(Rcode::NOERROR)),
+        ("EDNS version 1", with(&edns, opt_at + 6, 1), Some(Rcode::BADVERS)),
+    ];
+    let world = world();
+    for (what, query, want) in table {
+        let answered = answer(&world, &mut Rotation::default(), &query, Carrier::Udp);
+        assert_eq!(answered.as_ref().map(|(_, rcode)| *rcode), want, "{what}");
+        if let Some((octets, rcode)) = answered {
+            let lines = told(&octets, rcode);
+            // RFC 6891 §6.1.3: the upper bits of BADVERS stand in OPT.
+            assert!(rcode != Rcode::BADVERS || lines.contains(&"ad OPT 1232 0x01000000".to_owned()), "{lines:?}");
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_octets_harm_the_server(octets in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        let world = world();
+        let mut query = octets;
+        // Make more of them look like queries.
+        if query.len() > 12 && query[0] % 2 == 0 {
+            query[2..12].copy_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+        }
+        if let Some((answer, _)) = answer(&world, &mut Rotation::default(), &query, Carrier::Udp) {
+            proptest::prop_assert!(answer.len() >= 12 && answer.len() <= 1232);
+        }
+    }
+
+    #[test]
+    fn a_small_datagram_gets_whole_sets_or_tc(size in 0_u16..1400) {
+        let world = world();
+        for name in ["www.example. A?", "host.sub.example. A?", "second.example. AAAA?", "example. MX?"] {
+            let (query, carrier) = question(&format!("{name} edns {size}"));
+            let (octets, rcode) = answer(&world, &mut Rotation::default(), &query, carrier).unwrap();
+            proptest::prop_assert!(octets.len() <= usize::from(size.max(512)));
+            let _ = told(&octets, rcode);
+        }
+    }
+}

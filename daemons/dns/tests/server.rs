@@ -1,0 +1,189 @@
+//! The server over sockets, with the zones of the lab.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use dns::{Config, Rewrite, Server, ZoneFile, name::Name, rdata::Type};
+use shared::{Shared, daemon::StartError};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Every zone file of the lab.
+fn lab() -> Config {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/zones");
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let zone = |file: PathBuf| {
+        let stem = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        ZoneFile { name: if stem == "root" { ".".to_owned() } else { stem }, file }
+    };
+    with(files.map(zone).collect())
+}
+
+fn with(zones: Vec<ZoneFile>) -> Config {
+    Config { listen: vec!["127.0.0.1:0".parse().unwrap()], zones, rewrite: Rewrite::Loopback, ..Config::default() }
+}
+
+struct Running {
+    address: SocketAddr,
+    reloader: dns::Reloader,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), StartError>>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test waits for its only task itself")]
+fn start(config: &Config) -> Running {
+    let server = Server::bind(config, &Shared::for_tests("dns")).unwrap();
+    let address = server.local_addrs()[0].address;
+    let (reloader, shutdown) = (server.reloader(), CancellationToken::new());
+    Running { address, reloader, task: tokio::spawn(server.run(shutdown.clone())), shutdown }
+}
+
+impl Running {
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    async fn ask(&self, name: &str, qtype: Type) -> Vec<u8> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.send_to(&query(7, name, qtype), self.address).await.unwrap();
+        let mut answer = [0; 4096];
+        let octets = socket.recv(&mut answer).await.unwrap();
+        answer[..octets].to_vec()
+    }
+}
+
+fn query(id: u8, name: &str, qtype: Type) -> Vec<u8> {
+    let name: Name = name.parse().unwrap();
+    let [high, low] = qtype.0.to_be_bytes();
+    [&[0, id, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], name.borrow().as_wire(), &[high, low, 0, 1]].concat()
+}
+
+/// The data of the last record of the answer section is an address: its four octets.
+fn last_address(answer: &[u8]) -> [u8; 4] {
+    assert_eq!(answer[3] & 0xf, 0, "NOERROR");
+    answer.last_chunk().copied().unwrap()
+}
+
+#[tokio::test]
+async fn the_lab_has_the_names_and_addresses_of_the_course() {
+    let running = start(&lab());
+    for (name, want) in [
+        ("gaia.cs.umass.edu", [128, 119, 245, 12]),
+        ("cse.unsw.edu.au", [129, 94, 242, 51]),
+        ("www.ibm.com", [127, 77, 4, 80]),
+        ("www.someschool.edu", [127, 77, 3, 80]),
+        ("www.somesite.com", [127, 77, 4, 80]),
+        ("www-net.cs.umass.edu", [127, 77, 4, 80]),
+        ("www.wikipedia.org", [127, 77, 4, 80]),
+        ("calliope.ics.forth.gr", [127, 77, 4, 80]),
+        ("info.cern.ch", [127, 77, 4, 80]),
+        ("m.root-servers.net", [127, 77, 0, 1]),
+    ] {
+        assert_eq!(last_address(&running.ask(name, Type::A).await), want, "{name}");
+    }
+    let root = running.ask(".", Type::NS).await;
+    assert_eq!(root[7], 13, "thirteen servers, a to m");
+    assert_eq!(running.ask("www.networkutopia.com", Type::A).await[3] & 0xf, 3, "nobody has registered it yet");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn three_addresses_come_first_in_turn() {
+    let running = start(&lab());
+    let mut first = [0; 3];
+    for _ in 0..300 {
+        let answer = running.ask("www.yahoo.com", Type::A).await;
+        // Twelve octets of header, fifteen of name, four; the first record has a pointer for its name.
+        let address = &answer[31 + 12..31 + 16];
+        first[usize::from(address[3] - 80)] += 1;
+    }
+    assert_eq!(first, [100; 3]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn queries_over_tcp_may_come_together_and_in_pieces() {
+    let running = start(&lab());
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let mut octets = vec![];
+    for id in 0..20 {
+        let query = query(id, "www.someschool.edu", Type::A);
+        octets.extend((query.len() as u16).to_be_bytes());
+        octets.extend(query);
+    }
+    // The cut is within a message: what is whole must be answered without waiting for the rest.
+    let (first, rest) = octets.split_at(octets.len() - 5);
+    stream.write_all(first).await.unwrap();
+    for id in 0..20 {
+        if id == 19 {
+            stream.write_all(rest).await.unwrap();
+        }
+        let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!((answer[1], last_address(&answer)), (id, [127, 77, 3, 80]));
+    }
+    running.stop().await;
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "a stop closes the connection");
+}
+
+#[tokio::test]
+async fn a_set_that_is_too_large_for_a_datagram_comes_whole_over_tcp() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("test.zone");
+    let many = (0..60).map(|n| format!("many A 192.0.2.{n}")).collect::<Vec<_>>().join("\n");
+    fs::write(&file, format!("$TTL 60\n@ SOA ns root 1 1 1 1 1\n NS ns\nns A 192.0.2.1\n{many}")).unwrap();
+    let running = start(&with(vec![ZoneFile { name: "test".to_owned(), file }]));
+    let short = running.ask("many.test", Type::A).await;
+    assert_eq!((short[2] & 0x02, short[7], short.len()), (0x02, 0, query(0, "many.test", Type::A).len()));
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let query = query(1, "many.test", Type::A);
+    stream.write_u16(query.len() as u16).await.unwrap();
+    stream.write_all(&query).await.unwrap();
+    let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!((answer[2] & 0x02, answer[7]), (0, 60));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_file_is_taken_and_a_wrong_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("test.zone");
+    let write = |tail: &str| {
+        fs::write(&file, format!("$TTL 60\n@ SOA ns root 1 1 1 1 1\n NS ns\nns A 192.0.2.1\n{tail}\n")).unwrap();
+    };
+    write("www A 192.0.2.7");
+    let config = with(vec![ZoneFile { name: "test".to_owned(), file: file.clone() }]);
+    let running = start(&config);
+    assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 7);
+    write("www A 192.0.2.8");
+    running.reloader.reload(&config).unwrap();
+    assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 8);
+    write("www A 192.0.2");
+    let error = running.reloader.reload(&config).unwrap_err().to_string();
+    assert!(error.contains("test.zone:5: `192.0.2` stands where an IPv4 address"), "{error}");
+    assert!(error.contains("the old zone stays"), "{error}");
+    assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 8);
+    running.stop().await;
+}
+
+#[test]
+fn a_start_with_a_wrong_zone_is_refused_with_its_place() {
+    for (zones, want) in [
+        (vec![("a..b", "x.zone")], "`a..b`: a label is empty"),
+        (vec![("test", "/nowhere/x.zone")], "/nowhere/x.zone: cannot read the zone file"),
+    ] {
+        let zones = zones.into_iter().map(|(name, file)| ZoneFile { name: name.to_owned(), file: file.into() });
+        let error = Server::bind(&with(zones.collect()), &Shared::for_tests("dns")).err().unwrap();
+        assert_eq!(error.exit_code(), 78);
+        assert!(error.to_string().contains(want), "{error}");
+    }
+}
