@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 const KEEP_ALIVE: http::HeaderName = http::HeaderName::from_static("keep-alive");
 
-/// What all connections of a server share.
+/// What all connections of one worker share.
 #[derive(Debug)]
 pub(crate) struct Serving {
     shared: Shared,
@@ -66,14 +66,14 @@ struct Counters {
 }
 
 impl Serving {
-    pub(crate) fn new(config: &Config, sites: Sites, log: Option<Log>, shared: &Shared) -> Self {
+    pub(crate) fn new(config: &Config, sites: Sites, log: Option<Arc<Log>>, shared: &Shared) -> Self {
         let mut http = http1::Builder::new();
         // A client may finish sending (nc -N) and still read.
         http.half_close(true).title_case_headers(true).max_headers(config.fields_max);
         let class = |class| shared.metrics.labelled("responses", "Responses by status class", &[("class", class)]);
         Self {
             sites: RwLock::new(Arc::new(sites)),
-            log: log.map(Arc::new),
+            log,
             limits: Limits {
                 target_octets: config.target_octets_max.octets(),
                 head_octets: config.head_octets_max.octets(),
@@ -167,7 +167,9 @@ impl Serving {
         let link = Arc::new(Link::default());
         let mut gate = Gate::new(stream, Arc::clone(&link), conversation.clone(), self.limits, self.waits);
         let answered = AtomicU64::new(0);
-        let exchange = Exchange { serving: self, conversation, link: &link, transfer, shutdown: &shutdown, answered };
+        let tally = Default::default();
+        let exchange =
+            Exchange { tally, serving: self, conversation, link: &link, transfer, shutdown: &shutdown, answered };
         loop {
             // hyper's buffers are for connections that have something to say.
             match shutdown.run_until_cancelled(poll_fn(|cx| gate.poll_first_octets(cx))).await {
@@ -188,6 +190,7 @@ impl Serving {
                 // The client has gone, or did not take or send anything in time: nobody is left to be told.
                 tracing::debug!(connection = conversation.id(), %error, "connection ended");
             }
+            exchange.settle_tally();
             if !gate.take_parked() {
                 break;
             }
@@ -198,6 +201,8 @@ impl Serving {
 
 /// The requests of one connection, one after the other.
 struct Exchange<'a> {
+    /// Responses by class that are not in the counters yet, which all workers share.
+    tally: [AtomicU64; 4],
     serving: &'a Serving,
     conversation: &'a Conversation,
     link: &'a Arc<Link>,
@@ -206,7 +211,19 @@ struct Exchange<'a> {
     answered: AtomicU64,
 }
 
+/// How often a busy connection adds its responses to the counters. One that rests or ends does it at once.
+const TALLY_EVERY: u64 = 256;
+
 impl Exchange<'_> {
+    fn settle_tally(&self) {
+        for (counter, tally) in self.serving.counters.responses.iter().zip(&self.tally) {
+            let count = tally.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                counter.inc_by(count);
+            }
+        }
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let number = self.answered.fetch_add(1, Ordering::Relaxed);
         let began = self.serving.log.as_ref().map(|_| Instant::now());
@@ -295,7 +312,10 @@ impl Exchange<'_> {
         }
         let status = response.status();
         let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
-        self.serving.counters.responses[class].inc();
+        self.tally[class].fetch_add(1, Ordering::Relaxed);
+        if number % TALLY_EVERY == TALLY_EVERY - 1 {
+            self.settle_tally();
+        }
         if let (Some(log), Some(began)) = (&self.serving.log, began) {
             self.log(log, head, &mut response, user, began);
         }
