@@ -176,6 +176,18 @@ pub enum Entry<'a> {
     },
 }
 
+impl Entry<'_> {
+    /// Whether both are the records of one type at one name.
+    fn is_same_set(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Entry::Set { owner, set }, Entry::Set { owner: other, set: others }) => {
+                set.rtype == others.rtype && owner.name() == other.name()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Answer<'a> {
@@ -328,7 +340,10 @@ fn one_name<'a>(zones: &'a Zones, qtype: Type, sname: &Owner<'a>, mut answer: An
     answer.answers.push(Entry::Set { owner, set });
     // Step 6: addresses that the client would ask for next.
     for (_, entry) in addresses(zone, set) {
-        answer.additional.push(entry);
+        // Two MX may lead to the same host; its addresses are told once.
+        if !answer.additional.iter().any(|known| known.is_same_set(&entry)) {
+            answer.additional.push(entry);
+        }
     }
     Link::Last(answer.because(reason))
 }
