@@ -36,6 +36,7 @@ fn check_tables(settings: &Settings) -> Result<(), ConfigError> {
     settings.table::<shared::accounts::Config>("accounts")?;
     settings.table::<shared::tls::Config>("tls")?;
     settings.table::<wordlength::Config>("wordlength")?;
+    settings.table::<dns::Config>("dns")?;
     settings.table::<web::Config>("web")?;
     Ok(())
 }
@@ -49,7 +50,7 @@ mod tests {
     const MANUAL: &str = include_str!("../../../config/tomte.toml");
 
     /// Where the struct of each table is, with the comments on its fields.
-    const SOURCES: [(&str, &str); 7] = [
+    const SOURCES: [(&str, &str); 8] = [
         ("log", include_str!("../../../shared/src/logging.rs")),
         ("admin", include_str!("../../../shared/src/admin.rs")),
         ("transcript", include_str!("../../../shared/src/transcript.rs")),
@@ -57,6 +58,7 @@ mod tests {
         ("tls", include_str!("../../../shared/src/tls.rs")),
         ("wordlength", include_str!("../../wordlength/src/lib.rs")),
         ("web", include_str!("../../web/src/config.rs")),
+        ("dns", include_str!("../../dns/src/config.rs")),
     ];
 
     /// The fields of `pub struct Config`, each with its comment as one line.
@@ -129,6 +131,7 @@ mod tests {
         same::<shared::tls::Config>(&settings, "tls");
         same::<wordlength::Config>(&settings, "wordlength");
         same::<web::Config>(&settings, "web");
+        same::<dns::Config>(&settings, "dns");
     }
 
     #[test]

@@ -23,13 +23,15 @@ pub(crate) struct Host {
     pub(crate) name: String,
     /// `10.77.x.y`, as the containers have it.
     pub(crate) address: Ipv4Addr,
-    /// A command to try first. `{http}`, `{https}` and `{tcp}` stand for address and port.
+    /// A command to try first. `{http}`, `{https}`, `{tcp}` and `{dig}` stand for address and port.
     #[serde(default)]
     pub(crate) r#try: String,
     #[serde(default)]
     pub(crate) web: Option<web::Config>,
     #[serde(default)]
     pub(crate) wordlength: Option<wordlength::Config>,
+    #[serde(default)]
+    pub(crate) dns: Option<dns::Config>,
 }
 
 /// Which ports the one-process lab uses.
@@ -61,10 +63,13 @@ impl Lab {
                     format!("{}: {} must begin with 10: in one process the 10 becomes 127", host.name, host.address);
                 return Err(unfit(problem));
             }
-            let default = (web::Config::default(), wordlength::Config::default());
-            let (web, wordlength) =
-                (host.web.as_ref().unwrap_or(&default.0), host.wordlength.as_ref().unwrap_or(&default.1));
-            if web.listen != default.0.listen || !web.listen_tls.is_empty() || wordlength.listen != default.1.listen {
+            let web = host
+                .web
+                .as_ref()
+                .is_some_and(|web| web.listen != web::Config::default().listen || !web.listen_tls.is_empty());
+            let wordlength = host.wordlength.as_ref().map(|w| w.listen != wordlength::Config::default().listen);
+            let dns = host.dns.as_ref().map(|dns| dns.listen != dns::Config::default().listen);
+            if web || wordlength == Some(true) || dns == Some(true) {
                 return Err(unfit(format!("{}: `listen` has no place here, a host serves at its address", host.name)));
             }
             if let Some(twin) = lab.host[..index].iter().find(|h| h.name == host.name || h.address == host.address) {
@@ -109,6 +114,12 @@ impl Host {
                 // The terminal belongs to the table of hosts.
                 web.access_log = state.join("log").join(format!("{}.access.log", self.name)).display().to_string();
             }
+        }
+        if let Some(dns) = &mut self.dns {
+            dns.listen = vec![at(53)];
+            // The zones have the addresses of the containers.
+            dns.rewrite = dns::Rewrite::Loopback;
+            dns.zones.iter_mut().for_each(|zone| zone.file = state.join(&zone.file));
         }
         if let Some(wordlength) = &mut self.wordlength {
             wordlength.listen = vec![at(7777)];

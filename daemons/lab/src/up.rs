@@ -143,6 +143,7 @@ struct Started {
     suggestion: String,
     endpoints: Vec<(&'static str, Endpoint)>,
     web: Option<web::Server>,
+    dns: Option<dns::Server>,
     wordlength: Option<wordlength::Server>,
 }
 
@@ -152,11 +153,13 @@ impl Started {
         let shared = |daemon| process.shared(daemon, &host.name, tls.clone());
         let bind = || -> Result<Self, StartError> {
             let web = host.web.as_ref().map(|config| web::Server::bind(config, &shared("web"))).transpose()?;
+            let dns = host.dns.as_ref().map(|config| dns::Server::bind(config, &shared("dns"))).transpose()?;
             let wordlength = host.wordlength.clone();
             let wordlength =
                 wordlength.map(|config| wordlength::Server::bind(config, &shared("wordlength"))).transpose()?;
             let of = |daemon, endpoints: Vec<Endpoint>| endpoints.into_iter().map(move |endpoint| (daemon, endpoint));
             let endpoints = web.iter().flat_map(|server| of("web", server.local_addrs()));
+            let endpoints = endpoints.chain(dns.iter().flat_map(|server| of("dns", server.local_addrs())));
             let endpoints =
                 endpoints.chain(wordlength.iter().flat_map(|server| of("wordlength", server.local_addrs())));
             let endpoints: Vec<_> = endpoints.collect();
@@ -166,13 +169,17 @@ impl Started {
                 text.replace(&format!("{{{protocol}}}"), &format!("{}{blank}{}", address.ip(), address.port()))
             };
             let suggestion = endpoints.iter().fold(host.r#try.clone(), fill);
-            Ok(Self { name: host.name.clone(), suggestion, endpoints, web, wordlength })
+            // dig has the port apart.
+            let dig = endpoints.iter().find(|(daemon, _)| *daemon == "dns").map(|(_, endpoint)| endpoint.address);
+            let dig = dig.map(|address| format!("{} -p {}", address.ip(), address.port())).unwrap_or_default();
+            let suggestion = suggestion.replace("{dig}", &dig);
+            Ok(Self { name: host.name.clone(), suggestion, endpoints, web, dns, wordlength })
         };
         bind().map_err(|error| cure(&host.name, error))
     }
 
     fn serve(self, process: &Process, tasks: &TaskTracker, shutdown: &CancellationToken) {
-        for daemon in ["web", "wordlength"] {
+        for daemon in ["web", "dns", "wordlength"] {
             let addresses = self.endpoints.iter().filter(|(of, _)| *of == daemon);
             let addresses: Vec<String> = addresses.map(|(_, endpoint)| endpoint.to_string()).collect();
             if !addresses.is_empty() {
@@ -181,6 +188,9 @@ impl Started {
         }
         if let Some(server) = self.web {
             tasks.spawn(end(self.name.clone(), "web", shutdown.clone(), server.run(shutdown.clone())));
+        }
+        if let Some(server) = self.dns {
+            tasks.spawn(end(self.name.clone(), "dns", shutdown.clone(), server.run(shutdown.clone())));
         }
         if let Some(server) = self.wordlength {
             tasks.spawn(end(self.name, "wordlength", shutdown.clone(), server.run(shutdown.clone())));
