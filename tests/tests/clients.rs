@@ -414,3 +414,42 @@ fn the_lab_runs_without_network_and_without_privilege() {
     let said = run(&mut alone).unwrap();
     assert!(said.out.contains("Some School") && said.out.contains("ended with 0"), "{said:?}");
 }
+
+/// What dig prints when `lab`'s `host` is asked.
+fn dig(lab: &Lab, host: &str, question: &[&str]) -> String {
+    let server = lab.address(host, 8053);
+    let mut command = Command::new("dig");
+    command.args([format!("@{}", server.ip()), "-p".to_owned(), server.port().to_string()]);
+    let output =
+        command.args(["+norecurse", "+tries=1"]).args(question).output().expect("dig is there: tests/run clients");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+#[ignore = "needs dig: tests/run clients"]
+fn dig_is_led_from_the_root_to_the_site() {
+    let lab = Lab::up().unwrap();
+    for (host, question, wants) in [
+        // A root server gives the name away: no aa, no answer, the servers of edu and where they are.
+        (
+            "a.root-servers.net",
+            &["www.someschool.edu"][..],
+            &["status: NOERROR", "flags: qr;", "ANSWER: 0", "ns.nic.edu.", "127.77.0.3"][..],
+        ),
+        ("ns.nic.edu", &["www.someschool.edu"], &["flags: qr;", "ANSWER: 0", "ns.someschool.edu.", "127.77.3.53"]),
+        ("ns.someschool.edu", &["www.someschool.edu"], &["flags: qr aa;", "ANSWER: 1", "127.77.3.80"]),
+        // An alias leads on within the same server's zones.
+        ("ns.ibm.com", &["www.ibm.com"], &["flags: qr aa;", "servereast.backup2.ibm.com.", "127.77.4.80"]),
+        ("ns.crepes.fr", &["crepes.fr", "MX"], &["10 mail.crepes.fr.", "127.77.1.25"]),
+        // What is not there: NXDOMAIN with the SOA that says for how long. What is not ours: REFUSED.
+        ("ns.crepes.fr", &["nobody.crepes.fr"], &["status: NXDOMAIN", "flags: qr aa;", "SOA"]),
+        ("ns.crepes.fr", &["hamburger.edu"], &["status: REFUSED"]),
+        ("a.root-servers.net", &["+tcp", ".", "NS"], &["ANSWER: 13", "m.root-servers.net.", "(TCP)"]),
+        ("a.root-servers.net", &["+noedns", "version.bind", "CH", "TXT"], &["tomte-dns"]),
+    ] {
+        let said = dig(&lab, host, question);
+        for want in wants {
+            assert!(said.contains(want), "{host} {question:?} lacks {want}:\n{said}");
+        }
+    }
+}
