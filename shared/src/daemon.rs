@@ -131,6 +131,54 @@ pub enum Workers {
     Inline,
 }
 
+impl Workers {
+    /// How many a daemon gets that asks for `wanted`; 0 asks for one a core.
+    pub fn count(self, wanted: usize) -> NonZeroUsize {
+        match self {
+            Workers::Threads => NonZeroUsize::new(wanted).unwrap_or_else(cores),
+            Workers::Inline => NonZeroUsize::MIN,
+        }
+    }
+
+    /// Runs each piece of `work`: on a thread with a runtime of its own, or one after the other right here. Returns when
+    /// all have ended.
+    ///
+    /// # Errors
+    /// A thread or runtime cannot be started, or a piece of work ended with an error.
+    pub async fn run<F>(self, name: &str, work: Vec<F>) -> io::Result<()>
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        if self == Workers::Inline {
+            for piece in work {
+                piece.await?;
+            }
+            return Ok(());
+        }
+        let mut threads = vec![];
+        for (number, piece) in work.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
+            threads.push(thread.spawn(move || {
+                let result = runtime.block_on(piece);
+                if let Err(error) = &result {
+                    // At once: the others may go on for a long time.
+                    tracing::error!(%error, "a worker has ended");
+                }
+                result
+            })?);
+        }
+        let join_all = move || {
+            let results = threads.into_iter().map(|thread| {
+                // Sessions that panic do not get here; a worker itself has nothing that could.
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a worker thread died")))
+            });
+            results.collect::<Result<(), _>>()
+        };
+        tokio::task::spawn_blocking(join_all).await.map_err(io::Error::other)?
+    }
+}
+
 /// What a daemon gets from its surroundings. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Shared {

@@ -12,16 +12,14 @@ use crate::{
 use prometheus_client::metrics::counter::Counter;
 use shared::{
     Shared,
-    daemon::{self, Endpoint, StartError, Workers},
+    daemon::{Endpoint, StartError, Workers},
     listener::{Door, Limits},
     transcript::{Conversation, Transcript, Transport},
 };
 use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
-    num::NonZeroUsize,
     sync::Arc,
-    thread,
     time::Duration,
 };
 use tokio::{
@@ -48,7 +46,7 @@ pub struct Server {
     workers: Vec<Sockets>,
     endpoints: Vec<Endpoint>,
     grace: Duration,
-    inline: Workers,
+    placement: Workers,
 }
 
 /// One worker's sockets.
@@ -188,10 +186,7 @@ impl Server {
         let identity = Arc::new(Identity::new(&config.version, identity));
         let world = World { zones: Zones::new(zones), identity, udp_octets_max };
 
-        let count = match shared.workers {
-            Workers::Inline => NonZeroUsize::MIN,
-            Workers::Threads => NonZeroUsize::new(config.workers).unwrap_or_else(daemon::cores),
-        };
+        let count = shared.workers.count(config.workers);
         let mut workers: Vec<Sockets> = (0..count.get()).map(|_| Sockets::default()).collect();
         let mut endpoints = vec![];
         for wanted in &config.listen {
@@ -221,7 +216,7 @@ impl Server {
             workers,
             endpoints,
             grace: config.grace.0,
-            inline: shared.workers,
+            placement: shared.workers,
         })
     }
 
@@ -240,35 +235,13 @@ impl Server {
     /// # Errors
     /// A worker thread or its runtime cannot be started.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { serving, door, workers, grace, inline, .. } = self;
+        let Self { serving, door, workers, grace, placement, .. } = self;
         let work = |sockets| {
             let worker =
                 Worker { serving: Arc::clone(&serving), door: door.clone(), shutdown: shutdown.clone(), grace };
             worker.run(sockets)
         };
-        if inline == Workers::Inline {
-            for sockets in workers {
-                work(sockets).await?;
-            }
-            return Ok(());
-        }
-        let mut threads = vec![];
-        for (number, sockets) in workers.into_iter().enumerate() {
-            let work = work(sockets);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let thread = thread::Builder::new().name(format!("dns-{number}"));
-            threads.push(thread.spawn(move || runtime.block_on(work))?);
-        }
-        shutdown.cancelled().await;
-        let joined = tokio::task::spawn_blocking(move || {
-            let results = threads.into_iter().map(|thread| {
-                // Tasks that panic do not get here; a worker itself has nothing that could.
-                thread.join().unwrap_or_else(|_| Err(io::Error::other("a worker thread died")))
-            });
-            results.collect::<Result<(), _>>()
-        });
-        joined.await.map_err(io::Error::other)??;
-        Ok(())
+        Ok(placement.run("dns", workers.into_iter().map(work).collect()).await?)
     }
 }
 

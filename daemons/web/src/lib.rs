@@ -76,15 +76,13 @@ use log::Log;
 use origin::Sites;
 use shared::{
     Shared,
-    daemon::{self, Endpoint, StartError, Workers},
+    daemon::{Endpoint, StartError, Workers},
     listener::{Door, Limits},
     tls,
 };
 use std::{
     net::TcpListener,
-    num::NonZeroUsize,
     sync::{Arc, Weak},
-    thread,
     time::Duration,
 };
 use tokio_rustls::TlsAcceptor;
@@ -103,7 +101,7 @@ pub struct Server {
     workers: Vec<(Arc<Serving>, Vec<Listener>)>,
     endpoints: Vec<Endpoint>,
     grace: Duration,
-    inline: Workers,
+    placement: Workers,
 }
 
 #[derive(Debug)]
@@ -154,10 +152,7 @@ impl Server {
         if config.listen.is_empty() && config.listen_tls.is_empty() {
             return Err(unfit("web.listen", "no address at all; write for example [\"[::]:80\"]".to_owned()));
         }
-        let count = match shared.workers {
-            Workers::Inline => NonZeroUsize::MIN,
-            Workers::Threads => NonZeroUsize::new(config.workers).unwrap_or_else(daemon::cores),
-        };
+        let count = shared.workers.count(config.workers);
         let mut sockets_of: Vec<Vec<Listener>> = (0..count.get()).map(|_| vec![]).collect();
         let mut endpoints = vec![];
         for (scheme, protocol, wanted) in
@@ -185,7 +180,7 @@ impl Server {
             workers,
             endpoints,
             grace: config.grace.0,
-            inline: shared.workers,
+            placement: shared.workers,
         })
     }
 
@@ -204,7 +199,7 @@ impl Server {
     /// # Errors
     /// A worker thread or its runtime cannot be started.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { door, acceptor, workers, grace, inline, .. } = self;
+        let Self { door, acceptor, workers, grace, placement, .. } = self;
         let work = |(serving, listeners)| Worker {
             listeners,
             serving,
@@ -214,29 +209,7 @@ impl Server {
             shutdown: shutdown.child_token(),
             grace,
         };
-        if inline == Workers::Inline {
-            for worker in workers {
-                work(worker).run().await?;
-            }
-            return Ok(());
-        }
-        let mut threads = vec![];
-        for (number, worker) in workers.into_iter().enumerate() {
-            let worker = work(worker);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let thread = thread::Builder::new().name(format!("web-{number}"));
-            threads.push(thread.spawn(move || runtime.block_on(worker.run()))?);
-        }
-        shutdown.cancelled().await;
-        let joined = tokio::task::spawn_blocking(move || {
-            let results = threads.into_iter().map(|thread| {
-                // Sessions that panic do not get here; a worker itself has nothing that could.
-                thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a worker thread died")))
-            });
-            results.collect::<Result<(), _>>()
-        });
-        joined.await.map_err(std::io::Error::other)??;
-        Ok(())
+        Ok(placement.run("web", workers.into_iter().map(|worker| work(worker).run()).collect()).await?)
     }
 }
 
