@@ -13,12 +13,13 @@ use prometheus_client::metrics::counter::Counter;
 use shared::{
     Shared,
     daemon::{Endpoint, StartError, Workers},
-    listener::{Door, Limits},
+    listener::{BindError, Door, Limits},
     transcript::{Conversation, Transcript, Transport},
 };
 use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
+    num::NonZeroUsize,
     sync::Arc,
     time::Duration,
 };
@@ -170,6 +171,25 @@ fn load(config: &Config) -> Result<Vec<Read>, StartError> {
     Ok(zones)
 }
 
+/// With port 0, how often another port is tried when the one that the kernel chose for UDP is taken over TCP.
+const PORT_TRIES: usize = 32;
+
+/// Sockets for UDP and TCP at the same port: a client that was told TC asks again there.
+fn both(
+    shared: &Shared,
+    wanted: SocketAddr,
+    count: NonZeroUsize,
+) -> Result<(Vec<UdpSocket>, Vec<TcpListener>), StartError> {
+    let mut tries = 1;
+    loop {
+        let udp = shared.sockets.udp_shared(wanted, count)?;
+        match shared.sockets.tcp(udp[0].local_addr()?, count) {
+            Err(BindError::InUse { .. }) if wanted.port() == 0 && tries < PORT_TRIES => tries += 1,
+            tcp => return Ok((udp, tcp?)),
+        }
+    }
+}
+
 impl Server {
     /// Reads the zones and binds all addresses.
     ///
@@ -190,11 +210,8 @@ impl Server {
         let mut workers: Vec<Sockets> = (0..count.get()).map(|_| Sockets::default()).collect();
         let mut endpoints = vec![];
         for wanted in &config.listen {
-            let udp = shared.sockets.udp_shared(*wanted, count)?;
-            // With port 0 the kernel has chosen one for UDP; TCP is asked at the same, which clients expect after TC.
-            let address = udp[0].local_addr()?;
-            endpoints.push(Endpoint { protocol: "udp", address });
-            let tcp = shared.sockets.tcp(address, count)?;
+            let (udp, tcp) = both(shared, *wanted, count)?;
+            endpoints.push(Endpoint { protocol: "udp", address: udp[0].local_addr()? });
             endpoints.push(Endpoint { protocol: "tcp", address: tcp[0].local_addr()? });
             for (worker, (udp, tcp)) in workers.iter_mut().zip(udp.into_iter().zip(tcp)) {
                 worker.udp.push(udp);

@@ -109,6 +109,18 @@ async fn three_addresses_come_first_in_turn() {
     running.stop().await;
 }
 
+/// The kernel chooses a port that is free over UDP; over TCP somebody may have it.
+#[test]
+fn port_0_finds_a_port_that_is_free_over_both() {
+    let taken: Vec<_> = (0..500).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    for _ in 0..200 {
+        let server = Server::bind(&with(vec![]), &Shared::for_tests("dns")).unwrap();
+        let ports: Vec<u16> = server.local_addrs().iter().map(|endpoint| endpoint.address.port()).collect();
+        assert_eq!(ports[0], ports[1]);
+    }
+    drop(taken);
+}
+
 #[tokio::test]
 async fn queries_over_tcp_may_come_together_and_in_pieces() {
     let running = start(&lab());
