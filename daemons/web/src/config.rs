@@ -63,7 +63,7 @@ pub struct Config {
 
     /// Files up to this size are kept in memory.
     pub small_file_max: Size,
-    /// How much memory they may take, for each site.
+    /// How much memory they may take, for each site in each worker.
     pub small_files: Size,
 
     /// The access log: a file, `-` for standard output, or `none`.

@@ -438,10 +438,11 @@ fn not_three_parts(line: &[u8]) -> Refusal {
     bare_cr_or(line, || match split_at_space(line) {
         // What HTTP/0.9 wrote: `GET /path`.
         Some((method, target)) if memchr(b' ', target).is_none() && !method.is_empty() && !target.is_empty() => {
-            if target.starts_with(b"HTTP/") {
-                Refusal::NotARequestLine { line: line.into() }
-            } else {
+            // Two words of something else, such as `HELO crepes.fr`, do not become a request by adding a version.
+            if target.starts_with(b"/") || target.starts_with(b"http://") {
                 Refusal::NoVersion { line: line.into() }
+            } else {
+                Refusal::NotARequestLine { line: line.into() }
             }
         }
         Some(_) => Refusal::Spaces { line: line.into() },
