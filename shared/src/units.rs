@@ -1,9 +1,14 @@
-//! Sizes and times as people write them: `"10 MiB"`, `"30 s"`.
+//! Sizes, times and networks as people write them: `"10 MiB"`, `"30 s"`, `"10.77.0.0/16"`.
 //!
 //! A bare number is refused: `timeout = 30` leaves the reader to guess what thirty means.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+    time::Duration,
+};
 
 /// A number of octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +17,94 @@ pub struct Size(pub u64);
 /// A span of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
+
+/// A network: an address and how many of its first bits all members share. `10.77.1.2` alone is a network of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Whether `address` is in it. An IPv4 address that came in IPv6's clothes (`::ffff:10.0.0.1`, RFC 4291 §2.5.5.2) is the
+    /// IPv4 address.
+    pub fn contains(self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(ours), IpAddr::V4(address)) => {
+                (ours.to_bits() ^ address.to_bits()).checked_shr(32 - u32::from(self.bits)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(ours), IpAddr::V6(address)) => {
+                (ours.to_bits() ^ address.to_bits()).checked_shr(128 - u32::from(self.bits)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A network that cannot be understood. The text says what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// Not an address with a number of bits.
+    #[error("`{0}` is not a network; write an address and perhaps a number of bits, like \"10.77.0.0/16\" or \"::1\"")]
+    Malformed(String),
+    /// Bits are set behind the prefix: is the address wrong, or the number?
+    #[error("`{0}` has bits behind the first {1}; the network is \"{2}\"")]
+    HostBits(String, u8, Network),
+}
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let wrong = || NetworkError::Malformed(text.to_owned());
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let is_number = |bits: &&str| !bits.is_empty() && bits.bytes().all(|octet| octet.is_ascii_digit());
+        let bits: u8 = match bits {
+            None => most,
+            Some(bits) => Some(bits).filter(is_number).and_then(|bits| bits.parse().ok()).ok_or_else(wrong)?,
+        };
+        if bits > most {
+            return Err(wrong());
+        }
+        let masked = match address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask))
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
+            }
+        };
+        let network = Self { address: masked, bits };
+        if masked == address { Ok(network) } else { Err(NetworkError::HostBits(text.to_owned(), bits, network)) }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, bits } = self;
+        if *bits == if address.is_ipv4() { 32 } else { 128 } {
+            write!(f, "{address}")
+        } else {
+            write!(f, "{address}/{bits}")
+        }
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
 
 const SIZES: [(&str, u64); 9] = [
     ("GiB", 1 << 30),
@@ -143,6 +236,30 @@ as_string!(Span, "a time with its unit in quotes, like \"30 s\"");
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_has_its_members_and_no_other() {
+        for (network, address, want) in [
+            ("10.77.0.0/16", "10.77.255.1", true),
+            ("10.77.0.0/16", "10.78.0.0", false),
+            ("10.77.0.0/16", "::ffff:10.77.1.1", true),
+            ("10.77.0.0/16", "::1", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("2001:db8::/32", "2001:db8:ffff::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("::/0", "::1", true),
+        ] {
+            let network: Network = network.parse().unwrap();
+            assert_eq!(network.contains(address.parse().unwrap()), want, "{network} {address}");
+        }
+        for text in ["", "10.77", "10.77.0.0/33", "10.77.0.0/", "10.77.0.0/+8", "::/129", "10.77.0.0/16/2", "lan"] {
+            assert_eq!(text.parse::<Network>(), Err(NetworkError::Malformed(text.to_owned())), "{text}");
+        }
+        let error = "10.77.1.2/16".parse::<Network>().unwrap_err().to_string();
+        assert_eq!(error, "`10.77.1.2/16` has bits behind the first 16; the network is \"10.77.0.0/16\"");
+    }
 
     #[test]
     fn what_people_write_is_understood() {

@@ -2,7 +2,7 @@
 
 use crate::zonefile::Rewrite;
 use serde::{Deserialize, Serialize};
-use shared::units::Span;
+use shared::units::{Network, Span};
 use std::{
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -15,10 +15,18 @@ pub struct Config {
     /// Addresses to serve on, each over UDP and over TCP. On a machine with several addresses name each of them: an answer
     /// from `[::]` may leave by another address than the one that was asked, and the client will not know it.
     pub listen: Vec<SocketAddr>,
+    /// Addresses for DNS over TLS (RFC 7858, port 853); they need a certificate in `[tls]`.
+    pub listen_tls: Vec<SocketAddr>,
     /// Worker threads, each with its own sockets; 0 means one for each core.
     pub workers: usize,
-    /// The zones that this server owns.
+    /// The zones that this server owns, or has a copy of.
     pub zones: Vec<ZoneFile>,
+    /// Clients that see other zones of the same name than everybody else: the first view that a client is in counts.
+    pub views: Vec<View>,
+    /// Secrets that sign updates, transfers and NOTIFY (TSIG, RFC 8945).
+    pub keys: Vec<Key>,
+    /// Where journals of updates, copies of other servers' zones, and signing keys are kept.
+    pub state: PathBuf,
     /// `none` takes addresses as the zone files have them; `loopback` makes 10.x.y.z 127.x.y.z, for the lab in one process.
     pub rewrite: Rewrite,
     /// What `version.bind` is told; empty refuses the question.
@@ -27,6 +35,16 @@ pub struct Config {
     pub identity: String,
     /// The largest datagram that is sent. 1232 octets fit through every network without fragments.
     pub udp_octets_max: u16,
+    /// What cookies are made with (RFC 7873): 32 hexadecimal digits, the same on all servers behind one address; empty makes
+    /// a secret at each start.
+    pub cookie_secret: String,
+    /// Answers of one kind that one network (/24, or /56 of IPv6) gets over UDP in a second; 0 sets no limit. Clients with a
+    /// cookie are known and have none.
+    pub rate: u32,
+    /// Of the answers above the rate, every so many is sent with TC, so that a true client comes over TCP; 0 sends none.
+    pub slip: u32,
+    /// The port at which other name servers are asked and notified.
+    pub peer_port: u16,
     /// How long a TCP connection may stay unused.
     pub idle_timeout: Span,
     /// How long a client may refuse to take our answers.
@@ -40,25 +58,88 @@ pub struct Config {
 }
 
 /// One zone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZoneFile {
     /// Its name: `crepes.fr`, or `.` for the root.
     pub name: String,
-    /// Its master file.
-    pub file: PathBuf,
+    /// Its master file. A zone with `primaries` has none: it is copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// The view that sees it; without one, everybody does who has no zone of this name in a view.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub view: String,
+    /// Whether it is signed here.
+    #[serde(default)]
+    pub dnssec: Dnssec,
+    /// Who may copy it: networks, and keys as `key:NAME`. Nobody, if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transfer: Vec<String>,
+    /// Who may change it (RFC 2136): keys as `key:NAME`, and networks. Nobody, if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub update: Vec<String>,
+    /// Servers that are told of changes, besides those that its NS records name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<SocketAddr>,
+    /// The servers that it is copied from, which makes this server one of its secondaries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub primaries: Vec<SocketAddr>,
+    /// The key that signs what is said to the primaries, and to those that are notified.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
+}
+
+/// Whether a zone is signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dnssec {
+    /// It is served as it stands in the file, with signatures if it has some.
+    #[default]
+    AsIs,
+    /// It is signed, with a key that is made at the first start and kept in `state`.
+    Sign,
+}
+
+/// Clients that see other zones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct View {
+    /// Its name, which zones refer to.
+    pub name: String,
+    /// Who sees it.
+    pub clients: Vec<Network>,
+}
+
+/// A secret that two servers, or a server and a client, share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// Its name, a domain name that both sides know.
+    pub name: String,
+    /// `hmac-sha256`, `hmac-sha384` or `hmac-sha512`; `hmac-sha1` for old peers.
+    pub algorithm: String,
+    /// The secret in base64, as `tsig-keygen` prints it.
+    pub secret: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![(Ipv6Addr::UNSPECIFIED, 53).into()],
+            listen_tls: vec![],
             workers: 0,
             zones: vec![],
+            views: vec![],
+            keys: vec![],
+            state: "/var/lib/tomte/dns".into(),
             rewrite: Rewrite::None,
             version: concat!("tomte-dns ", env!("CARGO_PKG_VERSION")).to_owned(),
             identity: String::new(),
             udp_octets_max: 1232,
+            cookie_secret: String::new(),
+            rate: 200,
+            slip: 2,
+            peer_port: 53,
             // RFC 7766 §6.2.3: a few seconds.
             idle_timeout: Span::secs(10),
             send_timeout: Span::secs(10),

@@ -21,7 +21,8 @@
 //! 5. [`zone`]: zones as the server keeps them.
 //! 6. [`authority`]: **the chapter's heart**, RFC 1034 §4.3.2 with its steps numbered; pure.
 //! 7. [`respond`]: from the octets of a query to those of its answer.
-//! 8. `server.rs`: the sockets (RFC 7766), the counters, and how new zones come in without losing a query.
+//! 8. [`registry`]: who keeps the zones, and how new ones come in without losing a query.
+//! 9. `server.rs`: the sockets (RFC 7766) and the counters.
 //!
 //! What is asked of a recursive server ([RFC 1034 §5.3.3](https://www.rfc-editor.org/rfc/rfc1034#section-5.3.3)) would stand
 //! beside [`authority`], behind the same sockets: step 4, the cache, is where it begins. Here RA is never set.
@@ -31,11 +32,13 @@ mod config;
 pub mod message;
 pub mod name;
 pub mod rdata;
+pub mod registry;
 pub mod respond;
 mod server;
 pub mod zone;
 pub mod zonefile;
 
-pub use config::{Config, ZoneFile};
-pub use server::{Reloader, Server};
+pub use config::{Config, Dnssec, Key, View, ZoneFile};
+pub use registry::Reloader;
+pub use server::Server;
 pub use zonefile::Rewrite;

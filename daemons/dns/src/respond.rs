@@ -3,8 +3,10 @@
 use crate::{
     authority::{self, Identity, Rotation, Zones},
     message::{self, Malformed, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    zone::Zone,
 };
-use std::{fmt::Write as _, sync::Arc};
+use shared::units::Network;
+use std::{fmt::Write as _, net::IpAddr, sync::Arc};
 
 /// What carries a message, which decides how long an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +20,51 @@ pub enum Carrier {
 /// What a server knows.
 #[derive(Debug)]
 pub struct World {
-    /// Its zones.
-    pub zones: Zones,
+    /// The zones that everybody sees who is in no view.
+    pub everybody: Zones,
+    /// Those who see others; the first that a client is in counts.
+    pub views: Vec<View>,
     /// Who it says that it is.
     pub identity: Arc<Identity>,
     /// The largest datagram that it sends, and says that it takes.
     pub udp_octets_max: u16,
+}
+
+/// Clients that see other zones than everybody.
+#[derive(Debug)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Who is in it.
+    pub clients: Vec<Network>,
+    /// How many of the zones are its own; the others are everybody's.
+    pub own: usize,
+    /// What they see.
+    pub zones: Zones,
+}
+
+impl World {
+    /// The zones that a client sees: the near server for one half of the world, another for the other (split DNS).
+    pub fn zones_for(&self, client: IpAddr) -> &Zones {
+        let is_in = |view: &&View| view.clients.iter().any(|network| network.contains(client));
+        self.views.iter().find(is_in).map_or(&self.everybody, |view| &view.zones)
+    }
+
+    /// The zones of the view with this name, or of everybody if it is empty.
+    pub fn own_zones(&self, view: &str) -> impl Iterator<Item = &Arc<Zone>> {
+        let view = self.views.iter().find(|known| known.name == view);
+        let (zones, own) = view.map_or((&self.everybody, usize::MAX), |view| (&view.zones, view.own));
+        zones.iter().take(own)
+    }
+}
+
+/// Who asks, and how the answer gets back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The client's address.
+    pub address: IpAddr,
+    /// What carries the message.
+    pub carrier: Carrier,
 }
 
 /// What to do about a message.
@@ -64,7 +105,7 @@ impl std::fmt::Display for Because {
 pub fn respond(
     world: &World,
     received: &Received<'_>,
-    carrier: Carrier,
+    asker: Asker,
     rotation: &mut Rotation,
     buffer: &mut [u8],
 ) -> Response {
@@ -72,8 +113,8 @@ pub fn respond(
         Received::Silence(because) => Response::Silence(because),
         Received::Malformed(malformed) => error(world, malformed, buffer),
         Received::Query(query) => {
-            let answer = authority::answer(&world.zones, query, &world.identity);
-            let octets_max = match (carrier, query.edns) {
+            let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
+            let octets_max = match (asker.carrier, query.edns) {
                 (Carrier::Tcp, _) => usize::from(u16::MAX),
                 (Carrier::Udp, None) => UDP_OCTETS_PLAIN,
                 // RFC 6891 §6.2.3: less than 512 means 512.

@@ -1,13 +1,11 @@
 //! The sockets: datagrams and connections in, answers out.
 
 use crate::{
-    authority::{Identity, Rotation, Zones},
+    authority::Rotation,
     config::Config,
-    message::{self, Rcode, Received, UDP_OCTETS_PLAIN},
-    name::Name,
-    respond::{self, Carrier, Response, World},
-    zone::Zone,
-    zonefile,
+    message::{self, Rcode, Received},
+    registry::{Registry, Reloader},
+    respond::{self, Asker, Carrier, Response, World},
 };
 use prometheus_client::metrics::counter::Counter;
 use shared::{
@@ -18,7 +16,7 @@ use shared::{
 };
 use std::{
     io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     num::NonZeroUsize,
     sync::Arc,
     time::Duration,
@@ -60,7 +58,7 @@ struct Sockets {
 /// What all workers share.
 #[derive(Debug)]
 struct Serving {
-    world: watch::Sender<Arc<World>>,
+    registry: Arc<Registry>,
     idle_timeout: Duration,
     send_timeout: Duration,
     transcript: Transcript,
@@ -112,65 +110,6 @@ impl Counters {
     }
 }
 
-/// Lets a running server take a new configuration.
-#[derive(Clone, Debug)]
-pub struct Reloader(Arc<Serving>);
-
-impl Reloader {
-    /// Reads all zones anew. Addresses, limits and times stay as they were at the start. No query is lost: whoever is being
-    /// answered is answered from the old zones.
-    ///
-    /// # Errors
-    /// A zone is wrong. Then its old data stays, if it was served before; the others are taken.
-    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
-        let old = Arc::clone(&self.0.world.borrow());
-        let (mut zones, mut problems) = (vec![], vec![]);
-        for (name, loaded) in load(config)? {
-            match loaded {
-                Ok(zone) => zones.push(Arc::new(zone)),
-                Err(problem) => {
-                    let kept = old.zones.iter().find(|zone| zone.name() == name.borrow()).cloned();
-                    let fate = if kept.is_some() { "the old zone stays" } else { "the zone is not served" };
-                    problems.push(format!("{problem} ({fate})"));
-                    zones.extend(kept);
-                }
-            }
-        }
-        let udp_octets_max = old.udp_octets_max;
-        let world = World { zones: Zones::new(zones), identity: Arc::clone(&old.identity), udp_octets_max };
-        self.0.world.send_replace(Arc::new(world));
-        if problems.is_empty() { Ok(()) } else { Err(unfit(problems.join("\n"))) }
-    }
-}
-
-fn unfit(problem: String) -> StartError {
-    StartError::Unfit { key: "dns.zones".to_owned(), problem }
-}
-
-/// A zone's name, and the zone or what is wrong with its file.
-type Read = (Name, Result<Zone, String>);
-
-/// Reads all zones of a configuration; each by itself may be wrong.
-fn load(config: &Config) -> Result<Vec<Read>, StartError> {
-    let mut zones: Vec<Read> = vec![];
-    for wanted in &config.zones {
-        let name: Name = wanted.name.parse().map_err(|error| unfit(format!("`{}`: {error}", wanted.name)))?;
-        if zones.iter().any(|(other, _)| *other == name) {
-            return Err(unfit(format!("the zone {name} stands there twice")));
-        }
-        let loaded = match zonefile::load(name.borrow(), &wanted.file, config.rewrite) {
-            Ok(loaded) => {
-                loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                tracing::info!(zone = %name, records = loaded.zone.len(), "loaded");
-                Ok(loaded.zone)
-            }
-            Err(errors) => Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
-        };
-        zones.push((name, loaded));
-    }
-    Ok(zones)
-}
-
 /// With port 0, how often another port is tried when the one that the kernel chose for UDP is taken over TCP.
 const PORT_TRIES: usize = 32;
 
@@ -196,16 +135,7 @@ impl Server {
     /// # Errors
     /// A zone is wrong, or an address cannot be had.
     pub fn bind(config: &Config, shared: &Shared) -> Result<Self, StartError> {
-        let mut zones = vec![];
-        for (_, loaded) in load(config)? {
-            zones.push(Arc::new(loaded.map_err(unfit)?));
-        }
-        let identity = if config.identity.is_empty() { &*shared.host } else { &config.identity };
-        // RFC 6891 §6.2.3: a datagram of 512 octets is taken by everybody.
-        let udp_octets_max = config.udp_octets_max.max(UDP_OCTETS_PLAIN as u16);
-        let identity = Arc::new(Identity::new(&config.version, identity));
-        let world = World { zones: Zones::new(zones), identity, udp_octets_max };
-
+        let registry = Registry::open(config, shared)?;
         let count = shared.workers.count(config.workers);
         let mut workers: Vec<Sockets> = (0..count.get()).map(|_| Sockets::default()).collect();
         let mut endpoints = vec![];
@@ -221,7 +151,7 @@ impl Server {
         // DNS has no words for a connection that is one too many.
         let limits = Limits { connections: config.connections, per_peer: config.connections_per_peer, refusal: b"" };
         let serving = Serving {
-            world: watch::Sender::new(Arc::new(world)),
+            registry,
             idle_timeout: config.idle_timeout.0,
             send_timeout: config.send_timeout.0,
             transcript: shared.transcript.clone(),
@@ -244,7 +174,7 @@ impl Server {
 
     /// A handle for new zones.
     pub fn reloader(&self) -> Reloader {
-        Reloader(Arc::clone(&self.serving))
+        Reloader(Arc::clone(&self.serving.registry))
     }
 
     /// Serves until `shutdown`, then lets connections finish for the grace time.
@@ -289,7 +219,7 @@ impl Worker {
                         let local = stream.local_addr().unwrap_or(peer);
                         let talk = serving.transcript.conversation(Transport::Tcp, local, peer);
                         talk.opened();
-                        if let Err(error) = connection(&serving, stream, &talk, &shutdown).await {
+                        if let Err(error) = connection(&serving, stream, peer.ip(), &talk, &shutdown).await {
                             tracing::debug!(connection = talk.id(), %error, "connection ends");
                         }
                         talk.closed();
@@ -316,16 +246,16 @@ struct View {
 
 impl View {
     fn of(serving: &Serving) -> Self {
-        let mut changes = serving.world.subscribe();
+        let mut changes = serving.registry.world();
         let world = Arc::clone(&changes.borrow_and_update());
         Self { changes, world, rotation: Rotation::default() }
     }
 
-    fn respond(&mut self, received: &Received<'_>, carrier: Carrier, buffer: &mut [u8]) -> Response {
+    fn respond(&mut self, received: &Received<'_>, asker: Asker, buffer: &mut [u8]) -> Response {
         if self.changes.has_changed().unwrap_or(false) {
             self.world = Arc::clone(&self.changes.borrow_and_update());
         }
-        respond::respond(&self.world, received, carrier, &mut self.rotation, buffer)
+        respond::respond(&self.world, received, asker, &mut self.rotation, buffer)
     }
 }
 
@@ -346,7 +276,7 @@ async fn datagrams(serving: &Serving, socket: &tokio::net::UdpSocket, local: Soc
             }
         };
         let received = message::receive(&query[..octets]);
-        let response = view.respond(&received, Carrier::Udp, &mut answer);
+        let response = view.respond(&received, Asker { address: peer.ip(), carrier: Carrier::Udp }, &mut answer);
         serving.counters.count(Carrier::Udp, response, &answer);
         if serving.transcript.is_heard() {
             let talk = serving.transcript.conversation(Transport::Udp, local, peer);
@@ -364,6 +294,7 @@ async fn datagrams(serving: &Serving, socket: &tokio::net::UdpSocket, local: Soc
 async fn connection(
     serving: &Serving,
     mut stream: TcpStream,
+    client: IpAddr,
     talk: &Conversation,
     shutdown: &CancellationToken,
 ) -> io::Result<()> {
@@ -384,7 +315,7 @@ async fn connection(
             }
         }
         let received = message::receive(&query);
-        let response = view.respond(&received, Carrier::Tcp, &mut answer);
+        let response = view.respond(&received, Asker { address: client, carrier: Carrier::Tcp }, &mut answer);
         serving.counters.count(Carrier::Tcp, response, &answer);
         if talk.is_heard() {
             tell(talk, &received, query.len(), response, &answer);

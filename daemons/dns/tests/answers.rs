@@ -12,7 +12,7 @@ use dns::{
     message::{self, Rcode},
     name::Name,
     rdata::{self, Field, Type},
-    respond::{Carrier, Response, World, answer_line, respond},
+    respond::{Asker, Carrier, Response, World, answer_line, respond},
     zonefile,
 };
 use std::{fmt::Write as _, fs, net::Ipv4Addr, net::Ipv6Addr, path::Path, sync::Arc};
@@ -22,7 +22,8 @@ fn world() -> World {
     let name: Name = "example".parse().unwrap();
     let loaded = zonefile::load(name.borrow(), &dir.join("example.zone"), Rewrite::None).unwrap();
     World {
-        zones: Zones::new(vec![Arc::new(loaded.zone)]),
+        everybody: Zones::new(vec![Arc::new(loaded.zone)]),
+        views: vec![],
         identity: Arc::new(Identity::new("tomte", "ns.example")),
         udp_octets_max: 1232,
     }
@@ -54,7 +55,13 @@ fn question(words: &str) -> (Vec<u8>, Carrier) {
 
 fn answer(world: &World, rotation: &mut Rotation, query: &[u8], carrier: Carrier) -> Option<(Vec<u8>, Rcode)> {
     let mut buffer = vec![0; 65535];
-    match respond(world, &message::receive(query), carrier, rotation, &mut buffer) {
+    match respond(
+        world,
+        &message::receive(query),
+        Asker { address: Ipv4Addr::LOCALHOST.into(), carrier },
+        rotation,
+        &mut buffer,
+    ) {
         Response::Silence(_) => None,
         Response::Send { octets, rcode, .. } => {
             buffer.truncate(octets);

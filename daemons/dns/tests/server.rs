@@ -21,7 +21,7 @@ fn lab() -> Config {
     let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let zone = |file: PathBuf| {
         let stem = file.file_stem().unwrap().to_str().unwrap().to_owned();
-        ZoneFile { name: if stem == "root" { ".".to_owned() } else { stem }, file }
+        ZoneFile { name: if stem == "root" { ".".to_owned() } else { stem }, file: Some(file), ..ZoneFile::default() }
     };
     with(files.map(zone).collect())
 }
@@ -152,7 +152,7 @@ async fn a_set_that_is_too_large_for_a_datagram_comes_whole_over_tcp() {
     let file = dir.path().join("test.zone");
     let many = (0..60).map(|n| format!("many A 192.0.2.{n}")).collect::<Vec<_>>().join("\n");
     fs::write(&file, format!("$TTL 60\n@ SOA ns root 1 1 1 1 1\n NS ns\nns A 192.0.2.1\n{many}")).unwrap();
-    let running = start(&with(vec![ZoneFile { name: "test".to_owned(), file }]));
+    let running = start(&with(vec![ZoneFile { name: "test".to_owned(), file: Some(file), ..ZoneFile::default() }]));
     let short = running.ask("many.test", Type::A).await;
     assert_eq!((short[2] & 0x02, short[7], short.len()), (0x02, 0, query(0, "many.test", Type::A).len()));
     let mut stream = TcpStream::connect(running.address).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_new_file_is_taken_and_a_wrong_one_is_not() {
         fs::write(&file, format!("$TTL 60\n@ SOA ns root 1 1 1 1 1\n NS ns\nns A 192.0.2.1\n{tail}\n")).unwrap();
     };
     write("www A 192.0.2.7");
-    let config = with(vec![ZoneFile { name: "test".to_owned(), file: file.clone() }]);
+    let config = with(vec![ZoneFile { name: "test".to_owned(), file: Some(file.clone()), ..ZoneFile::default() }]);
     let running = start(&config);
     assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 7);
     write("www A 192.0.2.8");
@@ -193,7 +193,11 @@ fn a_start_with_a_wrong_zone_is_refused_with_its_place() {
         (vec![("a..b", "x.zone")], "`a..b`: a label is empty"),
         (vec![("test", "/nowhere/x.zone")], "/nowhere/x.zone: cannot read the zone file"),
     ] {
-        let zones = zones.into_iter().map(|(name, file)| ZoneFile { name: name.to_owned(), file: file.into() });
+        let zones = zones.into_iter().map(|(name, file)| ZoneFile {
+            name: name.to_owned(),
+            file: Some(file.into()),
+            ..ZoneFile::default()
+        });
         let error = Server::bind(&with(zones.collect()), &Shared::for_tests("dns")).err().unwrap();
         assert_eq!(error.exit_code(), 78);
         assert!(error.to_string().contains(want), "{error}");

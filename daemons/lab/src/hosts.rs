@@ -68,7 +68,8 @@ impl Lab {
                 .as_ref()
                 .is_some_and(|web| web.listen != web::Config::default().listen || !web.listen_tls.is_empty());
             let wordlength = host.wordlength.as_ref().map(|w| w.listen != wordlength::Config::default().listen);
-            let dns = host.dns.as_ref().map(|dns| dns.listen != dns::Config::default().listen);
+            let dns =
+                host.dns.as_ref().map(|dns| dns.listen != dns::Config::default().listen || !dns.listen_tls.is_empty());
             if web || wordlength == Some(true) || dns == Some(true) {
                 return Err(unfit(format!("{}: `listen` has no place here, a host serves at its address", host.name)));
             }
@@ -117,9 +118,12 @@ impl Host {
         }
         if let Some(dns) = &mut self.dns {
             dns.listen = vec![at(53)];
+            dns.listen_tls = vec![at(853)];
             // The zones have the addresses of the containers.
             dns.rewrite = dns::Rewrite::Loopback;
-            dns.zones.iter_mut().for_each(|zone| zone.file = state.join(&zone.file));
+            dns.zones.iter_mut().filter_map(|zone| zone.file.as_mut()).for_each(|file| *file = state.join(&*file));
+            dns.state = state.join("dns").join(&self.name);
+            dns.peer_port = ports.map(53);
         }
         if let Some(wordlength) = &mut self.wordlength {
             wordlength.listen = vec![at(7777)];
