@@ -50,7 +50,7 @@ pub fn built_program(name: &str) -> Result<PathBuf> {
 }
 
 /// The packages with programs of ours.
-const PACKAGES: [&str; 3] = ["tomte-lab", "tomte-web", "tomte-wordlength"];
+const PACKAGES: [&str; 4] = ["tomte-dns", "tomte-lab", "tomte-web", "tomte-wordlength"];
 
 /// Asks cargo for our programs; it tells where they are, whatever the target folder is called.
 fn build() -> Result<HashMap<String, PathBuf>> {
@@ -180,6 +180,13 @@ impl Server {
         self.processes()?.into_iter().map(memory_octets).sum()
     }
 
+    /// The memory that it had at most, in octets: the high-water mark of its largest process (RSS), or what all have now
+    /// together if that is more.
+    pub fn memory_octets_max(&self) -> Result<u64> {
+        let marks: Result<Vec<u64>> = self.processes()?.into_iter().map(resident_octets_max).collect();
+        Ok(marks?.into_iter().max().unwrap_or(0).max(self.memory_octets()?))
+    }
+
     fn stop(&mut self) -> Result<()> {
         let workers = self.processes()?;
         if self.child.try_wait()?.is_none() {
@@ -212,14 +219,23 @@ impl Drop for Server {
 
 /// The memory of one process in octets, its share of what it has in common with others included (PSS).
 pub fn memory_octets(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    octets_in(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// The most memory that a process ever had, in octets, what it shares with others counted whole (RSS).
+fn resident_octets_max(pid: u32) -> Result<u64> {
+    octets_in(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+/// A line such as `Pss:  1234 kB` of a file in /proc.
+fn octets_in(path: &str, key: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     let kibibytes = text
         .lines()
-        .find_map(|line| line.strip_prefix("Pss:"))
+        .find_map(|line| line.strip_prefix(key))
         .and_then(|rest| rest.trim().strip_suffix(" kB"))
         .and_then(|number| number.parse::<u64>().ok())
-        .with_context(|| format!("no Pss in {path}"))?;
+        .with_context(|| format!("no {key} in {path}"))?;
     Ok(kibibytes * 1024)
 }
 
@@ -229,8 +245,9 @@ pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     Ok(kill_process(pid, signal)?)
 }
 
+/// A moment between two looks at a program that is not ours.
 #[expect(clippy::disallowed_methods, reason = "a foreign program has no event for `I listen now` or `I have ended`")]
-fn pause() {
+pub fn pause() {
     std::thread::sleep(Duration::from_millis(5));
 }
 

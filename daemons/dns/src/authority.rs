@@ -242,7 +242,7 @@ impl<'a> Answer<'a> {
 pub fn answer<'a>(zones: &'a Zones, query: &Query<'a>, identity: &'a Identity) -> Answer<'a> {
     match (query.class, query.qtype) {
         (Class::CH, _) => return about_us(query, identity),
-        (Class::IN, Type::AXFR | Type(251)) => return Answer::new(Rcode::REFUSED, Reason::NoTransfer),
+        (Class::IN, Type::AXFR | Type::IXFR) => return Answer::new(Rcode::REFUSED, Reason::NoTransfer),
         (Class::IN, Type::ANY) => {}
         (Class::IN, qtype) if qtype.is_meta() => return Answer::new(Rcode::NOTIMP, Reason::NotServed),
         (Class::IN, _) => {}

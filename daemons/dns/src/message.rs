@@ -42,6 +42,10 @@ pub struct Opcode(pub u8);
 impl Opcode {
     /// A standard query.
     pub const QUERY: Opcode = Opcode(0);
+    /// "Your copy of the zone is old" (RFC 1996).
+    pub const NOTIFY: Opcode = Opcode(4);
+    /// A change of a zone (RFC 2136).
+    pub const UPDATE: Opcode = Opcode(5);
 }
 
 /// How it went (RFC 1035 §4.1.1, RFC 6895 §2.3). Those above 15 need EDNS.
@@ -154,6 +158,13 @@ pub struct Query<'a> {
     pub tsig_at: Option<usize>,
 }
 
+impl Query<'_> {
+    /// Whether the answer needs more than a look at the zones: a key to be checked, or a zone to be copied.
+    pub fn is_errand(&self) -> bool {
+        self.tsig_at.is_some() || [Type::AXFR, Type::IXFR].contains(&self.qtype)
+    }
+}
+
 /// A message that is answered with an error, and with what of it could be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Malformed<'a> {
@@ -174,6 +185,8 @@ pub struct Malformed<'a> {
 pub enum Received<'a> {
     /// A query.
     Query(Query<'a>),
+    /// NOTIFY and UPDATE: not a question; nothing but the header has been looked at.
+    Errand(Header),
     /// Something that gets an error for an answer.
     Malformed(Malformed<'a>),
     /// Something that gets none, with the reason.
@@ -198,6 +211,9 @@ pub fn receive(message: &[u8]) -> Received<'_> {
     }
     let error =
         |rcode, question, edns, because| Received::Malformed(Malformed { header, rcode, question, edns, because });
+    if [Opcode::NOTIFY, Opcode::UPDATE].contains(&header.opcode()) {
+        return Received::Errand(header);
+    }
     if header.opcode() != Opcode::QUERY {
         return error(Rcode::NOTIMP, None, None, "an opcode that we do not serve");
     }
@@ -220,7 +236,7 @@ pub fn receive(message: &[u8]) -> Received<'_> {
     // RFC 1035 §4.1.1 lets nothing but questions stand in a standard query; IXFR's SOA is of another opcode's kin and is
     // told apart by its type (RFC 1995 §3).
     let before_additional = usize::from(count(6)) + usize::from(count(8));
-    if before_additional > 0 && qtype != Type(251) {
+    if before_additional > 0 && qtype != Type::IXFR {
         return formerr("records where a query has none");
     }
     let (mut opt, mut tsig_at) = (None, None);

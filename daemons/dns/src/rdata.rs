@@ -31,6 +31,7 @@ impl Type {
     pub const DNSKEY: Type = Type(48);
     pub const NSEC3: Type = Type(50);
     pub const TSIG: Type = Type(250);
+    pub const IXFR: Type = Type(251);
     pub const AXFR: Type = Type(252);
     pub const ANY: Type = Type(255);
 

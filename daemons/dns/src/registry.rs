@@ -6,20 +6,32 @@
 use crate::{
     authority::{Identity, Zones},
     config::{Config, ZoneFile},
-    message::UDP_OCTETS_PLAIN,
+    message::{self, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
     name::Name,
-    respond::{View, World},
+    respond::{Carrier, View, World},
     zone::Zone,
     zonefile,
 };
-use shared::{Shared, daemon::StartError};
-use std::sync::Arc;
-use tokio::sync::watch;
+use shared::{Shared, daemon::StartError, transcript::Conversation};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// All zones, as they are served now.
 #[derive(Debug)]
 pub struct Registry {
     world: watch::Sender<Arc<World>>,
+}
+
+/// A message that the zones alone do not answer.
+#[derive(Debug)]
+pub struct Errand {
+    /// Its octets.
+    pub message: Vec<u8>,
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// What carries it.
+    pub carrier: Carrier,
 }
 
 /// Lets a running server take a new configuration.
@@ -66,6 +78,28 @@ impl Registry {
     /// The zones as they are served, now and after each change.
     pub fn world(&self) -> watch::Receiver<Arc<World>> {
         self.world.subscribe()
+    }
+
+    /// Answers UPDATE, NOTIFY, transfers and whatever is signed. Every message of the answer goes into `answers`, which may be
+    /// full for a while: a zone is larger than what a client takes at once.
+    pub async fn serve(&self, errand: &Errand, talk: &Conversation, answers: &mpsc::Sender<Vec<u8>>) {
+        let (Received::Errand(header) | Received::Query(Query { header, .. })) = message::receive(&errand.message)
+        else {
+            return;
+        };
+        let mut answer = vec![0; UDP_OCTETS_PLAIN];
+        let mut writer = Writer::new(&mut answer, UDP_OCTETS_PLAIN, header);
+        writer.rcode(Rcode::REFUSED);
+        let octets = writer.finish();
+        answer.truncate(octets);
+        talk.note("transfers and changes are not for everybody");
+        // Whoever asked may be gone.
+        let _ = answers.send(answer).await;
+    }
+
+    /// What is to be done without being asked.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        shutdown.cancelled().await;
     }
 
     fn reload(&self, config: &Config) -> Result<(), StartError> {

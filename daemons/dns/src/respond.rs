@@ -2,7 +2,7 @@
 
 use crate::{
     authority::{self, Identity, Rotation, Zones},
-    message::{self, Malformed, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    message::{self, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
     zone::Zone,
 };
 use shared::units::Network;
@@ -81,6 +81,8 @@ pub enum Response {
     },
     /// Send nothing, with the reason.
     Silence(&'static str),
+    /// The zones alone do not tell: [`crate::registry::Registry::serve`] looks at the message.
+    Errand,
 }
 
 /// Why an answer is what it is.
@@ -112,6 +114,8 @@ pub fn respond(
     match received {
         Received::Silence(because) => Response::Silence(because),
         Received::Malformed(malformed) => error(world, malformed, buffer),
+        Received::Errand(_) => Response::Errand,
+        Received::Query(query) if query.is_errand() => Response::Errand,
         Received::Query(query) => {
             let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
             let octets_max = match (asker.carrier, query.edns) {
@@ -151,6 +155,8 @@ fn error(world: &World, malformed: &Malformed<'_>, buffer: &mut [u8]) -> Respons
 pub fn question_line(received: &Received<'_>) -> String {
     match received {
         Received::Silence(because) => (*because).to_owned(),
+        Received::Errand(header) if header.opcode() == Opcode::NOTIFY => "NOTIFY".to_owned(),
+        Received::Errand(_) => "UPDATE".to_owned(),
         Received::Malformed(malformed) => format!("opcode {} ({})", malformed.header.opcode().0, malformed.because),
         Received::Query(Query { header, name, qtype, class, edns, .. }) => {
             let mut line = name.to_string();

@@ -95,6 +95,7 @@ impl Counters {
             Carrier::Tcp => self.tcp.inc(),
         };
         match response {
+            Response::Errand => {}
             Response::Silence(_) => {
                 self.silent.inc();
             }
@@ -361,6 +362,7 @@ async fn read_message(reading: &mut (impl AsyncReadExt + Unpin), query: &mut Vec
 fn tell(talk: &Conversation, received: &Received<'_>, octets_in: usize, response: Response, answer: &[u8]) {
     talk.client(respond::question_line(received).as_bytes(), octets_in);
     match response {
+        Response::Errand => {}
         Response::Silence(because) => talk.note(&format!("no answer: {because}")),
         Response::Send { octets, rcode, because } => {
             talk.note(&because.to_string());

@@ -62,7 +62,7 @@ fn answer(world: &World, rotation: &mut Rotation, query: &[u8], carrier: Carrier
         rotation,
         &mut buffer,
     ) {
-        Response::Silence(_) => None,
+        Response::Silence(_) | Response::Errand => None,
         Response::Send { octets, rcode, .. } => {
             buffer.truncate(octets);
             Some((buffer, rcode))
