@@ -1,0 +1,529 @@
+//! The name server against its peers: Knot, NSD and BIND as Debian ships them, with the same zones, in the same minutes.
+//!
+//! ```text
+//! cargo build --release -p tomte-dns -p tomte-tests --bins
+//! target/release/bench-dns                      # everything, about five minutes
+//! target/release/bench-dns --only hits --servers ours,knot --seconds 1
+//! ```
+//!
+//! Every server has two workers and the settings its own manual recommends for this work ([`Kind::configuration`]): no log of
+//! queries, no rate limit, nothing in an answer that was not asked for. The servers take turns, round by round, so that a
+//! slow minute of the machine hits all of them, and the median of the rounds counts. `dnsperf` runs on the same machine and
+//! takes its share of it, which is why the processor time of each query stands beside the rate; ratios mean something
+//! elsewhere, absolute figures do not. Before a server is timed, its answers are compared with the zone file, and dnsperf's
+//! count of RCODEs is compared with the questions.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+use tests::contest::{self, Better, Figure, OURS, Runs};
+use tests::dns::{Answer, Over, Type, ask};
+use tests::process::{PATIENCE, Server, built_program, find_program, free_address, pause};
+use tests::table::figure;
+
+/// Measures tomte-dns, Knot, NSD and BIND side by side.
+#[derive(Debug, Parser)]
+struct Flags {
+    /// How often each server runs each column; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// How long one run takes, in seconds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Only these columns.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMN")]
+    only: Vec<Column>,
+    /// Only these servers.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::value_variants().to_vec())]
+    servers: Vec<Kind>,
+    /// Our binary; by default the `tomte-dns` of this source tree.
+    #[arg(long, value_name = "FILE")]
+    ours: Option<PathBuf>,
+    /// Print JSON, with every single run.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Column {
+    /// Addresses of names that exist, over UDP; 10,000 names.
+    Hits,
+    /// Every second name does not exist: half of those directly below the zone, half two labels deeper.
+    Nxdomain,
+    /// The hits over TCP, 32 connections that stay.
+    Tcp,
+    /// How long a UDP client waits at 5,000 queries a second.
+    Latency,
+    /// From the start of the program to the first answer, and its memory, with 1,000,000 records.
+    Load,
+}
+
+/// How many clients ask, each from its own port: enough that both workers of a server get their share of them.
+const CLIENTS: u32 = 32;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+const RATE: [Figure; 2] =
+    [Figure { unit: "q/s", better: Better::More }, Figure { unit: "CPU us/query", better: Better::Less }];
+const WAIT: [Figure; 3] = [
+    Figure { unit: "p99 ms", better: Better::Less },
+    Figure { unit: "p50 ms", better: Better::Less },
+    Figure { unit: "CPU us/query", better: Better::Less },
+];
+const LOAD: [Figure; 3] = [
+    Figure { unit: "s", better: Better::Less },
+    Figure { unit: "MiB then", better: Better::Less },
+    Figure { unit: "MiB at most", better: Better::Less },
+];
+
+impl Column {
+    fn name(self) -> String {
+        self.to_possible_value().expect("no column is skipped").get_name().to_owned()
+    }
+
+    fn figures(self) -> &'static [Figure] {
+        match self {
+            Self::Hits | Self::Nxdomain | Self::Tcp => &RATE,
+            Self::Latency => &WAIT,
+            Self::Load => &LOAD,
+        }
+    }
+
+    fn names(self) -> u32 {
+        if self == Self::Load { 1_000_000 } else { 10_000 }
+    }
+}
+
+/// The servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Ours,
+    Knot,
+    Nsd,
+    Bind,
+}
+
+impl Kind {
+    fn name(self) -> String {
+        self.to_possible_value().expect("no server is skipped").get_name().to_owned()
+    }
+
+    fn program(self, flags: &Flags) -> Result<PathBuf> {
+        match (self, &flags.ours) {
+            (Self::Knot, _) => find_program("knotd", "knot"),
+            (Self::Nsd, _) => find_program("nsd", "nsd"),
+            (Self::Bind, _) => find_program("named", "bind9"),
+            (Self::Ours, Some(program)) => Ok(program.clone()),
+            (Self::Ours, None) => built_program("tomte-dns"),
+        }
+    }
+
+    /// The version as the program itself tells it.
+    fn version(self, program: &Path) -> Result<String> {
+        version(program, if matches!(self, Self::Nsd | Self::Bind) { "-v" } else { "--version" })
+    }
+
+    fn configuration(self, folder: &Path, zone: &Path, port: u16) -> String {
+        let folder = folder.display();
+        let zone = zone.display();
+        match self {
+            // The limits that protect a public server from one greedy peer are lifted, as they are for the others.
+            Self::Ours => format!(
+                r#"[dns]
+listen = ["127.0.0.1:{port}"]
+workers = 2
+zones = [{{ name = "{ZONE}", file = "{zone}" }}]
+connections_per_peer = 1000
+"#
+            ),
+            // `tcp-reuseport` is the manual's advice for several TCP workers. Without the journal's copy of the zone, which
+            // is for a server whose zones change; the rate limit is a module that is not loaded.
+            Self::Knot => format!(
+                r#"server:
+  listen: 127.0.0.1@{port}
+  udp-workers: 2
+  tcp-workers: 2
+  tcp-reuseport: on
+  tcp-max-clients: 1000
+  rundir: "{folder}"
+database:
+  storage: "{folder}"
+log:
+  - target: stderr
+    any: error
+zone:
+  - domain: {ZONE}
+    file: "{zone}"
+    zonefile-sync: -1
+    zonefile-load: whole
+    journal-content: none
+"#
+            ),
+            // The manual's advice for speed: a process for each core with its own socket, no database file. Debian builds it
+            // with a rate limit. Processes are not bound to cores, because dnsperf needs the same ones.
+            Self::Nsd => format!(
+                r#"server:
+  ip-address: 127.0.0.1
+  port: {port}
+  server-count: 2
+  reuseport: yes
+  tcp-count: 1000
+  minimal-responses: yes
+  rrl-ratelimit: 0
+  verbosity: 0
+  database: ""
+  username: ""
+  chroot: ""
+  zonesdir: "{folder}"
+  pidfile: "{folder}/nsd.pid"
+  logfile: "{folder}/nsd.log"
+  xfrdfile: "{folder}/xfrd.state"
+  zonelistfile: "{folder}/zone.list"
+  xfrdir: "{folder}"
+remote-control:
+  control-enable: no
+zone:
+  name: {ZONE}
+  zonefile: {zone}
+"#
+            ),
+            // The manual's advice for an authoritative server: no recursion, minimal responses. The number of its workers
+            // stands on its command line.
+            Self::Bind => format!(
+                r#"options {{
+  directory "{folder}";
+  listen-on port {port} {{ 127.0.0.1; }};
+  listen-on-v6 {{ none; }};
+  pid-file none;
+  session-keyfile none;
+  recursion no;
+  minimal-responses yes;
+  tcp-clients 1000;
+  notify no;
+  querylog no;
+  empty-zones-enable no;
+  dnssec-validation no;
+}};
+controls {{ }};
+logging {{ category default {{ null; }}; category unmatched {{ null; }}; }};
+zone "{ZONE}" {{ type primary; file "{zone}"; }};
+"#
+            ),
+        }
+    }
+
+    /// Starts the server on a free port and waits for the answer to the last name of its zone.
+    fn start(self, flags: &Flags, bench: &Bench, names: u32) -> Result<Server> {
+        let address = free_address()?;
+        // A folder for each start: what a server leaves behind for its next start must not count.
+        let folder = tempfile::Builder::new().prefix(&self.name()).tempdir_in(bench.folder.path())?.keep();
+        let file = folder.join("server.conf");
+        fs::write(&file, self.configuration(&folder, &bench.zone(names)?, address.port()))?;
+        let file = file.display().to_string();
+        let arguments = match self {
+            Self::Ours | Self::Knot => vec!["-c", &file],
+            Self::Nsd => vec!["-d", "-c", &file],
+            Self::Bind => vec!["-4", "-f", "-n", "2", "-c", &file],
+        };
+        let server = Server::start(&self.program(flags)?, arguments, address, &folder.join("output"))?;
+        let (last, begin) = (format!("host-{}.{ZONE}", names - 1), Instant::now());
+        loop {
+            // Some listen before they have read their zones.
+            match ask(address, Over::Udp, &last, Type::A) {
+                Ok(answer) if is_hit(&answer, &last, names - 1) => return Ok(server),
+                told if begin.elapsed() > PATIENCE => bail!("no answer after {PATIENCE:?}: {told:?}"),
+                _ => pause(),
+            }
+        }
+    }
+}
+
+/// The first line that a program prints about itself, on whichever of the two outputs.
+fn version(program: &Path, flag: &str) -> Result<String> {
+    let output = Command::new(program).arg(flag).output().with_context(|| program.display().to_string())?;
+    let told = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&told).lines().next().unwrap_or("unknown").trim().to_owned())
+}
+
+/// The zone: `host-0.example` to `host-N.example`, each with an address of its own.
+const ZONE: &str = "example";
+
+/// In seconds.
+const TTL: u32 = 3600;
+
+fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a00_0000 | number)
+}
+
+/// Each number below `count` once, in an order that no cache can foresee: the step has no factor in common with a power of
+/// ten.
+fn scattered(count: u32) -> impl Iterator<Item = u32> {
+    (0..u64::from(count)).map(move |number| (number * 7919 % u64::from(count)) as u32)
+}
+
+/// Zones, questions and scratch files, in a folder that goes away with the value.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn create() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bench-dns.").tempdir()?;
+        // A server that is started by root may drop to another user, who must be able to read here.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        Ok(Self { folder })
+    }
+
+    /// The master file with so many names; with the SOA, the NS and its address three records more.
+    fn zone(&self, names: u32) -> Result<PathBuf> {
+        let file = self.folder.path().join(format!("{names}.zone"));
+        if !file.exists() {
+            let mut text = format!("$TTL {TTL}\n@ SOA ns hostmaster 1 1h 15m 1w 5m\n  NS ns\nns A 192.0.2.53\n");
+            for number in 0..names {
+                writeln!(text, "host-{number} A {}", address(number))?;
+            }
+            fs::write(&file, text)?;
+        }
+        Ok(file)
+    }
+
+    /// dnsperf's file of questions.
+    fn questions(&self, column: Column) -> Result<PathBuf> {
+        let file = self.folder.path().join(format!("{}.questions", column.name()));
+        if !file.exists() {
+            let mut text = String::new();
+            for (turn, number) in scattered(column.names()).enumerate() {
+                match (column, turn % 4) {
+                    (Column::Nxdomain, 1) => writeln!(text, "nobody-{number}.{ZONE} A")?,
+                    (Column::Nxdomain, 3) => writeln!(text, "not.even.nobody-{number}.{ZONE} A")?,
+                    _ => writeln!(text, "host-{number}.{ZONE} A")?,
+                }
+            }
+            fs::write(&file, text)?;
+        }
+        Ok(file)
+    }
+}
+
+/// Checks a server's answers against the zone: some of the names, over both transports.
+fn check(server: &Server, names: u32) -> Result<()> {
+    for over in [Over::Udp, Over::Tcp] {
+        for number in scattered(names).step_by(names as usize / 200) {
+            let name = format!("host-{number}.{ZONE}");
+            let answer = ask(server.address(), over, &name, Type::A)?;
+            ensure!(is_hit(&answer, &name, number), "{name} over {over:?}: {answer:?}");
+            for missing in [format!("nobody-{number}.{ZONE}"), format!("not.even.nobody-{number}.{ZONE}")] {
+                let answer = ask(server.address(), over, &missing, Type::A)?;
+                ensure!(is_nxdomain(&answer), "{missing} over {over:?}: {answer:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Exactly the address; nothing beside it, so that no server has more to write than another.
+fn is_hit(answer: &Answer, name: &str, number: u32) -> bool {
+    let [record] = &answer.answers[..] else { return false };
+    let alone = answer.authorities.is_empty() && answer.additional.is_empty();
+    let right = record.owner == format!("{name}.") && record.ttl == TTL && record.address() == Some(address(number));
+    answer.rcode == 0 && answer.authoritative && !answer.truncated && alone && right
+}
+
+/// RFC 2308 §3: NXDOMAIN with the SOA, whose TTL is the negative one.
+fn is_nxdomain(answer: &Answer) -> bool {
+    let [soa] = &answer.authorities[..] else { return false };
+    let right = soa.rtype == Type::Soa as u16 && soa.owner == format!("{ZONE}.") && soa.ttl == 300;
+    answer.rcode == 3 && answer.authoritative && answer.answers.is_empty() && answer.additional.is_empty() && right
+}
+
+/// What dnsperf tells.
+#[derive(Debug)]
+struct Told {
+    completed: u64,
+    lost: u64,
+    noerror: u64,
+    nxdomain: u64,
+    seconds: f64,
+    /// How long each query took, in seconds; only if every query was to be told.
+    waits: Vec<f64>,
+}
+
+impl Told {
+    fn read(text: &str) -> Result<Self> {
+        // `  Queries completed:    209999 (100.00%)`
+        let word = |key: &str| {
+            let line = text.lines().find_map(|line| line.trim_start().strip_prefix(key));
+            line.and_then(|rest| rest.split_ascii_whitespace().next()).with_context(|| format!("no `{key}`"))
+        };
+        // `  Response codes:       NOERROR 105000 (50.00%), NXDOMAIN 104999 (50.00%)`
+        let codes = text.lines().find_map(|line| line.trim_start().strip_prefix("Response codes:")).unwrap_or("");
+        let code = |name: &str| {
+            let mut codes = codes.split(',').map(str::split_ascii_whitespace);
+            let count = codes.find_map(|mut words| words.next().filter(|word| *word == name).and(words.next()));
+            count.map_or(Ok(0), str::parse)
+        };
+        // `> NOERROR host-1.example A 0.000123`
+        let waits = text.lines().filter_map(|line| line.strip_prefix("> ")?.rsplit(' ').next()?.parse().ok());
+        Ok(Self {
+            completed: word("Queries completed:")?.parse()?,
+            lost: word("Queries lost:")?.parse()?,
+            noerror: code("NOERROR")?,
+            nxdomain: code("NXDOMAIN")?,
+            seconds: word("Run time (s):")?.parse()?,
+            waits: waits.collect(),
+        })
+    }
+}
+
+/// Runs dnsperf. A server must win neither by losing queries nor by answering them wrongly: the RCODEs are counted, and what
+/// is lost may only be what a full socket buffer drops.
+fn load(column: Column, server: SocketAddr, flags: &Flags, bench: &Bench) -> Result<Told> {
+    let mut dnsperf = Command::new(find_program("dnsperf", "dnsperf")?);
+    dnsperf.args(["-s", &server.ip().to_string(), "-p", &server.port().to_string(), "-W"]);
+    dnsperf.args(["-c", &CLIENTS.to_string(), "-l", &flags.seconds.to_string()]);
+    dnsperf.arg("-d").arg(bench.questions(column)?);
+    dnsperf.args(["-m", if column == Column::Tcp { "tcp" } else { "udp" }]);
+    if column == Column::Latency {
+        dnsperf.args(["-T", "1", "-Q", "5000", "-v"]);
+    } else {
+        dnsperf.args(["-T", "2"]);
+    }
+    let output = dnsperf.output().context("cannot start dnsperf")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "dnsperf: {}{text}", String::from_utf8_lossy(&output.stderr));
+    let told = Told::read(&text).with_context(|| format!("dnsperf reported {text}"))?;
+    let Told { completed, lost, noerror, nxdomain, .. } = told;
+    ensure!(completed > 0 && lost * 1000 <= completed, "{completed} queries answered, {lost} lost");
+    ensure!(noerror + nxdomain == completed, "some answers are neither NOERROR nor NXDOMAIN:\n{text}");
+    let wanted = if column == Column::Nxdomain { completed / 2 } else { 0 };
+    // Questions are asked in turn; only those that are lost or under way at the end can shift the halves.
+    ensure!(nxdomain.abs_diff(wanted) <= lost + 1000, "{nxdomain} of {completed} answers are NXDOMAIN");
+    Ok(told)
+}
+
+/// The figures of one run, in the order of [`Column::figures`].
+fn measure(column: Column, server: &Server, flags: &Flags, bench: &Bench) -> Result<Vec<f64>> {
+    let before = server.cpu()?;
+    let told = load(column, server.address(), flags, bench)?;
+    let cost = server.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / told.completed as f64;
+    if column != Column::Latency {
+        return Ok(vec![told.completed as f64 / told.seconds, cost]);
+    }
+    let mut waits = told.waits;
+    ensure!(waits.len() as u64 == told.completed, "dnsperf told {} of {} queries", waits.len(), told.completed);
+    waits.sort_by(f64::total_cmp);
+    let percentile = |percent: usize| waits[(waits.len() - 1) * percent / 100] * 1e3;
+    Ok(vec![percentile(99), percentile(50), cost])
+}
+
+/// Starts a server with the large zone.
+fn measure_load(kind: Kind, flags: &Flags, bench: &Bench) -> Result<Vec<f64>> {
+    let names = Column::Load.names();
+    bench.zone(names)?;
+    let begin = Instant::now();
+    let server = kind.start(flags, bench, names)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let octets = server.memory_octets()?;
+    check(&server, names)?;
+    Ok(vec![seconds, octets as f64 / MIB, server.memory_octets_max()? as f64 / MIB])
+}
+
+/// Runs a column on servers of its own, so that memory that an earlier one left behind does not count.
+fn run_column(column: Column, flags: &Flags, bench: &Bench) -> Result<contest::Column> {
+    let mut servers = vec![];
+    if column != Column::Load {
+        for kind in &flags.servers {
+            let server = kind.start(flags, bench, column.names()).with_context(|| kind.name())?;
+            check(&server, column.names()).with_context(|| kind.name())?;
+            servers.push(server);
+        }
+    }
+    let mut results: Vec<Runs> =
+        flags.servers.iter().map(|kind| Runs { server: kind.name(), runs: Vec::new() }).collect();
+    for round in 1..=flags.rounds {
+        for (index, (kind, result)) in flags.servers.iter().zip(&mut results).enumerate() {
+            let run = match servers.get(index) {
+                Some(server) => measure(column, server, flags, bench),
+                None => measure_load(*kind, flags, bench),
+            };
+            let run = run.with_context(|| kind.name())?;
+            let [first, ..] = &run[..] else { bail!("a column without figures") };
+            eprintln!(
+                "{} round {round}: {} {} {}",
+                column.name(),
+                kind.name(),
+                figure(*first),
+                column.figures()[0].unit
+            );
+            result.runs.push(run);
+        }
+    }
+    Ok(contest::Column { name: column.name(), figures: column.figures(), servers: results })
+}
+
+fn main() -> Result<()> {
+    let flags = Flags::parse();
+    debug_assert_eq!(Kind::Ours.name(), OURS);
+    let mut versions = Vec::new();
+    for kind in &flags.servers {
+        versions.push((kind.name(), kind.version(&kind.program(&flags)?)?));
+    }
+    let dnsperf = Command::new(find_program("dnsperf", "dnsperf")?).arg("-h").output()?;
+    let dnsperf = String::from_utf8_lossy(&dnsperf.stdout)
+        .lines()
+        .find_map(|line| line.strip_prefix("Version "))
+        .map(str::to_owned);
+    versions.push(("dnsperf".to_owned(), dnsperf.unwrap_or_else(|| "unknown".to_owned())));
+    let bench = Bench::create()?;
+    let wanted = if flags.only.is_empty() { Column::value_variants() } else { &flags.only };
+    let columns = wanted.iter().map(|column| run_column(*column, &flags, &bench)).collect::<Result<Vec<_>>>()?;
+    if flags.json {
+        let value = serde_json::json!({
+            "rounds": flags.rounds,
+            "seconds": flags.seconds,
+            "versions": versions.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+            "columns": columns.iter().map(contest::Column::to_json).collect::<Vec<_>>(),
+        });
+        println!("{value:#}");
+    } else {
+        for (name, version) in &versions {
+            println!("{name}: {version}");
+        }
+        let processors = std::thread::available_parallelism()?;
+        println!("{} rounds of {} s, medians, {processors} processors\n", flags.rounds, flags.seconds);
+        print!("{}", contest::table(&columns));
+        println!("\nours/best: above 1 ours is ahead of the best peer, in time, memory and processor alike.");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod checks {
+    use super::*;
+
+    #[test]
+    fn what_dnsperf_tells_is_read() {
+        let text = "> NOERROR host-0.example A 0.000250\n> NXDOMAIN nobody-7919.example A 0.000125\n\nStatistics:\n\n  \
+            Queries sent:         3\n  Queries completed:    2 (66.67%)\n  Queries lost:         1 (33.33%)\n\n  \
+            Response codes:       NOERROR 1 (50.00%), NXDOMAIN 1 (50.00%)\n  Run time (s):         1.500000\n";
+        let told = Told::read(text).unwrap();
+        assert_eq!((told.completed, told.lost, told.noerror, told.nxdomain), (2, 1, 1, 1));
+        assert_eq!((told.seconds, told.waits), (1.5, vec![0.000_25, 0.000_125]));
+        assert!(Told::read("Usage: dnsperf").is_err());
+    }
+
+    #[test]
+    fn every_number_comes_once() {
+        let mut numbers: Vec<u32> = scattered(10_000).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..10_000));
+    }
+}

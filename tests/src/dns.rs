@@ -1,0 +1,203 @@
+//! Asking a name server by hand: one question, the answer taken apart. It shares no code with the daemon, so that a mistake
+//! there is not made here a second time.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long a server on this machine may think.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// RFC 1035 §4.1.1.
+const HEADER_OCTETS: usize = 12;
+
+/// The id of every question here. Who else would answer on a socket that asks once?
+const ID: u16 = 0x746f;
+
+/// The types that are asked for here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are the RFC's own names")]
+pub enum Type {
+    A = 1,
+    Soa = 6,
+}
+
+/// How a question travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are the protocols' own names")]
+pub enum Over {
+    Udp,
+    Tcp,
+}
+
+/// An answer, as far as it is looked at here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The RCODE: 0 NOERROR, 3 NXDOMAIN.
+    pub rcode: u8,
+    /// AA.
+    pub authoritative: bool,
+    /// TC.
+    pub truncated: bool,
+    /// The answer section.
+    pub answers: Vec<Record>,
+    /// The authority section.
+    pub authorities: Vec<Record>,
+    /// The additional section.
+    pub additional: Vec<Record>,
+}
+
+/// A record.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its name, in small letters and with the last dot.
+    pub owner: String,
+    /// The number of its type.
+    pub rtype: u16,
+    /// Its time to live, in seconds.
+    pub ttl: u32,
+    /// Its data as they stand in the message.
+    pub data: Vec<u8>,
+}
+
+impl Record {
+    /// The address of an A record.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        let octets: [u8; 4] = self.data.as_slice().try_into().ok()?;
+        (self.rtype == Type::A as u16).then(|| octets.into())
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} type {} {:02x?}", self.owner, self.ttl, self.rtype, self.data)
+    }
+}
+
+/// Asks once. No answer within two seconds is an error.
+pub fn ask(server: SocketAddr, over: Over, name: &str, rtype: Type) -> Result<Answer> {
+    let query = query(name, rtype)?;
+    let answer = match over {
+        Over::Udp => {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.set_read_timeout(Some(SILENCE_MAX))?;
+            socket.connect(server)?;
+            socket.send(&query)?;
+            let mut buffer = vec![0; usize::from(u16::MAX)];
+            let octets = socket.recv(&mut buffer).with_context(|| format!("{server} does not answer"))?;
+            buffer.truncate(octets);
+            buffer
+        }
+        Over::Tcp => {
+            let mut stream = TcpStream::connect_timeout(&server, SILENCE_MAX)?;
+            stream.set_read_timeout(Some(SILENCE_MAX))?;
+            // RFC 7766 §8: the length and the message in one write.
+            stream.write_all(&[&(query.len() as u16).to_be_bytes(), &query[..]].concat())?;
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).with_context(|| format!("{server} does not answer over TCP"))?;
+            let mut buffer = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut buffer)?;
+            buffer
+        }
+    };
+    ensure!(answer.get(HEADER_OCTETS..query.len()) == Some(&query[HEADER_OCTETS..]), "the question is not repeated");
+    read(&answer)
+}
+
+/// A question without EDNS and without RD.
+fn query(name: &str, rtype: Type) -> Result<Vec<u8>> {
+    let mut octets = ID.to_be_bytes().to_vec();
+    octets.extend([0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        ensure!(label.len() < 64, "{label} is longer than a label");
+        octets.push(label.len() as u8);
+        octets.extend(label.as_bytes());
+    }
+    octets.extend([0, 0, rtype as u8, 0, 1]);
+    Ok(octets)
+}
+
+fn read(message: &[u8]) -> Result<Answer> {
+    ensure!(u16_at(message, 0)? == ID && u16_at(message, 2)? & 0x8000 != 0, "this is no answer to us");
+    let flags = u16_at(message, 2)?;
+    let mut at = HEADER_OCTETS;
+    for _ in 0..u16_at(message, 4)? {
+        at = name(message, at)?.1 + 4;
+    }
+    let mut section = |count| -> Result<Vec<Record>> {
+        (0..count)
+            .map(|_| {
+                let (owner, end) = name(message, at)?;
+                let ttl = u32::from(u16_at(message, end + 4)?) << 16 | u32::from(u16_at(message, end + 6)?);
+                let begin = end + 10;
+                at = begin + usize::from(u16_at(message, end + 8)?);
+                let data = message.get(begin..at).context("a record is cut off")?.to_vec();
+                Ok(Record { owner, rtype: u16_at(message, end)?, ttl, data })
+            })
+            .collect()
+    };
+    let answers = section(u16_at(message, 6)?)?;
+    let authorities = section(u16_at(message, 8)?)?;
+    let additional = section(u16_at(message, 10)?)?;
+    ensure!(at == message.len(), "octets behind the end of the message");
+    let (authoritative, truncated) = (flags & 0x0400 != 0, flags & 0x0200 != 0);
+    Ok(Answer { rcode: flags as u8 & 0xf, authoritative, truncated, answers, authorities, additional })
+}
+
+fn u16_at(message: &[u8], at: usize) -> Result<u16> {
+    let pair = message.get(at..at + 2).context("the message is cut off")?;
+    Ok(u16::from_be_bytes([pair[0], pair[1]]))
+}
+
+/// A name that may be compressed, and where it ends.
+fn name(message: &[u8], mut at: usize) -> Result<(String, usize)> {
+    let (mut text, mut end) = (String::new(), None);
+    // A name has at most 127 labels; with as many pointers that is more steps than any honest one takes.
+    for _ in 0..256 {
+        let length = usize::from(*message.get(at).context("a name is cut off")?);
+        match length {
+            0 => return Ok((if text.is_empty() { ".".to_owned() } else { text }, end.unwrap_or(at + 1))),
+            1..64 => {
+                let label = message.get(at + 1..=at + length).context("a label is cut off")?;
+                text += &String::from_utf8_lossy(label).to_ascii_lowercase();
+                text.push('.');
+                at += 1 + length;
+            }
+            _ => {
+                end = end.or(Some(at + 2));
+                at = usize::from(u16_at(message, at)? & 0x3fff);
+            }
+        }
+    }
+    bail!("a name that does not end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let mut message = query("www.example", Type::A).unwrap();
+        (message[2], message[7]) = (0x84, 1);
+        message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4, 10, 0, 0, 1]);
+        let answer = read(&message).unwrap();
+        assert!(answer.authoritative && !answer.truncated && answer.authorities.is_empty());
+        let [record] = &answer.answers[..] else { panic!("{answer:?}") };
+        assert_eq!((record.owner.as_str(), record.ttl), ("www.example.", 3600));
+        assert_eq!(record.address(), Some(Ipv4Addr::new(10, 0, 0, 1)));
+        for cut in 0..message.len() {
+            assert!(read(&message[..cut]).is_err(), "{cut}");
+        }
+        message.push(0);
+        assert!(read(&message).is_err(), "something is left over");
+    }
+
+    #[test]
+    fn a_name_that_points_at_itself_ends() {
+        assert!(name(&[0xc0, 0], 0).is_err());
+    }
+}
