@@ -19,7 +19,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 /// Names that are made; each has one address.
@@ -50,7 +50,7 @@ fn main() {
     let identity = Arc::new(Identity::new("load", "load"));
     let world =
         World { everybody: Zones::new(vec![Arc::new(loaded.zone)]), views: vec![], identity, udp_octets_max: 1232 };
-    let asker = Asker { address: Ipv4Addr::LOCALHOST.into(), carrier: Carrier::Udp };
+    let asker = Asker { address: Ipv4Addr::LOCALHOST.into(), carrier: Carrier::Udp, now: SystemTime::UNIX_EPOCH };
     for prefix in ["host-", "nothing-"] {
         let queries: Vec<Vec<u8>> =
             (0..1000).map(|n| query(&format!("{prefix}{}", n * 977 % NAMES), &origin)).collect();

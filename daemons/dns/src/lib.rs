@@ -22,13 +22,17 @@
 //! 6. [`authority`]: **the chapter's heart**, RFC 1034 §4.3.2 with its steps numbered; pure.
 //! 7. [`respond`]: from the octets of a query to those of its answer.
 //! 8. [`registry`]: who keeps the zones, and how new ones come in without losing a query.
-//! 9. `server.rs`: the sockets (RFC 7766) and the counters.
+//! 9. `server.rs`: the sockets and the counters; `datagrams.rs`, with `batch.rs`: UDP, many at a time; `connection.rs`: TCP and
+//!    TLS (RFC 7766, RFC 7858).
 //!
 //! What is asked of a recursive server ([RFC 1034 §5.3.3](https://www.rfc-editor.org/rfc/rfc1034#section-5.3.3)) would stand
 //! beside [`authority`], behind the same sockets: step 4, the cache, is where it begins. Here RA is never set.
 
 pub mod authority;
+mod batch;
 mod config;
+mod connection;
+mod datagrams;
 pub mod message;
 pub mod name;
 pub mod rdata;

@@ -6,7 +6,7 @@ use crate::{
     zone::Zone,
 };
 use shared::units::Network;
-use std::{fmt::Write as _, net::IpAddr, sync::Arc};
+use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::SystemTime};
 
 /// What carries a message, which decides how long an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Carrier {
     Udp,
     /// A connection, with two octets of length before each message.
     Tcp,
+    /// The same within TLS.
+    Tls,
 }
 
 /// What a server knows.
@@ -65,6 +67,8 @@ pub struct Asker {
     pub address: IpAddr,
     /// What carries the message.
     pub carrier: Carrier,
+    /// When it came.
+    pub now: SystemTime,
 }
 
 /// What to do about a message.
@@ -119,7 +123,7 @@ pub fn respond(
         Received::Query(query) => {
             let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
             let octets_max = match (asker.carrier, query.edns) {
-                (Carrier::Tcp, _) => usize::from(u16::MAX),
+                (Carrier::Tcp | Carrier::Tls, _) => usize::from(u16::MAX),
                 (Carrier::Udp, None) => UDP_OCTETS_PLAIN,
                 // RFC 6891 §6.2.3: less than 512 means 512.
                 (Carrier::Udp, Some(edns)) => {

@@ -3,7 +3,8 @@
 use crate::{
     authority::Rotation,
     config::Config,
-    message::{self, Rcode, Received},
+    connection, datagrams,
+    message::{Rcode, Received},
     registry::{Registry, Reloader},
     respond::{self, Asker, Carrier, Response, World},
 };
@@ -12,31 +13,19 @@ use shared::{
     Shared,
     daemon::{Endpoint, StartError, Workers},
     listener::{BindError, Door, Limits},
+    tls,
     transcript::{Conversation, Transcript, Transport},
 };
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     num::NonZeroUsize,
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
-    sync::watch,
-    time::timeout,
-};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// The largest message that can come over TCP, whose length has two octets.
-const TCP_OCTETS_MAX: usize = u16::MAX as usize;
-/// A query is small; what does not fit here is cut off and then malformed.
-const UDP_QUERY_OCTETS_MAX: usize = 4096;
-/// Answers to pipelined queries are sent together up to this size.
-const BATCH_OCTETS: usize = 16 * 1024;
-/// After an error of the socket: long enough not to spin, short enough not to be noticed.
-const UDP_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound name server.
 pub struct Server {
@@ -52,24 +41,26 @@ pub struct Server {
 #[derive(Debug, Default)]
 struct Sockets {
     udp: Vec<UdpSocket>,
-    tcp: Vec<TcpListener>,
+    /// With TLS or without.
+    tcp: Vec<(Carrier, TcpListener)>,
 }
 
 /// What all workers share.
-#[derive(Debug)]
-struct Serving {
-    registry: Arc<Registry>,
-    idle_timeout: Duration,
-    send_timeout: Duration,
-    transcript: Transcript,
-    counters: Counters,
+pub(crate) struct Serving {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) send_timeout: Duration,
+    pub(crate) transcript: Transcript,
+    pub(crate) counters: Counters,
+    acceptor: Option<TlsAcceptor>,
 }
 
 /// What is counted.
 #[derive(Debug)]
-struct Counters {
+pub(crate) struct Counters {
     udp: Counter,
     tcp: Counter,
+    tls: Counter,
     silent: Counter,
     truncated: Counter,
     by_rcode: [Counter; Rcode::ALL.len()],
@@ -83,16 +74,18 @@ impl Counters {
         Self {
             udp: queries("udp"),
             tcp: queries("tcp"),
+            tls: queries("tls"),
             silent: shared.metrics.counter("unanswered", "Messages that get no answer"),
             truncated: shared.metrics.counter("truncated", "Answers with TC"),
             by_rcode: Rcode::ALL.map(answers),
         }
     }
 
-    fn count(&self, carrier: Carrier, response: Response, answer: &[u8]) {
+    pub(crate) fn count(&self, carrier: Carrier, response: Response, answer: &[u8]) {
         match carrier {
             Carrier::Udp => self.udp.inc(),
             Carrier::Tcp => self.tcp.inc(),
+            Carrier::Tls => self.tls.inc(),
         };
         match response {
             Response::Errand => {}
@@ -146,7 +139,21 @@ impl Server {
             endpoints.push(Endpoint { protocol: "tcp", address: tcp[0].local_addr()? });
             for (worker, (udp, tcp)) in workers.iter_mut().zip(udp.into_iter().zip(tcp)) {
                 worker.udp.push(udp);
-                worker.tcp.push(tcp);
+                worker.tcp.push((Carrier::Tcp, tcp));
+            }
+        }
+        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
+        // IANA's ALPN name for RFC 7858; a client that offers none is served too.
+        let tls = tls::server_config(&shared.tls, &[b"dot"]).map_err(|error| unfit("tls", error.to_string()))?;
+        if !config.listen_tls.is_empty() && tls.is_none() {
+            let problem = "DNS over TLS needs a certificate: set tls.certificate and tls.key to PEM files".to_owned();
+            return Err(unfit("dns.listen_tls", problem));
+        }
+        for wanted in &config.listen_tls {
+            let listeners = shared.sockets.tcp(*wanted, count)?;
+            endpoints.push(Endpoint { protocol: "tls", address: listeners[0].local_addr()? });
+            for (worker, listener) in workers.iter_mut().zip(listeners) {
+                worker.tcp.push((Carrier::Tls, listener));
             }
         }
         // DNS has no words for a connection that is one too many.
@@ -157,6 +164,7 @@ impl Server {
             send_timeout: config.send_timeout.0,
             transcript: shared.transcript.clone(),
             counters: Counters::new(shared),
+            acceptor: tls.map(TlsAcceptor::from),
         };
         Ok(Self {
             serving: Arc::new(serving),
@@ -189,7 +197,15 @@ impl Server {
                 Worker { serving: Arc::clone(&serving), door: door.clone(), shutdown: shutdown.clone(), grace };
             worker.run(sockets)
         };
-        Ok(placement.run("dns", workers.into_iter().map(work).collect()).await?)
+        let tasks = TaskTracker::new();
+        let (registry, stop) = (Arc::clone(&serving.registry), shutdown.clone());
+        tasks.spawn(async move { registry.run(stop).await });
+        let served = placement.run("dns", workers.into_iter().map(work).collect()).await;
+        // A worker that failed takes the rest with it.
+        shutdown.cancel();
+        tasks.close();
+        tasks.wait().await;
+        Ok(served?)
     }
 }
 
@@ -206,21 +222,26 @@ impl Worker {
         let Self { serving, door, shutdown, grace } = self;
         let tasks = TaskTracker::new();
         for socket in sockets.udp {
-            let socket = tokio::net::UdpSocket::from_std(socket)?;
-            let local = socket.local_addr()?;
-            let (serving, shutdown) = (Arc::clone(&serving), shutdown.clone());
-            tasks.spawn(async move { shutdown.run_until_cancelled(datagrams(&serving, &socket, local)).await });
+            let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
+            let (serving, shutdown, errands) = (Arc::clone(&serving), shutdown.clone(), tasks.clone());
+            tasks.spawn(async move {
+                let served = shutdown.run_until_cancelled(datagrams::serve(&serving, socket, &errands)).await;
+                if let Some(Err(error)) = served {
+                    tracing::error!(%error, "cannot serve over UDP");
+                }
+            });
         }
-        for listener in sockets.tcp {
+        for (carrier, listener) in sockets.tcp {
             let (serving, shutdown, door) = (Arc::clone(&serving), shutdown.clone(), door.clone());
             tasks.spawn(async move {
                 let serve_one = |stream: TcpStream, peer| {
                     let (serving, shutdown) = (Arc::clone(&serving), shutdown.clone());
                     async move {
                         let local = stream.local_addr().unwrap_or(peer);
-                        let talk = serving.transcript.conversation(Transport::Tcp, local, peer);
+                        let transport = if carrier == Carrier::Tls { Transport::Tls } else { Transport::Tcp };
+                        let talk = Arc::new(serving.transcript.conversation(transport, local, peer));
                         talk.opened();
-                        if let Err(error) = connection(&serving, stream, peer.ip(), &talk, &shutdown).await {
+                        if let Err(error) = serving.connection(stream, peer, carrier, &talk, &shutdown).await {
                             tracing::debug!(connection = talk.id(), %error, "connection ends");
                         }
                         talk.closed();
@@ -238,128 +259,60 @@ impl Worker {
     }
 }
 
-/// The zones as they are now; one atomic load, unless they have changed.
-struct View {
+impl Serving {
+    async fn connection(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        carrier: Carrier,
+        talk: &Arc<Conversation>,
+        shutdown: &CancellationToken,
+    ) -> io::Result<()> {
+        match &self.acceptor {
+            Some(acceptor) if carrier == Carrier::Tls => {
+                let handshake = timeout(self.idle_timeout, acceptor.accept(stream));
+                let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)?;
+                let stream = stream.inspect_err(|error| talk.note(&format!("no TLS: {error}")))?;
+                connection::serve(self, stream, peer, carrier, talk, shutdown).await
+            }
+            _ => connection::serve(self, stream, peer, carrier, talk, shutdown).await,
+        }
+    }
+}
+
+/// The zones as they are now, and what one thread remembers from one answer to the next.
+pub(crate) struct View {
     changes: watch::Receiver<Arc<World>>,
     world: Arc<World>,
     rotation: Rotation,
 }
 
 impl View {
-    fn of(serving: &Serving) -> Self {
+    pub(crate) fn of(serving: &Serving) -> Self {
         let mut changes = serving.registry.world();
         let world = Arc::clone(&changes.borrow_and_update());
         Self { changes, world, rotation: Rotation::default() }
     }
 
-    fn respond(&mut self, received: &Received<'_>, asker: Asker, buffer: &mut [u8]) -> Response {
+    /// Takes new zones, if there are any: one atomic load, if not.
+    pub(crate) fn refresh(&mut self) {
         if self.changes.has_changed().unwrap_or(false) {
             self.world = Arc::clone(&self.changes.borrow_and_update());
         }
+    }
+
+    /// The largest datagram that is sent.
+    pub(crate) fn udp_octets_max(&self) -> usize {
+        usize::from(self.world.udp_octets_max)
+    }
+
+    pub(crate) fn respond(&mut self, received: &Received<'_>, asker: Asker, buffer: &mut [u8]) -> Response {
         respond::respond(&self.world, received, asker, &mut self.rotation, buffer)
     }
 }
 
-/// Everybody who asks by datagrams.
-async fn datagrams(serving: &Serving, socket: &tokio::net::UdpSocket, local: SocketAddr) {
-    let mut view = View::of(serving);
-    let (mut query, mut answer) = (vec![0; UDP_QUERY_OCTETS_MAX], vec![0; TCP_OCTETS_MAX]);
-    loop {
-        let (octets, peer) = match socket.recv_from(&mut query).await {
-            Ok(received) => received,
-            Err(error) => {
-                // ICMP's "port unreachable" for an answer of ours comes here; it is nobody's fault.
-                tracing::debug!(%error, "cannot receive");
-                if error.kind() != io::ErrorKind::ConnectionRefused {
-                    tokio::time::sleep(UDP_PAUSE).await;
-                }
-                continue;
-            }
-        };
-        let received = message::receive(&query[..octets]);
-        let response = view.respond(&received, Asker { address: peer.ip(), carrier: Carrier::Udp }, &mut answer);
-        serving.counters.count(Carrier::Udp, response, &answer);
-        if serving.transcript.is_heard() {
-            let talk = serving.transcript.conversation(Transport::Udp, local, peer);
-            tell(&talk, &received, octets, response, &answer);
-        }
-        if let Response::Send { octets, .. } = response
-            && let Err(error) = socket.send_to(&answer[..octets], peer).await
-        {
-            tracing::debug!(%peer, %error, "cannot send");
-        }
-    }
-}
-
-/// One client over TCP (RFC 7766): each message with its length before it, many of them one after the other.
-async fn connection(
-    serving: &Serving,
-    mut stream: TcpStream,
-    client: IpAddr,
-    talk: &Conversation,
-    shutdown: &CancellationToken,
-) -> io::Result<()> {
-    let (reading, mut writing) = stream.split();
-    let mut reading = BufReader::new(reading);
-    let mut view = View::of(serving);
-    let (mut query, mut answer, mut batch) = (vec![], vec![0; TCP_OCTETS_MAX], vec![]);
-    loop {
-        // A stop is noticed between two queries. DNS has no goodbye; a client asks again elsewhere.
-        let next = timeout(serving.idle_timeout, read_message(&mut reading, &mut query));
-        match shutdown.run_until_cancelled(next).await {
-            None | Some(Ok(Ok(Next::End))) => return Ok(()),
-            Some(Ok(Ok(Next::Message))) => {}
-            Some(Ok(Err(error))) => return Err(error),
-            Some(Err(_)) => {
-                talk.note("idle for too long");
-                return Ok(());
-            }
-        }
-        let received = message::receive(&query);
-        let response = view.respond(&received, Asker { address: client, carrier: Carrier::Tcp }, &mut answer);
-        serving.counters.count(Carrier::Tcp, response, &answer);
-        if talk.is_heard() {
-            tell(talk, &received, query.len(), response, &answer);
-        }
-        if let Response::Send { octets, .. } = response {
-            // RFC 7766 §8: length and message in one write, so that they are one segment.
-            batch.extend_from_slice(&(octets as u16).to_be_bytes());
-            batch.extend_from_slice(&answer[..octets]);
-        }
-        // RFC 7766 §6.2.1.1: queries may be pipelined; those that are here already are answered together.
-        if !has_message(reading.buffer()) || batch.len() >= BATCH_OCTETS {
-            timeout(serving.send_timeout, writing.write_all(&batch)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-            batch.clear();
-        }
-    }
-}
-
-/// What came over a connection.
-enum Next {
-    Message,
-    End,
-}
-
-/// Whether a whole message is in the buffer: only then may the answers before it wait for its own.
-fn has_message(buffer: &[u8]) -> bool {
-    buffer
-        .split_first_chunk::<2>()
-        .is_some_and(|(length, message)| message.len() >= usize::from(u16::from_be_bytes(*length)))
-}
-
-async fn read_message(reading: &mut (impl AsyncReadExt + Unpin), query: &mut Vec<u8>) -> io::Result<Next> {
-    let mut length = [0; 2];
-    match reading.read_exact(&mut length).await {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Next::End),
-        other => other?,
-    };
-    query.resize(usize::from(u16::from_be_bytes(length)), 0);
-    reading.read_exact(query).await?;
-    Ok(Next::Message)
-}
-
 /// Question, answer and reason, for whoever watches.
-fn tell(talk: &Conversation, received: &Received<'_>, octets_in: usize, response: Response, answer: &[u8]) {
+pub(crate) fn tell(talk: &Conversation, received: &Received<'_>, octets_in: usize, response: Response, answer: &[u8]) {
     talk.client(respond::question_line(received).as_bytes(), octets_in);
     match response {
         Response::Errand => {}
