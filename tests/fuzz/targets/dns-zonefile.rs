@@ -1,0 +1,74 @@
+//! Any text as a zone file: it makes a zone that answers for every name in it, or it is refused with a place and a reason
+//! that can be shown. How long that may take is libFuzzer's to judge (`-timeout` in `run`).
+#![no_main]
+
+#[path = "../asking.rs"]
+mod asking;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use asking::{ask, assert_printable, walk, world};
+use dns::Rewrite;
+use dns::message::{self, Rcode};
+use dns::name::{Name, NameRef};
+use dns::rdata::Type;
+use dns::respond::{Carrier, World};
+use dns::zonefile::{self, ZoneFileError};
+use libfuzzer_sys::fuzz_target;
+
+/// How many names of a zone are asked for: any text can be a zone, but it shall be tried often.
+const NAMES_MAX: usize = 32;
+
+const FILE: &str = "fuzz.zone";
+
+fuzz_target!(|data: &[u8]| {
+    let origin: Name = "example".parse().expect("a name");
+    // Without a directory nothing is included.
+    let loaded = match zonefile::read(origin.borrow(), Path::new(FILE), data, None, Rewrite::None) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            assert!(!errors.is_empty(), "refused without a reason");
+            errors.iter().for_each(|error| assert_tells(error, data));
+            return;
+        }
+    };
+    loaded.warnings.iter().for_each(|warning| assert_tells(warning, data));
+    let zone = Arc::new(loaded.zone);
+    let names: Vec<Name> = zone.in_order().take(NAMES_MAX).map(|node| node.name().to_name()).collect();
+    assert!(!zone.is_empty() && names.first() == Some(&origin), "the first in canonical order is the apex");
+    let world = world(vec![zone]);
+    let soa = answer(&world, origin.borrow(), Type::SOA);
+    assert_eq!(soa, Rcode::NOERROR, "a zone that is served knows its SOA");
+    for name in &names {
+        for qtype in [Type::ANY, Type::A] {
+            let rcode = answer(&world, name.borrow(), qtype);
+            // A DNAME may make a name that is too long, and an alias may lead to a name that is not there; but none of these
+            // is the server's fault.
+            assert!(rcode != Rcode::SERVFAIL && rcode != Rcode::REFUSED, "{name} {qtype}: {rcode}");
+        }
+    }
+});
+
+/// Asks over both transports and reads the answers from end to end.
+fn answer(world: &World, name: NameRef<'_>, qtype: Type) -> Rcode {
+    let [high, low] = qtype.0.to_be_bytes();
+    let query = [&[0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], name.as_wire(), &[high, low, 0, 1]].concat();
+    let received = message::receive(&query);
+    let over = |carrier| ask(world, &received, carrier).unwrap_or_else(|| panic!("no answer about {name} {qtype}"));
+    let (udp, _) = over(Carrier::Udp);
+    assert!(udp.len() <= 512, "{} octets without EDNS", udp.len());
+    walk(&udp);
+    let (tcp, rcode) = over(Carrier::Tcp);
+    walk(&tcp);
+    rcode
+}
+
+/// `FILE:LINE: problem` on one line, with a line that is in the text.
+fn assert_tells(error: &ZoneFileError, data: &[u8]) {
+    let lines = 1 + data.iter().filter(|octet| **octet == b'\n').count();
+    assert!(error.line as usize <= lines, "line {} of {lines}", error.line);
+    let told = error.to_string();
+    assert!(told.starts_with(FILE), "{told}");
+    assert_printable(&told);
+}
