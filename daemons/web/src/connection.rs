@@ -10,6 +10,7 @@ use crate::{
     origin::{self, After, Reply, Sites, Surroundings},
     page,
     refusal::Refusal,
+    shortcut::{self, DateLine, Fetch, title_case},
 };
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
@@ -30,12 +31,12 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,9 @@ pub(crate) struct Serving {
     waits: Waits,
     keep_alive_max: u64,
     keep_alive: HeaderValue,
+    /// What [`Serving::common_fields`] gives for each [`Word`], as it is sent.
+    common: [Box<[u8]>; 3],
+    date: Mutex<DateLine>,
     body_octets_max: u64,
     http: http1::Builder,
     counters: Counters,
@@ -71,7 +75,7 @@ impl Serving {
         // A client may finish sending (nc -N) and still read.
         http.half_close(true).title_case_headers(true).max_headers(config.fields_max);
         let class = |class| shared.metrics.labelled("responses", "Responses by status class", &[("class", class)]);
-        Self {
+        let mut serving = Self {
             sites: RwLock::new(Arc::new(sites)),
             log,
             limits: Limits {
@@ -87,6 +91,8 @@ impl Serving {
             },
             keep_alive_max: config.keep_alive_max.max(1),
             keep_alive: keep_alive(config.keep_alive_timeout.0, config.keep_alive_max.max(1)),
+            common: Default::default(),
+            date: Mutex::new(DateLine::new()),
             body_octets_max: config.body_octets_max.0,
             http,
             counters: Counters {
@@ -95,6 +101,28 @@ impl Serving {
                 handshakes_failed: shared.metrics.counter("tls_handshakes_failed", "TLS handshakes that failed"),
             },
             shared: shared.clone(),
+        };
+        serving.common = [Word::Close, Word::KeepAlive, Word::Nothing].map(|word| {
+            let (mut fields, mut rendered) = (HeaderMap::new(), vec![]);
+            serving.common_fields(word, &mut fields);
+            shortcut::render(&fields, &mut rendered);
+            rendered.into()
+        });
+        serving
+    }
+
+    /// The fields that all answers have in common, but for `Date`, which is written last of all.
+    fn common_fields(&self, word: Word, fields: &mut HeaderMap) {
+        fields.insert(SERVER, HeaderValue::from_static("tomte"));
+        match word {
+            Word::Close => {
+                fields.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Word::KeepAlive => {
+                fields.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+                fields.insert(KEEP_ALIVE, self.keep_alive.clone());
+            }
+            Word::Nothing => {}
         }
     }
 
@@ -172,8 +200,24 @@ impl Serving {
             Exchange { tally, serving: self, conversation, link: &link, transfer, shutdown: &shutdown, answered };
         loop {
             // hyper's buffers are for connections that have something to say.
-            match shutdown.run_until_cancelled(poll_fn(|cx| gate.poll_first_octets(cx))).await {
+            let shortcut = |fetch: &Fetch<'_>| exchange.fetch(fetch);
+            match shutdown.run_until_cancelled(poll_fn(|cx| gate.poll_first_octets(cx, shortcut))).await {
                 Some(FirstOctets::Came) => {}
+                Some(FirstOctets::Answered(after)) => {
+                    if poll_fn(|cx| gate.poll_sent(cx)).await.is_err() {
+                        break;
+                    }
+                    if after == After::Stay {
+                        continue;
+                    }
+                    // As hyper does after its last answer.
+                    let _ = poll_fn(|cx| pin!(&mut gate).poll_shutdown(cx)).await;
+                    break;
+                }
+                Some(FirstOctets::Rest) => {
+                    exchange.settle_tally();
+                    continue;
+                }
                 Some(FirstOctets::NeverCame) | None => break,
             }
             let service = service_fn(|request| exchange.answer(request));
@@ -195,8 +239,20 @@ impl Serving {
                 break;
             }
         }
+        exchange.settle_tally();
         self.counters.octets_sent.inc_by(link.sent());
     }
+}
+
+/// What an answer says about its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// It ends here.
+    Close,
+    /// It stays, and this is how long and for how many requests.
+    KeepAlive,
+    /// HTTP/1.1 stays open without a word.
+    Nothing,
 }
 
 /// The requests of one connection, one after the other.
@@ -293,29 +349,76 @@ impl Exchange<'_> {
         }
     }
 
-    /// What all answers have in common: who we are, what becomes of the connection, log, counters, transcript.
-    fn finish(&self, head: &Parts, reply: Reply, number: u64, began: Option<Instant>) -> Response<Body> {
-        let Reply { mut response, after, because, user } = reply;
-        let fields = response.headers_mut();
-        fields.insert(SERVER, HeaderValue::from_static("tomte"));
+    /// What the `number`th answer says about the connection, if `after` is what it and the client want.
+    fn word(&self, after: After, number: u64, version: Version) -> Word {
         let last = number + 1 >= self.serving.keep_alive_max;
-        if after == After::Close || last || !wants_to_stay(head) || self.shutdown.is_cancelled() {
-            fields.insert(CONNECTION, HeaderValue::from_static("close"));
-        } else if number == 0 || head.version == Version::HTTP_10 {
+        if after == After::Close || last || self.shutdown.is_cancelled() {
+            Word::Close
+        } else if number == 0 || version == Version::HTTP_10 {
             // What this connection may be used for (RFC 2068 §19.7.1), told once. A client of HTTP/1.1 does not need it,
             // one of HTTP/1.0 needs to hear with each answer that the connection stays.
-            fields.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
-            fields.insert(KEEP_ALIVE, self.serving.keep_alive.clone());
+            Word::KeepAlive
+        } else {
+            Word::Nothing
         }
-        if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            response.extensions_mut().insert(ReasonPhrase::from_static(page::CONTENT_TOO_LARGE.as_bytes()));
-        }
-        let status = response.status();
+    }
+
+    fn count(&self, status: StatusCode, number: u64) {
         let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
         self.tally[class].fetch_add(1, Ordering::Relaxed);
         if number % TALLY_EVERY == TALLY_EVERY - 1 {
             self.settle_tally();
         }
+    }
+
+    /// The answer to a plain fetch, if what it fetches is in memory. See [`shortcut`].
+    fn fetch(&self, fetch: &Fetch<'_>) -> Option<shortcut::Answer> {
+        let began = self.serving.log.as_ref().map(|_| Instant::now());
+        let path = std::str::from_utf8(fetch.path()).ok()?;
+        let small = self.serving.sites().recall(fetch.host(), path)?;
+        let number = self.answered.fetch_add(1, Ordering::Relaxed);
+        let word = self.word(fetch.after(), number, Version::HTTP_11);
+        let after = if word == Word::Close { After::Close } else { After::Stay };
+        let common = &self.serving.common[word as usize];
+        let now = SystemTime::now();
+        let answer = {
+            let mut date = self.serving.date.lock().unwrap_or_else(PoisonError::into_inner);
+            shortcut::Answer::new(&small, fetch.method, common, date.at(now), after)
+        };
+        self.count(StatusCode::OK, number);
+        if let (Some(log), Some(began)) = (&self.serving.log, began) {
+            let (method, octets) = match fetch.method {
+                shortcut::Method::Get => (&b"GET"[..], small.octets.len() as u64),
+                shortcut::Method::Head => (&b"HEAD"[..], 0),
+            };
+            log.write(&Entry {
+                remote: self.conversation.remote().ip(),
+                user: None,
+                time: now,
+                method,
+                target: fetch.target(),
+                version: b"HTTP/1.1",
+                status: StatusCode::OK.as_u16(),
+                octets,
+                referer: fetch.referer(),
+                user_agent: fetch.user_agent(),
+                host: Some(fetch.host()),
+                micros: began.elapsed().as_micros() as u64,
+                connection: self.conversation.id(),
+            });
+        }
+        Some(answer)
+    }
+
+    /// What all answers have in common: who we are, what becomes of the connection, log, counters, transcript.
+    fn finish(&self, head: &Parts, reply: Reply, number: u64, began: Option<Instant>) -> Response<Body> {
+        let Reply { mut response, after, because, user } = reply;
+        let after = if wants_to_stay(head) { after } else { After::Close };
+        self.serving.common_fields(self.word(after, number, head.version), response.headers_mut());
+        if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            response.extensions_mut().insert(ReasonPhrase::from_static(page::CONTENT_TOO_LARGE.as_bytes()));
+        }
+        self.count(response.status(), number);
         if let (Some(log), Some(began)) = (&self.serving.log, began) {
             self.log(log, head, &mut response, user, began);
         }
@@ -432,15 +535,4 @@ fn report(conversation: &Conversation, version: Version, response: &Response<Bod
     let fields = response.headers().iter();
     let fields = fields.map(|(name, value)| format!("{}: {}", title_case(name.as_str()), readable(value.as_bytes())));
     conversation.message(Kind::Server, line, fields.collect(), response.body().octets() as usize);
-}
-
-/// `content-type` as hyper writes it on the wire: `Content-Type`.
-fn title_case(name: &str) -> String {
-    let mut upper = true;
-    let case = |letter: char| {
-        let letter = if upper { letter.to_ascii_uppercase() } else { letter };
-        upper = letter == '-';
-        letter
-    };
-    name.chars().map(case).collect()
 }

@@ -225,6 +225,8 @@ impl Entity {
 pub(crate) struct Small {
     pub(crate) entity: Entity,
     pub(crate) octets: Bytes,
+    /// Status line and fields of the usual answer as they are sent, for the [shortcut](crate::shortcut).
+    pub(crate) head: Box<[u8]>,
     /// When the file was last looked at, in milliseconds since the memory was made.
     checked: AtomicU64,
     /// Whether it was asked for since the last sweep.
@@ -282,15 +284,21 @@ impl Memory {
         small.checked.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Reads `file` and keeps it under `target`.
-    pub(crate) fn keep(&self, target: &[u8], file: &mut File, entity: Entity) -> io::Result<Arc<Small>> {
+    /// Reads `file` and keeps it under `target`, with the `head` that is sent before it.
+    pub(crate) fn keep(
+        &self,
+        target: &[u8],
+        file: &mut File,
+        entity: Entity,
+        head: Box<[u8]>,
+    ) -> io::Result<Arc<Small>> {
         let mut octets = Vec::with_capacity(entity.stamp.octets as usize);
         file.take(entity.stamp.octets).read_to_end(&mut octets)?;
         if octets.len() as u64 != entity.stamp.octets {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
         }
         let checked = AtomicU64::new(self.now());
-        let small = Arc::new(Small { entity, octets: octets.into(), checked, used: AtomicBool::new(false) });
+        let small = Arc::new(Small { entity, octets: octets.into(), head, checked, used: AtomicBool::new(false) });
         let mut kept = self.kept();
         kept.forget(target);
         kept.octets += cost(target, &small);
@@ -330,9 +338,9 @@ impl Kept {
     }
 }
 
-/// The file, its name and about what the rest takes.
+/// The file, its head, its name and about what the rest takes.
 fn cost(target: &[u8], small: &Small) -> usize {
-    target.len() + small.octets.len() + 512
+    target.len() + small.octets.len() + small.head.len() + 512
 }
 
 /// A path under `root` for people.
@@ -404,7 +412,7 @@ mod tests {
             std::fs::write(&path, vec![b'x'; 1024]).unwrap();
             let Ok(Opened::File(mut open)) = open(dir.path(), b"file") else { panic!("just written") };
             let entity = Entity::new(open.stamp, HeaderValue::from_static("text/plain"), SystemTime::now());
-            memory.keep(name.as_bytes(), &mut open.file, entity).unwrap();
+            memory.keep(name.as_bytes(), &mut open.file, entity, (*b"HTTP/1.1 200 OK\r\n").into()).unwrap();
         };
         keep("/favourite");
         for round in 0..100 {

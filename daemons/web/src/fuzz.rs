@@ -40,7 +40,7 @@ pub fn head(data: &[u8]) -> Option<Accepted<'_>> {
             assert!(status.is_client_error() || status.is_server_error(), "{status} is no refusal");
             assert_printable(&refused.refusal.explain(), &refused.refusal);
         }
-        Progress::Complete { octets, framing, version, method, target } => {
+        Progress::Complete { octets, framing, version, method, target, .. } => {
             assert!(*octets <= LIMITS.head_octets, "the head is longer than its limit");
             assert!(data[..*octets].ends_with(b"\n"), "a head ends with a line end");
             assert!(!method.is_empty() && method.end < target.start && target.end < *octets, "{whole:?}");

@@ -23,7 +23,9 @@
 use crate::{
     chunked::{self, ChunkReader},
     head::{Answer, Framing, HeadReader, Limits, Progress, Refused},
+    origin::After,
     refusal::Refusal,
+    shortcut::{self, Fetch, JOINED_OCTETS_MAX},
 };
 use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
@@ -164,12 +166,16 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What became of the wait for a new client.
+/// What became of the wait for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FirstOctets {
-    /// It has said something.
+    /// The client has said something, and it is hyper's turn.
     Came,
-    /// It has left, or the time was up.
+    /// It was answered by the [shortcut](crate::shortcut). See to it that the answer [is sent](Gate::poll_sent), then do this.
+    Answered(After),
+    /// Nothing has come for a moment, and the wait may go on.
+    Rest,
+    /// The client has left, or the time was up.
     NeverCame,
 }
 
@@ -212,6 +218,8 @@ pub(crate) struct Gate {
     held: Vec<u8>,
     /// Found good, but for which hyper's buffer had no room.
     ready: Vec<u8>,
+    /// What the shortcut has answered and the socket has not taken yet.
+    outgoing: Option<shortcut::Answer>,
     /// Requests that were let through.
     passed: u64,
     /// The peer does not take what we send.
@@ -246,6 +254,7 @@ impl Gate {
             place: Place::Head(HeadReader::new()),
             held: Vec::new(),
             ready: Vec::new(),
+            outgoing: None,
             passed: 0,
             stalled: false,
             timer: Box::pin(sleep_until(deadline)),
@@ -256,29 +265,81 @@ impl Gate {
         }
     }
 
-    /// Waits for a new client to say something. Until then it costs no buffer, neither here nor in hyper.
-    pub(crate) fn poll_first_octets(&mut self, cx: &mut Context<'_>) -> Poll<FirstOctets> {
-        let Stream::Plain(tcp) = &mut self.stream else {
-            // A client that has come through the handshake means it.
-            return Poll::Ready(FirstOctets::Came);
-        };
-        let mut room = [const { MaybeUninit::uninit() }; FIRST_OCTETS];
-        let mut buffer = ReadBuf::uninit(&mut room);
-        match Pin::new(tcp).poll_read(cx, &mut buffer) {
-            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                self.take_in(buffer.filled().to_vec());
+    /// Waits for a request. What `shortcut` has an answer for is answered at once; for all else hyper is wanted. Until a
+    /// client says something it costs no buffer, neither here nor in hyper.
+    pub(crate) fn poll_first_octets(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut shortcut: impl FnMut(&Fetch<'_>) -> Option<shortcut::Answer>,
+    ) -> Poll<FirstOctets> {
+        loop {
+            let Stream::Plain(tcp) = &mut self.stream else {
+                // A client that has come through the handshake means it.
+                return Poll::Ready(FirstOctets::Came);
+            };
+            let mut room = [const { MaybeUninit::uninit() }; FIRST_OCTETS];
+            let mut buffer = ReadBuf::uninit(&mut room);
+            let came = match Pin::new(tcp).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => buffer.filled(),
+                Poll::Ready(_) => return Poll::Ready(FirstOctets::NeverCame),
+                Poll::Pending => {
+                    ready!(self.poll_deadline(cx));
+                    if Instant::now() < self.idle_until {
+                        self.deadline = self.idle_until;
+                        return Poll::Ready(FirstOctets::Rest);
+                    }
+                    self.conversation.note(if self.passed == 0 { SILENT } else { IDLE });
+                    return Poll::Ready(FirstOctets::NeverCame);
+                }
+            };
+            let fetch = if self.held.is_empty() && !self.conversation.is_heard() {
+                Fetch::read(came, &self.limits)
+            } else {
+                None
+            };
+            let Some(answer) = fetch.and_then(|fetch| shortcut(&fetch)) else {
+                let mut octets = std::mem::take(&mut self.held);
+                octets.extend_from_slice(came);
+                self.take_in(octets);
                 if matches!(self.place, Place::Body(_) | Place::Chunked(_)) {
                     self.wait(self.waits.body);
                 }
-                Poll::Ready(FirstOctets::Came)
-            }
-            Poll::Ready(_) => Poll::Ready(FirstOctets::NeverCame),
-            Poll::Pending => {
-                ready!(self.poll_deadline(cx));
-                self.conversation.note(if self.passed == 0 { SILENT } else { IDLE });
-                Poll::Ready(FirstOctets::NeverCame)
+                return Poll::Ready(FirstOctets::Came);
+            };
+            self.passed += 1;
+            let after = answer.after;
+            self.outgoing = Some(answer);
+            match self.poll_sent(cx) {
+                Poll::Ready(Ok(())) if after == After::Stay => {}
+                Poll::Ready(Ok(())) | Poll::Pending => return Poll::Ready(FirstOctets::Answered(after)),
+                Poll::Ready(Err(_)) => return Poll::Ready(FirstOctets::NeverCame),
             }
         }
+    }
+
+    /// Sends what is left of the shortcut's answer.
+    pub(crate) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(mut outgoing) = self.outgoing.take() {
+            let slices = outgoing.unsent();
+            let result = match &mut self.stream {
+                Stream::Plain(tcp) if slices[1].is_empty() => {
+                    poll_send(cx, tcp, || Ok(send(&*tcp, slices[0], SendFlags::NOSIGNAL)?))
+                }
+                Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, &slices.map(IoSlice::new)),
+                Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, &slices.map(IoSlice::new)),
+            };
+            match self.after_write(cx, result) {
+                Poll::Ready(octets) => outgoing.advance(octets?),
+                Poll::Pending => {
+                    self.outgoing = Some(outgoing);
+                    return Poll::Pending;
+                }
+            }
+            if !outgoing.is_sent() {
+                self.outgoing = Some(outgoing);
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Starts a wait of this length.
@@ -670,10 +731,6 @@ fn poll_send_more(cx: &mut Context<'_>, tcp: &TcpStream, slices: &[IoSlice<'_>])
         Ok(sendmsg(tcp, slices, &mut nothing, SendFlags::MORE | SendFlags::NOSIGNAL)?)
     })
 }
-
-/// A head and a body that are shorter than this together are sent from one buffer: copying them costs less than a
-/// system call with two.
-const JOINED_OCTETS_MAX: usize = 4096;
 
 fn poll_send_joined(cx: &mut Context<'_>, tcp: &TcpStream, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
     let mut joined = [0; JOINED_OCTETS_MAX];

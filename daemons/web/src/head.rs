@@ -58,6 +58,7 @@ pub(crate) struct HeadReader {
     hosts: usize,
     length: Option<u64>,
     coding: Option<Chunked>,
+    noted: Fields,
 }
 
 /// Where the body of a request ends (RFC 9112 §6.3).
@@ -84,9 +85,35 @@ pub(crate) enum Progress {
         version: Version,
         method: Range<usize>,
         target: Range<usize>,
+        fields: Fields,
     },
     /// The head is not one we may act on. Answer, then close: the next octets cannot be trusted to be a request.
     Refused(Refused),
+}
+
+/// What the field lines say, as far as the [shortcut](crate::shortcut) must know. Values stand without the white space around
+/// them; of a field that comes twice the first counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fields {
+    pub host: Range<usize>,
+    pub referer: Option<Range<usize>>,
+    pub user_agent: Option<Range<usize>>,
+    pub wish: Wish,
+}
+
+/// What a request wants besides the thing itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// No field says anything about it.
+    #[default]
+    Nothing,
+    /// `Connection: keep-alive`
+    Stay,
+    /// `Connection: close`
+    Close,
+    /// A field that changes what is answered, or how: a condition, a range, an expectation, an upgrade, other options of the
+    /// connection.
+    More,
 }
 
 /// A refusal, and how to answer it.
@@ -107,7 +134,7 @@ pub(crate) enum Answer {
 #[derive(Debug, Clone, Copy)]
 struct Chunked;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RequestLine {
     method: Range<usize>,
     target: Range<usize>,
@@ -125,6 +152,7 @@ impl HeadReader {
             hosts: 0,
             length: None,
             coding: None,
+            noted: Fields::default(),
         }
     }
 
@@ -156,7 +184,7 @@ impl HeadReader {
                 (Some(request), []) => return self.finish(request, end + 1).map(Some),
                 (Some(request), line) => {
                     let version = request.version;
-                    self.field_line(line, version, limits)?;
+                    self.field_line(line, start, version, limits)?;
                 }
             }
         }
@@ -215,7 +243,7 @@ impl HeadReader {
     }
 
     /// RFC 9112 §5: `field-line = field-name ":" OWS field-value OWS`.
-    fn field_line(&mut self, line: &[u8], version: Version, limits: &Limits) -> Result<(), Refusal> {
+    fn field_line(&mut self, line: &[u8], start: usize, version: Version, limits: &Limits) -> Result<(), Refusal> {
         let name_octets = line.iter().position(|&octet| !is(octet, TOKEN)).unwrap_or(line.len());
         let (name, rest) = line.split_at(name_octets);
         let value = match rest {
@@ -229,13 +257,37 @@ impl HeadReader {
         if self.fields > limits.fields {
             return Err(Refusal::TooManyFields { limit: limits.fields });
         }
-        // The three names that this module must understand happen to differ in length.
+        // The length of a name tells most of the names that must be understood from each other and from all others.
+        let named = |word: &[u8]| name.eq_ignore_ascii_case(word);
+        let value_start = start + name_octets + 1;
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"Host") => self.host(trim(value)),
-            14 if name.eq_ignore_ascii_case(b"Content-Length") => self.content_length(trim(value)),
-            17 if name.eq_ignore_ascii_case(b"Transfer-Encoding") => self.transfer_encoding(trim(value), version),
-            _ => Ok(()),
+            4 if named(b"Host") => {
+                self.noted.host = trimmed(value, value_start);
+                self.host(trim(value))?;
+            }
+            14 if named(b"Content-Length") => self.content_length(trim(value))?,
+            17 if named(b"Transfer-Encoding") => self.transfer_encoding(trim(value), version)?,
+            7 if named(b"Referer") => {
+                self.noted.referer.get_or_insert_with(|| trimmed(value, value_start));
+            }
+            10 if named(b"User-Agent") => {
+                self.noted.user_agent.get_or_insert_with(|| trimmed(value, value_start));
+            }
+            10 if named(b"Connection") => {
+                self.noted.wish = match self.noted.wish {
+                    Wish::Nothing if trim(value).eq_ignore_ascii_case(b"keep-alive") => Wish::Stay,
+                    Wish::Nothing if trim(value).eq_ignore_ascii_case(b"close") => Wish::Close,
+                    _ => Wish::More,
+                };
+            }
+            5 if named(b"Range") => self.noted.wish = Wish::More,
+            6 if named(b"Expect") => self.noted.wish = Wish::More,
+            7 if named(b"Upgrade") => self.noted.wish = Wish::More,
+            // RFC 9110 §13.1: all conditions begin so.
+            _ if name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"If-")) => self.noted.wish = Wish::More,
+            _ => {}
         }
+        Ok(())
     }
 
     /// RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that
@@ -298,8 +350,8 @@ impl HeadReader {
             (None, Some(length)) => Framing::Length(length),
             (None, None) => Framing::None,
         };
-        let RequestLine { method, target, version } = request;
-        Ok(Progress::Complete { octets, framing, version: *version, method: method.clone(), target: target.clone() })
+        let RequestLine { method, target, version } = request.clone();
+        Ok(Progress::Complete { octets, framing, version, method, target, fields: self.noted.clone() })
     }
 
     /// The octet after the (perhaps empty) token at the line's beginning is no colon, or the token is empty.
@@ -427,10 +479,15 @@ fn has_control(value: &[u8]) -> bool {
 
 /// Takes optional white space (RFC 9110 §5.6.3: spaces and tabs) off both ends.
 fn trim(value: &[u8]) -> &[u8] {
+    &value[trimmed(value, 0)]
+}
+
+/// Where the trimmed value lies when the value begins at `start`.
+fn trimmed(value: &[u8], start: usize) -> Range<usize> {
     let is_space = |octet: &&u8| matches!(octet, b' ' | b'\t');
-    let start = value.iter().take_while(is_space).count();
-    let end = value.len() - value[start..].iter().rev().take_while(is_space).count();
-    &value[start..end]
+    let before = value.iter().take_while(is_space).count();
+    let after = value[before..].iter().rev().take_while(is_space).count();
+    start + before..start + value.len() - after
 }
 
 #[cold]
@@ -619,9 +676,48 @@ mod tests {
                 framing: Framing::Length(0),
                 version: Version::HTTP_10,
                 method: 2..6,
-                target: 7..9
+                target: 7..9,
+                fields: Fields::default(),
             }
         );
+    }
+
+    #[test]
+    fn fields_are_noted_where_they_stand() {
+        let head = b"GET / HTTP/1.1\r\nhost: \ta \r\nUser-Agent:x\nREFERER:\t \r\nUser-agent: y\r\n\r\n";
+        let Progress::Complete { fields, .. } = verdict(head) else { panic!("the head is whole and good") };
+        let at = |range: Option<Range<usize>>| range.map(|range| head[range].escape_ascii().to_string());
+        assert_eq!(at(Some(fields.host)).as_deref(), Some("a"));
+        assert_eq!(at(fields.user_agent).as_deref(), Some("x"));
+        assert_eq!(at(fields.referer).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn what_is_more_than_a_plain_fetch_is_seen() {
+        let wish = |fields: &str| match verdict(&with(fields)) {
+            Progress::Complete { fields, .. } => fields.wish,
+            other => panic!("{fields}: {other:?}"),
+        };
+        for (fields, expected) in [
+            ("", Wish::Nothing),
+            ("Accept: */*\r\nI: f\r\nKeep-Alive: 5\r\nRanges: a\r\n", Wish::Nothing),
+            ("connection:Close \r\n", Wish::Close),
+            ("Connection: keep-alive\r\n", Wish::Stay),
+            ("Connection: keep-alive, TE\r\n", Wish::More),
+            ("Connection:\r\n", Wish::More),
+            ("Connection: close\r\nConnection: close\r\n", Wish::More),
+            ("Range: bytes=0-1\r\nConnection: close\r\n", Wish::More),
+            ("Connection: close\r\nrange:\r\n", Wish::More),
+            ("if-none-match: *\r\n", Wish::More),
+            ("IF-RANGE: x\r\n", Wish::More),
+            ("If-Modified-Since: x\r\n", Wish::More),
+            ("If-Unmodified-Since: x\r\n", Wish::More),
+            ("If-Match: x\r\n", Wish::More),
+            ("Expect: x\r\n", Wish::More),
+            ("Upgrade: h2c\r\n", Wish::More),
+        ] {
+            assert_eq!(wish(fields), expected, "{fields:?}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@
 //! # Reading order
 //!
 //! [`head`] and [`chunked`] (what a request looks like), [`refusal`] (what is said when it does not), [`gate`] (how none passes that does not), [`connection`] (what
-//! every answer has in common), [`origin`] (which answer), then what it is made of: [`target`], [`files`],
+//! every answer has in common), [`origin`] (which answer), [`shortcut`] (the commonest answer, faster), then what it is made of: [`target`], [`files`],
 //! [`conditional`], [`range`], [`body`], [`media`], [`listing`], [`page`]; last [`accesslog`] and [`log`].
 //!
 //! # RFCs
@@ -49,6 +49,7 @@ mod refusal;
 mod gate;
 
 mod connection;
+mod shortcut;
 
 mod origin;
 

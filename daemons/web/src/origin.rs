@@ -23,6 +23,7 @@ use crate::{
     page::{self, Explanation, Form, reason_phrase},
     range::{self, Boundary, Multipart, Ranges},
     refusal::Refusal,
+    shortcut,
     target::{Directory, Target, encode_path},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -173,10 +174,18 @@ impl Sites {
     /// RFC 9110 §7.2 and RFC 9112 §3.2.2: the target's host, if it has one, wins over the field. A host that nobody
     /// knows gets the default site, as the course's telnet sessions expect.
     fn find(&self, head: &Parts) -> &Site {
-        let host = match head.uri.host() {
-            Some(host) => host.as_bytes(),
-            None => host_of(&head.headers),
-        };
+        match head.uri.host() {
+            Some(host) => self.named(host.as_bytes()),
+            None => self.named(without_port(head.headers.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default())),
+        }
+    }
+
+    /// The small file that a request for `path` at `host`, which may have a port, leads to, if it is in memory.
+    pub(crate) fn recall(&self, host: &[u8], path: &str) -> Option<Arc<Small>> {
+        self.named(without_port(host)).recall(path)
+    }
+
+    fn named(&self, host: &[u8]) -> &Site {
         // The dot that a full name may end with.
         let host = host.strip_suffix(b".").unwrap_or(host);
         let known = self.by_name.get(host).or_else(|| {
@@ -190,9 +199,8 @@ fn unfit(key: &str, problem: String) -> StartError {
     StartError::Unfit { key: key.to_owned(), problem }
 }
 
-/// The host of the `Host` field, without port.
-fn host_of(fields: &HeaderMap) -> &[u8] {
-    let field = fields.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+/// The host in the value of a `Host` field.
+fn without_port(field: &[u8]) -> &[u8] {
     match field.iter().rposition(|octet| *octet == b':') {
         // Not the colons inside an IPv6 literal.
         Some(colon) if !field[colon..].contains(&b']') => &field[..colon],
@@ -284,23 +292,10 @@ pub(crate) async fn answer(head: &Parts, around: &Surroundings<'_>) -> Reply {
         _ => return wrong_method(head),
     }
     let site = around.sites.find(head);
-    let path = head.uri.path();
-    match site.memory.recall(path.as_bytes()) {
-        Remembered::Fresh(small) => return site.small(head, around, &small),
-        Remembered::Stale(small) => {
-            // The usual end of a second: the file is looked at and is the same. All else takes the long way.
-            let same = |open: &OpenFile| open.stamp == small.entity.stamp && small.entity.is_settled();
-            if let Ok((Opened::File(open), _)) = site.locate(path)
-                && same(&open)
-            {
-                site.memory.confirm(&small);
-                return site.small(head, around, &small);
-            }
-            site.memory.forget(path.as_bytes());
-        }
-        Remembered::Unknown => {}
+    match site.recall(head.uri.path()) {
+        Some(small) => site.small(head, around, &small),
+        None => site.answer(head, around).await,
     }
-    site.answer(head, around).await
 }
 
 /// RFC 9110 §7.4: "a request for an "https" resource MUST be rejected unless it has been received over a connection that
@@ -342,6 +337,26 @@ fn wrong_method(head: &Parts) -> Reply {
 }
 
 impl Site {
+    /// The small file that `path` leads to, if it is in memory and still what lies on the disk.
+    fn recall(&self, path: &str) -> Option<Arc<Small>> {
+        match self.memory.recall(path.as_bytes()) {
+            Remembered::Fresh(small) => Some(small),
+            Remembered::Stale(small) => {
+                // The usual end of a second: the file is looked at and is the same. All else takes the long way.
+                let same = |open: &OpenFile| open.stamp == small.entity.stamp && small.entity.is_settled();
+                if let Ok((Opened::File(open), _)) = self.locate(path)
+                    && same(&open)
+                {
+                    self.memory.confirm(&small);
+                    return Some(small);
+                }
+                self.memory.forget(path.as_bytes());
+                None
+            }
+            Remembered::Unknown => None,
+        }
+    }
+
     /// Opens what a plain path leads to, an index file included.
     fn locate(&self, path: &str) -> Result<(Opened, Vec<u8>), Missing> {
         let target = Target::parse(path).map_err(|_| Missing::NotFound)?;
@@ -442,7 +457,10 @@ impl Site {
 
     /// Reads a small file into memory and answers from there.
     fn remember(&self, head: &Parts, around: &Surroundings<'_>, mut open: OpenFile, entity: Entity) -> Reply {
-        match self.memory.keep(head.uri.path().as_bytes(), &mut open.file, entity) {
+        let usual = describe(Reply::new(StatusCode::OK, Body::Empty), &entity).response;
+        let mut rendered = b"HTTP/1.1 200 OK\r\n".to_vec();
+        shortcut::render(usual.headers(), &mut rendered);
+        match self.memory.keep(head.uri.path().as_bytes(), &mut open.file, entity, rendered.into()) {
             Ok(small) => self.small(head, around, &small),
             Err(error) => self.missing(head, around, head.uri.path(), b"", &Missing::Other(error)),
         }

@@ -309,10 +309,15 @@ impl<S: Read + Write> Client<S> {
 
     /// The answer to a HEAD, or the part before the body.
     pub(crate) fn head(&mut self) -> Answer {
+        Answer::parse(&self.head_as_sent())
+    }
+
+    /// The same, as it was sent, without its empty line.
+    pub(crate) fn head_as_sent(&mut self) -> String {
         loop {
             if let Some(end) = self.input.windows(4).position(|octets| octets == b"\r\n\r\n") {
                 let head: Vec<u8> = self.input.drain(..end + 4).collect();
-                return Answer::parse(std::str::from_utf8(&head[..end]).unwrap());
+                return String::from_utf8(head[..end].to_vec()).unwrap();
             }
             assert!(self.read() > 0, "closed after `{}`", self.input.escape_ascii());
         }
@@ -337,6 +342,11 @@ impl<S: Read + Write> Client<S> {
             assert!(self.read() > 0, "closed after {} octets of {octets}", self.input.len());
         }
         self.input.len()
+    }
+
+    /// The next octets, which have come.
+    pub(crate) fn drain(&mut self, octets: usize) -> Vec<u8> {
+        self.input.drain(..octets).collect()
     }
 
     /// Nothing more comes.
@@ -369,7 +379,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn parse(head: &str) -> Self {
+    pub(crate) fn parse(head: &str) -> Self {
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let fields = lines.map(|line| line.split_once(": ").expect("every field has its colon"));
