@@ -3,6 +3,7 @@
 //! Pure: zones and a query in, an [`Answer`] out, with its [`Reason`]. It borrows from the zones and copies nothing.
 
 use crate::{
+    denial::{self, Claim},
     message::{Fit, Query, Rcode, Section, Writer},
     name::{Name, NameRef, Suffixes},
     rdata::{self, Class, Type},
@@ -164,6 +165,8 @@ pub enum Entry<'a> {
         owner: Owner<'a>,
         /// The records.
         set: RrSet<'a>,
+        /// The RRSIG records of the name, if the client wants them; those that cover the set go with it.
+        signatures: Option<RrSet<'a>>,
     },
     /// The CNAME that stands for a DNAME (RFC 6672 §3.1).
     Synthesized {
@@ -180,7 +183,7 @@ impl Entry<'_> {
     /// Whether both are the records of one type at one name.
     fn is_same_set(&self, other: &Self) -> bool {
         match (self, other) {
-            (Entry::Set { owner, set }, Entry::Set { owner: other, set: others }) => {
+            (Entry::Set { owner, set, .. }, Entry::Set { owner: other, set: others, .. }) => {
                 set.rtype == others.rtype && owner.name() == other.name()
             }
             _ => false,
@@ -207,6 +210,18 @@ pub struct Answer<'a> {
     pub additional: Vec<Entry<'a>>,
     /// The class of all of it.
     pub class: Class,
+    /// Whether signatures and proofs go with it.
+    proofs: Proofs,
+    /// The name in the zone that decided: the wildcard, the cut, the zone's own for what is not there. What differs only below it
+    /// is the same answer to whoever counts answers.
+    pub about: Option<NameRef<'a>>,
+}
+
+/// Whether the client wants DNSSEC records (RFC 3225: the bit DO).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proofs {
+    Wanted,
+    Unwanted,
 }
 
 impl<'a> Answer<'a> {
@@ -220,14 +235,38 @@ impl<'a> Answer<'a> {
             glue: vec![],
             additional: vec![],
             class: Class::IN,
+            proofs: Proofs::Unwanted,
+            about: None,
+        }
+    }
+
+    /// A set of a node, with its signatures if they are wanted.
+    fn entry(&self, owner: Owner<'a>, node: Node<'a>, set: RrSet<'a>) -> Entry<'a> {
+        let signatures = if self.proofs == Proofs::Wanted { node.set(Type::RRSIG) } else { None };
+        Entry::Set { owner, set, signatures }
+    }
+
+    /// Proves a claim about `name`, if the client wants to see it.
+    fn prove(&mut self, zone: &'a Zone, name: NameRef<'_>, claim: Claim<'a>) {
+        if self.proofs == Proofs::Unwanted {
+            return;
+        }
+        for node in denial::proof(zone, name, claim) {
+            let set = node.set(Type::NSEC).or_else(|| node.set(Type::NSEC3));
+            let entry = set.map(|set| self.entry(Owner::Standing(node.name()), node, set));
+            let is_new = |entry: &Entry<'_>| !self.authorities.iter().any(|known| known.is_same_set(entry));
+            if let Some(entry) = entry.filter(is_new) {
+                self.authorities.push(entry);
+            }
         }
     }
 
     /// A negative answer of `zone` (RFC 2308 §2 and §3: with its SOA, so that it can be cached).
     fn negative(mut self, zone: &'a Zone, rcode: Rcode, reason: Reason) -> Self {
         (self.rcode, self.reason) = (rcode, reason);
+        self.about = Some(zone.name());
         if let Some(set) = zone.negative_soa() {
-            self.authorities.push(Entry::Set { owner: Owner::Standing(zone.name()), set });
+            self.authorities.push(self.entry(Owner::Standing(zone.name()), zone.apex(), set));
         }
         self
     }
@@ -238,7 +277,8 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Answers a query: RFC 1034 §4.3.2, with what RFC 2308, 4592, 6604, 6672 and 8482 made of it.
+/// Answers a query: RFC 1034 §4.3.2, with what RFC 2308, 4592, 6604, 6672, 8482 and, for DNSSEC,
+/// RFC 4035 §3.1 made of it.
 pub fn answer<'a>(zones: &'a Zones, query: &Query<'a>, identity: &'a Identity) -> Answer<'a> {
     match (query.class, query.qtype) {
         (Class::CH, _) => return about_us(query, identity),
@@ -250,6 +290,9 @@ pub fn answer<'a>(zones: &'a Zones, query: &Query<'a>, identity: &'a Identity) -
     }
     // Step 1: recursion is not available here, so RA stays clear.
     let mut answer = Answer::new(Rcode::NOERROR, Reason::Data);
+    if query.edns.is_some_and(|edns| edns.dnssec_ok) {
+        answer.proofs = Proofs::Wanted;
+    }
     let mut sname = Owner::Standing(query.name);
     for _ in 0..ALIASES_MAX {
         let link = match one_name(zones, query.qtype, &sname, answer) {
@@ -259,7 +302,7 @@ pub fn answer<'a>(zones: &'a Zones, query: &Query<'a>, identity: &'a Identity) -
         (answer, sname) = link;
         // A name that we have been at already: the circle is closed.
         let is_owner = |entry: &Entry<'_>| match entry {
-            Entry::Set { owner, set } => set.rtype == Type::CNAME && owner.name() == sname.name(),
+            Entry::Set { owner, set, .. } => set.rtype == Type::CNAME && owner.name() == sname.name(),
             Entry::Synthesized { owner, .. } => owner.name() == sname.name(),
         };
         if answer.answers.iter().any(is_owner) {
@@ -311,8 +354,11 @@ fn one_name<'a>(zones: &'a Zones, qtype: Type, sname: &Owner<'a>, mut answer: An
             let Some(wildcard) = encloser.wildcard() else {
                 answer.authority = Authority::Ours;
                 // RFC 6604 §3: the RCODE is about the end of the chain.
-                return Link::Last(answer.negative(zone, Rcode::NXDOMAIN, Reason::NoSuchName));
+                let mut answer = answer.negative(zone, Rcode::NXDOMAIN, Reason::NoSuchName);
+                answer.prove(zone, made.name(), Claim::NoName { encloser });
+                return Link::Last(answer);
             };
+            answer.about = Some(wildcard.name());
             (wildcard, Reason::Wildcard)
         }
     };
@@ -325,7 +371,10 @@ fn one_name<'a>(zones: &'a Zones, qtype: Type, sname: &Owner<'a>, mut answer: An
         && let Some(target) = set.records().next().and_then(|rdata| NameRef::parse(rdata).ok())
         && node.set(qtype).is_none()
     {
-        answer.answers.push(Entry::Set { owner, set });
+        answer.answers.push(answer.entry(owner, node, set));
+        if stands == Reason::Wildcard {
+            answer.prove(zone, made.name(), Claim::Expanded { wildcard: node });
+        }
         return Link::Alias(answer, Owner::Standing(target));
     }
     let (set, reason) = match qtype {
@@ -335,11 +384,22 @@ fn one_name<'a>(zones: &'a Zones, qtype: Type, sname: &Owner<'a>, mut answer: An
     };
     let Some(set) = set else {
         let why = if node.is_empty_non_terminal() { Reason::EmptyNonTerminal } else { Reason::NoData };
-        return Link::Last(answer.negative(zone, Rcode::NOERROR, why));
+        let mut answer = answer.negative(zone, Rcode::NOERROR, why);
+        let claim = if stands == Reason::Wildcard {
+            Claim::NoDataAtWildcard { wildcard: node }
+        } else {
+            Claim::NoData { node }
+        };
+        answer.prove(zone, made.name(), claim);
+        return Link::Last(answer);
     };
-    answer.answers.push(Entry::Set { owner, set });
+    answer.answers.push(answer.entry(owner, node, set));
+    if stands == Reason::Wildcard {
+        answer.prove(zone, made.name(), Claim::Expanded { wildcard: node });
+    }
     // Step 6: addresses that the client would ask for next.
-    for (_, entry) in addresses(zone, set) {
+    for (node, set) in addresses(zone, set) {
+        let entry = answer.entry(Owner::Standing(node.name()), node, set);
         // Two MX may lead to the same host; its addresses are told once.
         if !answer.additional.iter().any(|known| known.is_same_set(&entry)) {
             answer.additional.push(entry);
@@ -381,8 +441,18 @@ fn walk<'z>(zone: &'z Zone, name: &Suffixes<'_>, qtype: Type) -> Walk<'z> {
 fn referral<'a>(zone: &'a Zone, cut: Node<'a>, mut answer: Answer<'a>) -> Answer<'a> {
     answer.reason = Reason::Referral;
     let Some(set) = cut.set(Type::NS) else { return answer };
-    answer.authorities.push(Entry::Set { owner: Owner::Standing(cut.name()), set });
-    for (target, entry) in addresses(zone, set) {
+    answer.about = Some(cut.name());
+    answer.authorities.push(answer.entry(Owner::Standing(cut.name()), cut, set));
+    // RFC 4035 §3.1.4: what is below is signed with a key that DS names, or proved to be unsigned.
+    match cut.set(Type::DS) {
+        Some(ds) if answer.proofs == Proofs::Wanted => {
+            answer.authorities.push(answer.entry(Owner::Standing(cut.name()), cut, ds));
+        }
+        Some(_) => {}
+        None => answer.prove(zone, cut.name(), Claim::NoDs { cut }),
+    }
+    for (node, set) in addresses(zone, set) {
+        let (target, entry) = (node.name(), answer.entry(Owner::Standing(node.name()), node, set));
         // RFC 9471 §2: a server below the cut cannot be found without its glue; one beside it can.
         if target.is_within(cut.name()) { answer.glue.push(entry) } else { answer.additional.push(entry) }
     }
@@ -394,7 +464,7 @@ fn dname<'a>(node: Node<'a>, qtype: Type, sname: &Owner<'a>, mut answer: Answer<
     let set = node.set(Type::DNAME);
     let target = set.and_then(|set| set.records().next()).and_then(|rdata| NameRef::parse(rdata).ok());
     let Some((set, target)) = set.zip(target) else { return Link::Last(answer) };
-    answer.answers.push(Entry::Set { owner: Owner::Standing(node.name()), set });
+    answer.answers.push(answer.entry(Owner::Standing(node.name()), node, set));
     let made = sname.clone();
     let wire = made.name().as_wire();
     let before = &wire[..wire.len() - node.name().as_wire().len()];
@@ -410,14 +480,13 @@ fn dname<'a>(node: Node<'a>, qtype: Type, sname: &Owner<'a>, mut answer: Answer<
 }
 
 /// The addresses that the zone has for where a set leads. Only its own data: what lies elsewhere would not be believed.
-fn addresses<'a>(zone: &'a Zone, set: RrSet<'a>) -> impl Iterator<Item = (NameRef<'a>, Entry<'a>)> {
+fn addresses<'a>(zone: &'a Zone, set: RrSet<'a>) -> impl Iterator<Item = (Node<'a>, RrSet<'a>)> {
     let rtype = set.rtype;
     let targets = set.records().take(TARGETS_MAX).filter_map(move |rdata| rdata::target(rtype, rdata));
-    targets.filter(|target| target.is_within(zone.name())).filter_map(|target| zone.node(target)).flat_map(|node| {
-        let owner = node.name();
-        let sets = [node.set(Type::A), node.set(Type::AAAA)].into_iter().flatten();
-        sets.map(move |set| (owner, Entry::Set { owner: Owner::Standing(owner), set }))
-    })
+    targets
+        .filter(|target| target.is_within(zone.name()))
+        .filter_map(|target| zone.node(target))
+        .flat_map(|node| [node.set(Type::A), node.set(Type::AAAA)].into_iter().flatten().map(move |set| (node, set)))
 }
 
 /// Class CH: `version.bind`, `version.server`, `hostname.bind`, `id.server` (RFC 4892).
@@ -434,7 +503,7 @@ fn about_us<'a>(query: &Query<'a>, identity: &'a Identity) -> Answer<'a> {
     if !text.is_empty() && (query.qtype == Type::TXT || query.qtype == Type::ANY) {
         (answer.rcode, answer.authority) = (Rcode::NOERROR, Authority::Ours);
         let set = RrSet::single(Type::TXT, 0, text);
-        answer.answers.push(Entry::Set { owner: Owner::Standing(query.name), set });
+        answer.answers.push(Entry::Set { owner: Owner::Standing(query.name), set, signatures: None });
     }
     answer
 }
@@ -503,14 +572,15 @@ impl Answer<'_> {
 
     fn write_entry(&self, writer: &mut Writer<'_>, section: Section, entry: &Entry<'_>, turn: usize) -> Fit {
         match entry {
-            Entry::Set { owner, set } => {
+            Entry::Set { owner, set, signatures } => {
                 let first = if matches!(set.rtype, Type::A | Type::AAAA) { turn } else { 0 };
-                writer.set(section, owner.name(), self.class, *set, first)
+                let signed = signatures.map(|signatures| (signatures, set.rtype));
+                writer.set(section, owner.name(), self.class, *set, first, signed)
             }
             Entry::Synthesized { owner, target, ttl } => {
                 let wire = target.borrow().as_wire();
                 let framed = [&(wire.len() as u16).to_be_bytes()[..], wire].concat();
-                writer.set(section, owner.name(), self.class, RrSet::single(Type::CNAME, *ttl, &framed), 0)
+                writer.set(section, owner.name(), self.class, RrSet::single(Type::CNAME, *ttl, &framed), 0, None)
             }
         }
     }

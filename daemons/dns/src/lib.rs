@@ -19,7 +19,8 @@
 //! 3. [`message`]: a query read where it lies; an answer written, with compression, up to a limit (RFC 1035 §4, RFC 6891).
 //! 4. [`zonefile`]: zones as people write them (RFC 1035 §5), and what to say about their mistakes.
 //! 5. [`zone`]: zones as the server keeps them.
-//! 6. [`authority`]: **the chapter's heart**, RFC 1034 §4.3.2 with its steps numbered; pure.
+//! 6. [`authority`]: **the chapter's heart**, RFC 1034 §4.3.2 with its steps numbered; pure. Beside it [`denial`]: how a signed
+//!    zone proves what it has not (RFC 4035, RFC 5155), and [`sign`]: how a zone is signed (RFC 4034).
 //! 7. [`respond`]: from the octets of a query to those of its answer.
 //! 8. [`registry`]: who keeps the zones, and how new ones come in without losing a query.
 //! 9. `server.rs`: the sockets and the counters; `datagrams.rs`, with `batch.rs`: UDP, many at a time; `connection.rs`: TCP and
@@ -33,12 +34,14 @@ mod batch;
 mod config;
 mod connection;
 mod datagrams;
+pub mod denial;
 pub mod message;
 pub mod name;
 pub mod rdata;
 pub mod registry;
 pub mod respond;
 mod server;
+pub mod sign;
 pub mod zone;
 pub mod zonefile;
 

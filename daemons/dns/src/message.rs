@@ -441,19 +441,34 @@ impl<'b> Writer<'b> {
     }
 
     /// Writes a set of records, `first` of them first and then around, or nothing at all (RFC 2181 §9: a client must not
-    /// take a part of a set for the whole).
-    pub fn set(&mut self, section: Section, owner: NameRef<'_>, class: Class, set: RrSet<'_>, first: usize) -> Fit {
+    /// take a part of a set for the whole). `signed` is the RRSIG set of the owner and the type that is covered: signatures go
+    /// with what they sign, and have its TTL (RFC 4035 §2.2).
+    pub fn set(
+        &mut self,
+        section: Section,
+        owner: NameRef<'_>,
+        class: Class,
+        set: RrSet<'_>,
+        first: usize,
+        signed: Option<(RrSet<'_>, Type)>,
+    ) -> Fit {
         let begin = (self.at, self.places_count);
         let count = set.len();
         let first = if count > 0 { first % count } else { 0 };
         let turned = set.records().skip(first).chain(set.records().take(first));
-        for rdata in turned {
-            if self.record(owner, set.rtype, class, set.ttl, rdata).is_err() {
+        let signatures = signed.into_iter().flat_map(|(signatures, covered)| {
+            signatures.records().filter(move |rdata| rdata.starts_with(&covered.0.to_be_bytes()))
+        });
+        let all = turned.map(|rdata| (set.rtype, rdata)).chain(signatures.map(|rdata| (Type::RRSIG, rdata)));
+        let mut written = 0;
+        for (rtype, rdata) in all {
+            if self.record(owner, rtype, class, set.ttl, rdata).is_err() {
                 (self.at, self.places_count) = begin;
                 return Fit::NoRoom;
             }
+            written += 1;
         }
-        self.counts[section as usize] += count as u16;
+        self.counts[section as usize] += written;
         Fit::Whole
     }
 

@@ -30,6 +30,9 @@ impl Type {
     pub const NSEC: Type = Type(47);
     pub const DNSKEY: Type = Type(48);
     pub const NSEC3: Type = Type(50);
+    pub const NSEC3PARAM: Type = Type(51);
+    pub const CDS: Type = Type(59);
+    pub const CDNSKEY: Type = Type(60);
     pub const TSIG: Type = Type(250);
     pub const IXFR: Type = Type(251);
     pub const AXFR: Type = Type(252);

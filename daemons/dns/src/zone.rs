@@ -13,6 +13,7 @@
 //! however large the zone is. A change makes a new zone; whoever still answers from the old one keeps it.
 
 use crate::{
+    denial::Chain,
     name::{self, Name, NameRef, Suffixes},
     rdata::{self, Type},
 };
@@ -35,6 +36,7 @@ pub struct Zone {
     records: usize,
     negative_ttl: u32,
     order: OnceLock<Vec<u32>>,
+    chain: Chain,
 }
 
 /// A node as it is stored.
@@ -140,6 +142,11 @@ impl<'z> Node<'z> {
         self.inner().sets == 0
     }
 
+    /// Its number in the zone.
+    pub fn index(self) -> u32 {
+        self.index
+    }
+
     /// The node above; `None` at the apex.
     pub fn parent(self) -> Option<Node<'z>> {
         (!self.is_apex()).then(|| Node { zone: self.zone, index: self.inner().parent })
@@ -224,6 +231,21 @@ impl Zone {
             order
         });
         order.iter().map(|index| Node { zone: self, index: *index })
+    }
+
+    /// All nodes, in no order that means something.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = Node<'_>> {
+        (0..self.nodes.len() as u32).map(|index| Node { zone: self, index })
+    }
+
+    /// The node with a number of [`Node::index`].
+    pub fn node_at(&self, index: u32) -> Node<'_> {
+        Node { zone: self, index }
+    }
+
+    /// How the zone proves what it has not.
+    pub fn chain(&self) -> &Chain {
+        &self.chain
     }
 
     /// Octets of memory, but for what the allocator keeps.
@@ -440,7 +462,18 @@ impl Builder {
             data[head_at..head_at + SET_HEAD].copy_from_slice(&head.concat());
         }
         data.shrink_to_fit();
-        let mut zone = Zone { names, nodes, table, data, records: kept, negative_ttl: 0, order: OnceLock::new() };
+        let mut zone = Zone {
+            names,
+            nodes,
+            table,
+            data,
+            records: kept,
+            negative_ttl: 0,
+            order: OnceLock::new(),
+            chain: Chain::None,
+        };
+        // Not at the first question: whoever asks it would wait for the whole zone to be sorted.
+        zone.chain = Chain::of(&zone);
         zone.negative_ttl = zone.apex().set(Type::SOA).map_or(0, |soa| {
             let minimum = soa.records().next().and_then(|rdata| rdata.last_chunk::<4>()).copied().unwrap_or_default();
             soa.ttl.min(u32::from_be_bytes(minimum))
