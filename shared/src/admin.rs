@@ -6,9 +6,10 @@
 //! | `/metrics` | counters, as Prometheus reads them |
 //! | `/status` | JSON: daemons, hosts, addresses, since when |
 //! | `/events` | server-sent events: the live transcript; `?daemon=web&host=www.someschool.edu&connection=7` narrows it |
+//! | `POST /reload` | tells daemons to read their files anew, `?daemon=dns&host=ns.crepes.fr` only some; JSON: how each fared |
 //!
-//! It only shows; it changes nothing. Transcripts hold what users say, so the socket is readable by its owner and
-//! group only, and no TCP address is open by default.
+//! All but the last only show. Transcripts hold what users say, so the socket is readable by its owner and group only, and
+//! no TCP address is open by default. Over TCP nothing can be changed: any page in a browser could send a POST there.
 
 use crate::{
     metrics::Registers,
@@ -84,13 +85,44 @@ pub enum State {
     Stopping,
 }
 
+/// How a daemon fared that was told to read its files anew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// `web`, `dns` ...
+    pub daemon: String,
+    /// The lab host or machine.
+    pub host: String,
+    /// What was wrong, and stays as it was for that.
+    pub problem: Option<String>,
+}
+
+/// What a daemon does to read its files anew; an error is what was wrong.
+type Reload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
 /// All daemons of this process. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Directory(Arc<Mutex<Vec<Entry>>>);
+#[derive(Clone, Default)]
+pub struct Directory {
+    entries: Arc<Mutex<Vec<Entry>>>,
+    reloads: Arc<Mutex<Vec<(String, String, Reload)>>>,
+}
 
 impl Directory {
     fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a daemon does when it is told to read its files anew. It may block.
+    pub fn on_reload(&self, daemon: &str, host: &str, reload: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        reloads.push((daemon.to_owned(), host.to_owned(), Arc::new(reload)));
+    }
+
+    /// Tells those that pass the filter to read their files anew, one after the other.
+    fn reload(&self, filter: &Filter) -> Vec<Reloaded> {
+        // A copy, so that nobody waits for the lock as long as files are read.
+        let reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let wanted = reloads.into_iter().filter(|(daemon, host, _)| filter.wants_daemon(daemon, host));
+        wanted.map(|(daemon, host, reload)| Reloaded { daemon, host, problem: reload().err() }).collect()
     }
 
     /// A copy of all entries.
@@ -122,6 +154,13 @@ impl Directory {
             }
         }
     }
+}
+
+/// Which way a request came, and so what it may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entrance {
+    Unix,
+    Tcp,
 }
 
 /// What the pages show.
@@ -169,7 +208,7 @@ impl Admin {
             tasks.spawn(shutdown.clone().run_until_cancelled_owned(async move {
                 while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
                     match listener.accept().await {
-                        Ok((stream, _)) => connections.spawn(serve(stream, view.clone(), permit)),
+                        Ok((stream, _)) => connections.spawn(serve(stream, Entrance::Tcp, view.clone(), permit)),
                         Err(_) => return,
                     };
                 }
@@ -180,7 +219,7 @@ impl Admin {
             tasks.spawn(shutdown.clone().run_until_cancelled_owned(async move {
                 while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
                     match listener.accept().await {
-                        Ok((stream, _)) => connections.spawn(serve(stream, view.clone(), permit)),
+                        Ok((stream, _)) => connections.spawn(serve(stream, Entrance::Unix, view.clone(), permit)),
                         Err(_) => return,
                     };
                 }
@@ -211,10 +250,15 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, view: View, _permit: tokio::sync::OwnedSemaphorePermit) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    entrance: Entrance,
+    view: View,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+) {
     let service = service_fn(|request| {
-        let response = answer(&request, &view);
-        async { Ok::<_, Infallible>(response) }
+        let view = view.clone();
+        async move { Ok::<_, Infallible>(answer(&request, entrance, view).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -227,30 +271,40 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, view: View, _permit:
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-fn answer(request: &Request<Incoming>, view: &View) -> Response<Body> {
+async fn answer(request: &Request<Incoming>, entrance: Entrance, view: View) -> Response<Body> {
     const TEXT: &str = "text/plain; charset=utf-8";
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return page(
-            StatusCode::METHOD_NOT_ALLOWED,
-            TEXT,
-            "only GET: this service shows and changes nothing\n".to_owned(),
-        );
-    }
-    match request.uri().path() {
-        "/healthz" => {
+    const JSON: &str = "application/json";
+    let filter = || Filter::from_query(request.uri().query().unwrap_or_default());
+    match (request.method(), request.uri().path()) {
+        (&Method::POST, "/reload") if entrance == Entrance::Unix => {
+            let filter = filter();
+            match tokio::task::spawn_blocking(move || view.directory.reload(&filter)).await {
+                Ok(reloaded) => page(StatusCode::OK, JSON, json(&reloaded)),
+                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+            }
+        }
+        (_, "/reload") => {
+            let words = "only POST, and only over the Unix socket: `tomte zone reload` does that\n";
+            page(StatusCode::METHOD_NOT_ALLOWED, TEXT, words.to_owned())
+        }
+        (&Method::GET | &Method::HEAD, "/healthz") => {
             let (status, text) = view.directory.health();
             page(status, TEXT, text)
         }
-        "/metrics" => {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
             page(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", view.registers.text())
         }
-        "/status" => {
-            let json = serde_json::to_string_pretty(&view.directory.list()).expect("plain strings and numbers");
-            page(StatusCode::OK, "application/json", json + "\n")
+        (&Method::GET | &Method::HEAD, "/status") => page(StatusCode::OK, JSON, json(&view.directory.list())),
+        (&Method::GET | &Method::HEAD, "/events") => events(view.hub, filter()),
+        (&Method::GET | &Method::HEAD, _) => {
+            page(StatusCode::NOT_FOUND, TEXT, "try /healthz, /metrics, /status or /events\n".to_owned())
         }
-        "/events" => events(view.hub.clone(), Filter::from_query(request.uri().query().unwrap_or_default())),
-        _ => page(StatusCode::NOT_FOUND, TEXT, "try /healthz, /metrics, /status or /events\n".to_owned()),
+        _ => page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET: this page shows and changes nothing\n".to_owned()),
     }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("plain strings and numbers") + "\n"
 }
 
 fn page(status: StatusCode, media_type: &'static str, text: String) -> Response<Body> {
@@ -295,9 +349,12 @@ impl Filter {
     }
 
     fn wants(&self, event: &Event) -> bool {
-        self.daemon.as_ref().is_none_or(|d| *d == event.daemon)
-            && self.host.as_ref().is_none_or(|h| **h == *event.host)
-            && self.connection.is_none_or(|c| c == event.connection)
+        self.wants_daemon(&event.daemon, &event.host) && self.connection.is_none_or(|c| c == event.connection)
+    }
+
+    fn wants_daemon(&self, daemon: &str, host: &str) -> bool {
+        self.daemon.as_ref().is_none_or(|wanted| wanted == daemon)
+            && self.host.as_ref().is_none_or(|wanted| wanted == host)
     }
 }
 
@@ -344,6 +401,13 @@ mod tests {
         let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
         BufReader::new(stream)
+    }
+
+    async fn post(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> String {
+        stream.write_all(format!("POST {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
     }
 
     #[tokio::test]
@@ -404,6 +468,42 @@ mod tests {
         assert_eq!(next_event().await.to_string(), "C: GET / HTTP/1.0");
         talk("web").server(b"HTTP/1.0 200 OK", 17);
         assert_eq!(next_event().await.to_string(), "S: HTTP/1.0 200 OK");
+        shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn reload_reaches_those_that_are_meant_and_only_over_the_unix_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { socket: Some(dir.path().join("admin.sock")), listen: vec![([127, 0, 0, 1], 0).into()] };
+        let (view, shutdown) = (view(), CancellationToken::new());
+        let (told, hears) = std::sync::mpsc::channel();
+        for (daemon, host) in [("dns", "ns.crepes.fr"), ("dns", "ns.nic.fr"), ("web", "www")] {
+            let told = told.clone();
+            view.directory.on_reload(daemon, host, move || {
+                told.send(host).unwrap();
+                if host == "ns.nic.fr" { Err("fr.zone:3: not so".to_owned()) } else { Ok(()) }
+            });
+        }
+        let admin = Admin::bind(&config).await.unwrap();
+        let tcp = admin.tcp[0].local_addr().unwrap();
+        TaskTracker::new().spawn(admin.run(view, shutdown.clone()));
+
+        let unix = async || tokio::net::UnixStream::connect(dir.path().join("admin.sock")).await.unwrap();
+        let text = post(unix().await, "/reload?daemon=dns").await;
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let of = |host: &str, problem: Option<&str>| Reloaded {
+            daemon: "dns".to_owned(),
+            host: host.to_owned(),
+            problem: problem.map(str::to_owned),
+        };
+        let reloaded: Vec<Reloaded> = serde_json::from_str(body).unwrap();
+        assert_eq!(reloaded, [of("ns.crepes.fr", None), of("ns.nic.fr", Some("fr.zone:3: not so"))]);
+        assert!(post(unix().await, "/reload?daemon=dns&host=nobody").await.ends_with("\r\n\r\n[]\n"));
+        assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["ns.crepes.fr", "ns.nic.fr"]);
+
+        assert!(post(tokio::net::TcpStream::connect(tcp).await.unwrap(), "/reload").await.contains("405"));
+        assert!(post(unix().await, "/status").await.contains("405"));
+        assert_eq!(hears.try_iter().count(), 0);
         shutdown.cancel();
     }
 

@@ -10,9 +10,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tests::dns::{Over, Type, ask};
 use tests::http::{Content, Talk, get};
 use tests::lab::{Description, Lab, up};
 use tests::process::{PATIENCE, memory_octets};
@@ -407,8 +409,102 @@ fn check_config_knows_both_kinds_of_files() {
     }
 }
 
+const NS: &str = "ns.crepes.fr";
+
+#[test]
+fn a_zone_file_is_checked_with_file_line_and_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("some.zone");
+    let check = |text: &str, origin: &[&str]| {
+        fs::write(&file, text).unwrap();
+        run(command("tomte").unwrap().args(["zone", "check"]).arg(&file).args(origin)).unwrap()
+    };
+    let right = include_str!("../../config/zones/crepes.fr.zone");
+    let said = check(right, &[]).with_code(0).unwrap();
+    assert!(said.out.starts_with("ok: ") && said.out.contains("crepes.fr. has "), "{said:?}");
+    let plain = "@ 60 SOA ns host 1 2 3 4 5\n  60 NS ns\nns 60 A 10.0.0.1\n";
+    assert!(check(plain, &["example"]).with_code(0).unwrap().out.contains("example. has 3 records"));
+    // What is doubtful is said, and is no error.
+    let doubtful = check(&format!("{plain}@ 60 MX 10 nowhere\n"), &["example"]).with_code(0).unwrap();
+    assert!(doubtful.err.starts_with("warning: ") && doubtful.out.contains("1 warning"), "{doubtful:?}");
+
+    let broken = right.replacen(" A ", " A 10.0.0.256 ; ", 1);
+    let line = 1 + broken.lines().position(|line| line.contains("256")).unwrap();
+    let place = format!("{}:{line}: ", file.display());
+    for (text, origin, expected) in [
+        (broken.as_str(), &[][..], &[place.as_str(), "10.0.0.256"][..]),
+        (plain, &[], &["has no $ORIGIN", "Name it: tomte zone check"]),
+        (plain, &["a..b"], &["`a..b` is no name of a zone"]),
+        ("", &["example"], &["makes no zone example.", "SOA"]),
+    ] {
+        let said = check(text, origin).with_code(1).unwrap();
+        for words in expected {
+            assert!(said.err.contains(words) && said.out.is_empty(), "no `{words}` in {said:?}");
+        }
+    }
+    let absent = folder.path().join("absent.zone");
+    let said = run(command("tomte").unwrap().args(["zone", "check"]).arg(&absent)).unwrap().with_code(1).unwrap();
+    assert!(said.err.contains("cannot read") && said.err.contains("absent.zone"), "{said:?}");
+}
+
+#[test]
+fn changed_zones_are_served_after_reload_and_a_broken_one_keeps_the_old() {
+    let lab = Lab::up().unwrap();
+    let server = lab.address(NS, 8053);
+    let reload = |arguments: &[&str]| {
+        let mut tomte = command("tomte").unwrap();
+        run(tomte.args(["zone", "reload", "--state"]).arg(lab.state()).args(arguments)).unwrap()
+    };
+    let rcode = |name: &str| ask(server, Over::Udp, name, Type::A).unwrap().rcode;
+    let file = lab.state().join("zones/crepes.fr.zone");
+    let zone = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{zone}new A 10.77.1.99\n")).unwrap();
+    assert_eq!(rcode("new.crepes.fr"), 3, "a file that is changed changes nothing yet");
+    assert_eq!(reload(&[NS]).with_code(0).unwrap().out, format!("{NS}: reloaded\n"));
+    let answer = ask(server, Over::Udp, "new.crepes.fr", Type::A).unwrap();
+    assert_eq!(answer.answers[0].address(), Some([127, 77, 1, 99].into()), "the file has the containers' addresses");
+
+    fs::write(&file, format!("{zone}newer A 10.77.1.100\nbroken A 10.77.1\n")).unwrap();
+    let said = reload(&[]).with_code(1).unwrap();
+    let line = 2 + zone.lines().count();
+    for words in [&format!("{NS}: "), &format!("crepes.fr.zone:{line}: "), "10.77.1", "the old zone stays", "1 of "] {
+        assert!(said.err.contains(words), "no `{words}` in {said:?}");
+    }
+    assert!(said.out.contains("ns.nic.fr: reloaded"), "the others are reloaded: {said:?}");
+    assert_eq!((rcode("newer.crepes.fr"), rcode("new.crepes.fr")), (3, 0));
+
+    let said = reload(&["ns.crepes.fe"]).with_code(1).unwrap();
+    assert!(said.err.contains("no name server runs on `ns.crepes.fe`") && said.err.contains(NS), "{said:?}");
+}
+
+#[test]
+fn no_query_is_lost_while_zones_are_reloaded() {
+    let lab = Lab::up().unwrap();
+    let server = lab.address(NS, 8053);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut asked = 0;
+            while !done.load(Ordering::Relaxed) {
+                let over = if asked % 2 == 0 { Over::Udp } else { Over::Tcp };
+                assert_eq!(ask(server, over, "mail.crepes.fr", Type::A).unwrap().answers.len(), 1);
+                asked += 1;
+            }
+            asked
+        });
+        for _ in 0..10 {
+            let mut tomte = command("tomte").unwrap();
+            run(tomte.args(["zone", "reload", "--state"]).arg(lab.state())).unwrap().with_code(0).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(asking.join().unwrap() > 10);
+    });
+}
+
 #[test]
 fn help_begins_with_examples() {
+    let said = run(command("tomte").unwrap().args(["zone", "--help"])).unwrap().with_code(0).unwrap().out;
+    assert!(said.starts_with("Examples:\n  tomte zone check"), "{said}");
     let said = run(command("tomte").unwrap().arg("--help")).unwrap().with_code(0).unwrap().out;
     assert!(said.starts_with("Examples:\n  tomte up"), "{said}");
     let version = run(command("tomte").unwrap().arg("--version")).unwrap().with_code(0).unwrap().out;

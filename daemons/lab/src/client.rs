@@ -42,9 +42,18 @@ impl Whom {
 
 /// Asks for `path` and returns a reader that stands at the first octet of the answer's body.
 pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<BufReader<UnixStream>> {
+    request(socket, "GET", path)
+}
+
+/// Tells it to do what `path` names; returns as [`get`] does.
+pub(crate) fn post(socket: &Path, path: &str) -> anyhow::Result<BufReader<UnixStream>> {
+    request(socket, "POST", path)
+}
+
+fn request(socket: &Path, method: &str, path: &str) -> anyhow::Result<BufReader<UnixStream>> {
     let stream = UnixStream::connect(socket)
         .with_context(|| format!("{}: nobody answers; is it running? (`tomte up`)", socket.display()))?;
-    (&stream).write_all(format!("GET {path} HTTP/1.0\r\nHost: admin\r\n\r\n").as_bytes())?;
+    (&stream).write_all(format!("{method} {path} HTTP/1.0\r\nHost: admin\r\n\r\n").as_bytes())?;
     let mut reader = BufReader::new(stream);
     let mut status = String::new();
     reader.read_line(&mut status)?;

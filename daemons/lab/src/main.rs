@@ -3,11 +3,11 @@
 //! ```text
 //!   lab.toml --> up: unpack the site, make certificates, bind every host's daemons, run them on one runtime
 //!                 |
-//!                 +-- admin.sock <-- status, events
+//!                 +-- admin.sock <-- status, events, zone reload
 //! ```
 //!
 //! Reading order: [`hosts`] (what lab.toml says), [`state`] (what lies on disk), [`up`] (the lab itself), then the
-//! commands that ask a running one: [`client`], [`events`], [`status`].
+//! commands that ask a running one: [`client`], [`events`], [`status`], [`zone`].
 
 mod hosts;
 mod state;
@@ -16,6 +16,7 @@ mod up;
 mod client;
 mod events;
 mod status;
+mod zone;
 
 mod check;
 
@@ -29,6 +30,7 @@ const EXAMPLES: &str = "Examples:\n  \
     tomte events                           what is said on the wire, live (in another terminal)\n  \
     tomte events --daemon web --full       only the web, with all header fields\n  \
     tomte status                           who serves where\n  \
+    tomte zone reload ns.crepes.fr         after its zone file was changed\n  \
     tomte check-config /etc/tomte/tomte.toml\n";
 
 /// A lab network of small, real internet servers
@@ -47,6 +49,9 @@ enum Command {
     Status(status::Arguments),
     /// Follow what is said on the wire
     Events(events::Arguments),
+    /// Check zone files, and tell name servers to read them anew
+    #[command(subcommand, before_help = zone::EXAMPLES)]
+    Zone(zone::Command),
     /// Say whether configuration files are right
     CheckConfig {
         /// `tomte.toml` or `lab.toml`; without one, /etc/tomte/tomte.toml
@@ -59,6 +64,7 @@ fn main() -> ExitCode {
         Command::Up(arguments) => up::up(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Events(arguments) => events::events(&arguments),
+        Command::Zone(command) => zone::zone(&command),
         Command::CheckConfig { files } => check::check(&files),
     };
     match result {

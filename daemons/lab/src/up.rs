@@ -143,7 +143,8 @@ struct Started {
     suggestion: String,
     endpoints: Vec<(&'static str, Endpoint)>,
     web: Option<web::Server>,
-    dns: Option<dns::Server>,
+    /// With what its zones are read from.
+    dns: Option<(dns::Server, dns::Config)>,
     wordlength: Option<wordlength::Server>,
 }
 
@@ -153,13 +154,15 @@ impl Started {
         let shared = |daemon| process.shared(daemon, &host.name, tls.clone());
         let bind = || -> Result<Self, StartError> {
             let web = host.web.as_ref().map(|config| web::Server::bind(config, &shared("web"))).transpose()?;
-            let dns = host.dns.as_ref().map(|config| dns::Server::bind(config, &shared("dns"))).transpose()?;
+            let dns = host.dns.clone();
+            let dns = dns.map(|config| dns::Server::bind(&config, &shared("dns")).map(|server| (server, config)));
+            let dns = dns.transpose()?;
             let wordlength = host.wordlength.clone();
             let wordlength =
                 wordlength.map(|config| wordlength::Server::bind(config, &shared("wordlength"))).transpose()?;
             let of = |daemon, endpoints: Vec<Endpoint>| endpoints.into_iter().map(move |endpoint| (daemon, endpoint));
             let endpoints = web.iter().flat_map(|server| of("web", server.local_addrs()));
-            let endpoints = endpoints.chain(dns.iter().flat_map(|server| of("dns", server.local_addrs())));
+            let endpoints = endpoints.chain(dns.iter().flat_map(|(server, _)| of("dns", server.local_addrs())));
             let endpoints =
                 endpoints.chain(wordlength.iter().flat_map(|server| of("wordlength", server.local_addrs())));
             let endpoints: Vec<_> = endpoints.collect();
@@ -189,7 +192,10 @@ impl Started {
         if let Some(server) = self.web {
             tasks.spawn(end(self.name.clone(), "web", shutdown.clone(), server.run(shutdown.clone())));
         }
-        if let Some(server) = self.dns {
+        if let Some((server, config)) = self.dns {
+            let reloader = server.reloader();
+            let reload = move || reloader.reload(&config).map_err(|error| error.to_string());
+            process.directory.on_reload("dns", &self.name, reload);
             tasks.spawn(end(self.name.clone(), "dns", shutdown.clone(), server.run(shutdown.clone())));
         }
         if let Some(server) = self.wordlength {
