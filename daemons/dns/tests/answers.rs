@@ -9,6 +9,7 @@
 use dns::{
     Rewrite,
     authority::{Identity, Rotation, Zones},
+    denial::{Chain, Hash, hash_in_label},
     message::{self, Rcode},
     name::Name,
     rdata::{self, Field, Type},
@@ -17,16 +18,33 @@ use dns::{
 };
 use std::{fmt::Write as _, fs, net::Ipv4Addr, net::Ipv6Addr, path::Path, sync::Arc, time::SystemTime};
 
+/// The zones in `tests/zones`.
+const ZONES: [&str; 4] = ["example", "nsec.test", "hashed.test", "optout.test"];
+
 fn world() -> World {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zones");
-    let name: Name = "example".parse().unwrap();
-    let loaded = zonefile::load(name.borrow(), &dir.join("example.zone"), Rewrite::None).unwrap();
+    let load = |zone: &str| {
+        let name: Name = zone.parse().unwrap();
+        let file = dir.join(format!("{zone}.zone"));
+        Arc::new(zonefile::load(name.borrow(), &file, Rewrite::None).unwrap().zone)
+    };
     World {
-        everybody: Zones::new(vec![Arc::new(loaded.zone)]),
+        everybody: Zones::new(ZONES.map(load).to_vec()),
         views: vec![],
         identity: Arc::new(Identity::new("tomte", "ns.example")),
         udp_octets_max: 1232,
     }
+}
+
+/// The name whose hash an NSEC3 record has: proofs are to be read.
+fn unhashed(world: &World, hash: Hash) -> String {
+    let names = world.everybody.iter().flat_map(|zone| match zone.chain() {
+        Chain::Nsec3 { hash, .. } => {
+            zone.nodes().map(|node| (hash.hash(node.name()), node.name().to_string())).collect()
+        }
+        _ => vec![],
+    });
+    names.into_iter().find(|(known, _)| *known == hash).unwrap().1
 }
 
 /// `www.example. A rd edns 1232` as octets.
@@ -75,7 +93,7 @@ fn u16_at(octets: &[u8], at: usize) -> usize {
 }
 
 /// The lines of an answer. It reads what we wrote by the rules of RFC 1035, compression included.
-fn told(octets: &[u8], rcode: Rcode) -> Vec<String> {
+fn told(world: &World, octets: &[u8], rcode: Rcode) -> Vec<String> {
     let mut lines = vec![answer_line(octets, rcode)];
     assert_eq!(octets[..2], [0xab, 0xcd], "the id is the client's");
     assert_eq!(octets[2] & 0x80, 0x80, "QR");
@@ -92,6 +110,18 @@ fn told(octets: &[u8], rcode: Rcode) -> Vec<String> {
             at = to;
             lines.push(match rtype {
                 Type::OPT => format!("{section} OPT {} {:#010x}", u16_at(octets, end + 2), ttl),
+                // The rest of a signature is for validators.
+                Type::RRSIG => {
+                    let (covers, labels) = (Type(u16_at(octets, from) as u16), octets[from + 3]);
+                    format!("{section} {owner} {ttl} RRSIG {covers} {labels}")
+                }
+                Type::NSEC3 => {
+                    let salt = usize::from(octets[from + 4]);
+                    let next = from + 6 + salt;
+                    let owner = unhashed(world, hash_in_label(owner.borrow()).unwrap());
+                    let behind = unhashed(world, octets[next..next + 20].try_into().unwrap());
+                    format!("{section} hash of {owner} {ttl} NSEC3 {behind}{}", types(&octets[next + 20..to]))
+                }
                 _ => format!("{section} {owner} {ttl} {rtype}{}", data(octets, rtype, from, to)),
             });
         }
@@ -122,6 +152,11 @@ fn data(octets: &[u8], rtype: Type, mut at: usize, end: usize) -> String {
                 text += &(u16_at(octets, at) << 16 | u16_at(octets, at + 2)).to_string();
                 at += 4;
             }
+            Field::TypeBitmap => {
+                text.truncate(text.len() - 1);
+                text += &types(&octets[at..end]);
+                at = end;
+            }
             Field::Ipv4 => {
                 text += &Ipv4Addr::from(<[u8; 4]>::try_from(&octets[at..end]).unwrap()).to_string();
                 at = end;
@@ -145,6 +180,21 @@ fn data(octets: &[u8], rtype: Type, mut at: usize, end: usize) -> String {
     text
 }
 
+/// The types of a bit map, each with a blank before it.
+fn types(mut map: &[u8]) -> String {
+    let mut text = String::new();
+    while let [window, octets, rest @ ..] = map {
+        let (bits, behind) = rest.split_at(usize::from(*octets));
+        for number in 0..bits.len() * 8 {
+            if bits[number / 8] & (0x80 >> (number % 8)) != 0 {
+                write!(text, " {}", Type(u16::from(*window) << 8 | number as u16)).unwrap();
+            }
+        }
+        map = behind;
+    }
+    text
+}
+
 #[test]
 fn the_answers_are_those_of_the_files() {
     let world = world();
@@ -161,7 +211,7 @@ fn the_answers_are_those_of_the_files() {
             if let Some(words) = line.strip_prefix("C: ") {
                 let (query, carrier) = question(words);
                 let (octets, rcode) = answer(&world, &mut rotation, &query, carrier).expect("a query is answered");
-                for line in told(&octets, rcode) {
+                for line in told(&world, &octets, rcode) {
                     writeln!(fresh, "S: {line}").unwrap();
                 }
             }
@@ -234,7 +284,7 @@ fn malformed_messages_get_what_the_rfcs_say() {
         let answered = answer(&world, &mut Rotation::default(), &query, Carrier::Udp);
         assert_eq!(answered.as_ref().map(|(_, rcode)| *rcode), want, "{what}");
         if let Some((octets, rcode)) = answered {
-            let lines = told(&octets, rcode);
+            let lines = told(&world, &octets, rcode);
             // RFC 6891 §6.1.3: the upper bits of BADVERS stand in OPT.
             assert!(rcode != Rcode::BADVERS || lines.contains(&"ad OPT 1232 0x01000000".to_owned()), "{lines:?}");
         }
@@ -262,7 +312,7 @@ proptest::proptest! {
             let (query, carrier) = question(&format!("{name} edns {size}"));
             let (octets, rcode) = answer(&world, &mut Rotation::default(), &query, carrier).unwrap();
             proptest::prop_assert!(octets.len() <= usize::from(size.max(512)));
-            let _ = told(&octets, rcode);
+            let _ = told(&world, &octets, rcode);
         }
     }
 }
