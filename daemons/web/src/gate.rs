@@ -320,13 +320,10 @@ impl Gate {
     /// Sends what is left of the shortcut's answer.
     pub(crate) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(mut outgoing) = self.outgoing.take() {
-            let slices = outgoing.unsent();
+            let slices = outgoing.unsent().map(IoSlice::new);
             let result = match &mut self.stream {
-                Stream::Plain(tcp) if slices[1].is_empty() => {
-                    poll_send(cx, tcp, || Ok(send(&*tcp, slices[0], SendFlags::NOSIGNAL)?))
-                }
-                Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, &slices.map(IoSlice::new)),
-                Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, &slices.map(IoSlice::new)),
+                Stream::Plain(tcp) => poll_send_slices(cx, tcp, &slices, outgoing.after),
+                Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, &slices),
             };
             match self.after_write(cx, result) {
                 Poll::Ready(octets) => outgoing.advance(octets?),
@@ -740,6 +737,24 @@ fn poll_send_joined(cx: &mut Context<'_>, tcp: &TcpStream, slices: &[IoSlice<'_>
         end += slice.len();
     }
     poll_send(cx, tcp, || Ok(send(tcp, &joined[..end], SendFlags::NOSIGNAL)?))
+}
+
+/// Sends octets behind which the connection stays or is closed at once. In the latter case the kernel waits for the end, so that it
+/// travels in the same segment: one packet less for either side to take in.
+fn poll_send_slices(
+    cx: &mut Context<'_>,
+    tcp: &TcpStream,
+    slices: &[IoSlice<'_>; 2],
+    after: After,
+) -> Poll<io::Result<usize>> {
+    let flags = match after {
+        After::Stay => SendFlags::NOSIGNAL,
+        After::Close => SendFlags::NOSIGNAL | SendFlags::MORE,
+    };
+    poll_send(cx, tcp, || match slices {
+        [front, rest] if rest.is_empty() => Ok(send(tcp, front, flags)?),
+        slices => Ok(sendmsg(tcp, slices, &mut SendAncillaryBuffer::default(), flags)?),
+    })
 }
 
 fn poll_send(
