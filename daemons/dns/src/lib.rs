@@ -38,10 +38,12 @@ pub mod denial;
 pub mod message;
 pub mod name;
 pub mod rdata;
+pub mod record;
 pub mod registry;
 pub mod respond;
 mod server;
 pub mod sign;
+pub mod tsig;
 pub mod zone;
 pub mod zonefile;
 

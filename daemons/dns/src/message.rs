@@ -61,9 +61,13 @@ impl Rcode {
     pub const NOTIMP: Rcode = Rcode(4);
     pub const REFUSED: Rcode = Rcode(5);
     pub const YXDOMAIN: Rcode = Rcode(6);
+    pub const YXRRSET: Rcode = Rcode(7);
+    pub const NXRRSET: Rcode = Rcode(8);
+    pub const NOTAUTH: Rcode = Rcode(9);
+    pub const NOTZONE: Rcode = Rcode(10);
     pub const BADVERS: Rcode = Rcode(16);
     /// All that we give.
-    pub const ALL: [Rcode; 8] = [
+    pub const ALL: [Rcode; 12] = [
         Rcode::NOERROR,
         Rcode::FORMERR,
         Rcode::SERVFAIL,
@@ -71,6 +75,10 @@ impl Rcode {
         Rcode::NOTIMP,
         Rcode::REFUSED,
         Rcode::YXDOMAIN,
+        Rcode::YXRRSET,
+        Rcode::NXRRSET,
+        Rcode::NOTAUTH,
+        Rcode::NOTZONE,
         Rcode::BADVERS,
     ];
 }
@@ -85,6 +93,10 @@ impl fmt::Display for Rcode {
             Rcode::NOTIMP => "NOTIMP",
             Rcode::REFUSED => "REFUSED",
             Rcode::YXDOMAIN => "YXDOMAIN",
+            Rcode::YXRRSET => "YXRRSET",
+            Rcode::NXRRSET => "NXRRSET",
+            Rcode::NOTAUTH => "NOTAUTH",
+            Rcode::NOTZONE => "NOTZONE",
             Rcode::BADVERS => "BADVERS",
             Rcode(number) => return write!(f, "RCODE{number}"),
         })
@@ -106,6 +118,32 @@ pub struct Header {
 }
 
 impl Header {
+    /// Reads the first twelve octets.
+    pub fn parse(message: &[u8]) -> Option<Self> {
+        let (id, flags) = u16_at(message, 0).zip(u16_at(message, 2))?;
+        (message.len() >= HEADER_OCTETS).then_some(Self { id, flags })
+    }
+
+    /// Whether this is an answer.
+    pub fn is_response(self) -> bool {
+        self.flags & QR != 0
+    }
+
+    /// Whether the answer is cut off.
+    pub fn is_truncated(self) -> bool {
+        self.flags & TC != 0
+    }
+
+    /// Whether the answer is an authority's.
+    pub fn is_authoritative(self) -> bool {
+        self.flags & AA != 0
+    }
+
+    /// How it went, in an answer; the four bits of it that stand in the header.
+    pub fn rcode(self) -> Rcode {
+        Rcode(self.flags & 0xf)
+    }
+
     /// What the message is about.
     pub fn opcode(self) -> Opcode {
         Opcode((self.flags >> 11) as u8 & 0xf)
@@ -469,6 +507,25 @@ impl<'b> Writer<'b> {
             written += 1;
         }
         self.counts[section as usize] += written;
+        Fit::Whole
+    }
+
+    /// Writes one record by itself: in a transfer a set may be cut by the end of a message (RFC 5936 §2.2).
+    pub fn lone(
+        &mut self,
+        section: Section,
+        owner: NameRef<'_>,
+        rtype: Type,
+        class: Class,
+        ttl: u32,
+        rdata: &[u8],
+    ) -> Fit {
+        let begin = (self.at, self.places_count);
+        if self.record(owner, rtype, class, ttl, rdata).is_err() {
+            (self.at, self.places_count) = begin;
+            return Fit::NoRoom;
+        }
+        self.counts[section as usize] += 1;
         Fit::Whole
     }
 

@@ -15,7 +15,8 @@
 use crate::{
     denial::Chain,
     name::{self, Name, NameRef, Suffixes},
-    rdata::{self, Type},
+    rdata::{self, Class, Type},
+    record::{Record, Soa},
 };
 use std::{collections::HashSet, fmt, sync::OnceLock};
 
@@ -221,6 +222,16 @@ impl Zone {
         find(&self.table, &self.nodes, &self.names, name, hash).ok().map(|index| Node { zone: self, index })
     }
 
+    /// The SOA record: its TTL and its data. Only a zone with an error has none.
+    pub fn soa(&self) -> Option<(u32, &[u8])> {
+        self.apex().set(Type::SOA).and_then(|set| Some((set.ttl, set.records().next()?)))
+    }
+
+    /// The zone's version (RFC 1035 §3.3.13).
+    pub fn serial(&self) -> u32 {
+        self.soa().and_then(|(_, rdata)| Soa::parse(rdata)).map_or(0, |soa| soa.serial)
+    }
+
     /// All nodes in the canonical order of RFC 4034 §6.1, the apex first; a name's subtree stands together. Sorted the first time
     /// somebody asks.
     pub fn in_order(&self) -> impl ExactSizeIterator<Item = Node<'_>> {
@@ -405,6 +416,22 @@ impl Builder {
         self.nodes.push(Inner { name: self.names.len() as u32, parent, hash, data: 0, sets: 0, marks: 0 });
         self.names.extend_from_slice(name.as_wire());
         index
+    }
+
+    /// The records one by one, as they were added: no zone is made of them.
+    pub fn into_records(self) -> Vec<Record> {
+        let record = |entry: &Entry| {
+            let at = entry.rdata as usize;
+            let octets = usize::from(u16::from_be_bytes([self.rdata[at], self.rdata[at + 1]]));
+            Record {
+                owner: stored(&self.names, self.nodes[entry.node as usize].name).to_name(),
+                rtype: entry.rtype,
+                class: Class::IN,
+                ttl: entry.ttl,
+                rdata: self.rdata[at + 2..at + 2 + octets].to_vec(),
+            }
+        };
+        self.records.iter().map(record).collect()
     }
 
     /// Makes the zone, and says what is wrong or doubtful about it. With an [`Severity::Error`] among the findings it must

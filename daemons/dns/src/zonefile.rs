@@ -14,6 +14,7 @@
 use crate::{
     name::{self, Name, NameError, NameRef},
     rdata::{self, Field, Type},
+    record::Record,
     zone::{AddError, Builder, Finding, Place, Severity, Zone},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -116,6 +117,25 @@ pub fn read(
     } else {
         Err(errors.into_iter().map(told).collect())
     }
+}
+
+/// Reads records that need not make a zone: a part of a journal, or a copy of somebody else's zone.
+///
+/// # Errors
+/// A line is wrong.
+pub(crate) fn records(file: &Path, text: &[u8]) -> Result<Vec<Record>, ZoneFileError> {
+    let mut reader = Reader {
+        files: vec![file.to_owned()],
+        directory: None,
+        builder: Builder::new(NameRef::ROOT),
+        rewrite: Rewrite::None,
+        rdata: vec![],
+        owner: None,
+        default_ttl: None,
+        last_ttl: None,
+    };
+    reader.file(text, 0, Name::root(), 0)?;
+    Ok(reader.builder.into_records())
 }
 
 /// One word of a file.
