@@ -29,12 +29,17 @@
 //! What is asked of a recursive server ([RFC 1034 §5.3.3](https://www.rfc-editor.org/rfc/rfc1034#section-5.3.3)) would stand
 //! beside [`authority`], behind the same sockets: step 4, the cache, is where it begins. Here RA is never set.
 
+mod acl;
 pub mod authority;
 mod batch;
 mod config;
 mod connection;
 mod datagrams;
 pub mod denial;
+pub mod draft;
+mod durable;
+mod errands;
+pub mod journal;
 pub mod message;
 pub mod name;
 pub mod rdata;
@@ -44,6 +49,7 @@ pub mod respond;
 mod server;
 pub mod sign;
 pub mod tsig;
+pub mod update;
 pub mod zone;
 pub mod zonefile;
 

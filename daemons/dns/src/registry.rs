@@ -2,25 +2,63 @@
 //!
 //! Zones never change; a new one takes the place of the old one in a new [`World`], which the workers look at before each
 //! answer. So no query waits for a change, and none sees half of one.
+//!
+//! ```text
+//!   master file + journal --+                        +--> World: who answers queries
+//!   UPDATE -----------------+--> Slot: one zone -----+--> differences: who is sent IXFR
+//!   transfers from primaries+                        +--> NOTIFY: who should come for a copy
+//! ```
+//!
+//! A slot is one zone of one view. What it may be asked for stands in its rules, which a reload replaces; what it has lives on.
+//!
+//! # What a change passes through
+//!
+//! UPDATEs of a zone that come while another one is being written wait, and then go together: one new zone, one fdatasync. The order
+//! is: the new zone is made, the journal is on disk, the new world is seen by everybody, the client is told NOERROR.
 
 use crate::{
+    acl::Acl,
     authority::{Identity, Zones},
-    config::{Config, ZoneFile},
-    message::{self, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    config::{Config, Dnssec, ZoneFile},
+    draft::{self, Difference, Draft},
+    durable,
+    journal::{self, Journal},
+    message::{Rcode, UDP_OCTETS_PLAIN},
     name::Name,
+    record::{Message, is_newer},
     respond::{Carrier, View, World},
+    tsig::{Key, Keyring},
+    update::{self, Refusal},
     zone::Zone,
-    zonefile,
+    zonefile::{self, Rewrite},
 };
-use shared::{Shared, daemon::StartError, transcript::Conversation};
-use std::{net::SocketAddr, sync::Arc};
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use prometheus_client::metrics::counter::Counter;
+use shared::{Shared, daemon::StartError, metrics::Metrics, transcript::Transcript};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{Notify, oneshot, watch};
+
+/// UPDATEs of one zone that may wait for each other; those beyond are told SERVFAIL and come again.
+const WAITING_MAX: usize = 1024;
+/// Differences between versions of a zone that are kept for incremental transfers, and how many records they may have. A secondary that is
+/// further behind takes the whole zone.
+const HISTORY_MAX: usize = 1000;
+const HISTORY_RECORDS_MAX: usize = 100_000;
 
 /// All zones, as they are served now.
 #[derive(Debug)]
 pub struct Registry {
     world: watch::Sender<Arc<World>>,
+    /// Locked while a world is made, so that of two new ones the newer stays.
+    taken: Mutex<Arc<Taken>>,
+    pub(crate) transcript: Transcript,
+    pub(crate) counters: Counters,
+    host: Arc<str>,
+    /// Tells what works in the background that there are other slots.
+    pub(crate) reloaded: watch::Sender<()>,
 }
 
 /// A message that the zones alone do not answer.
@@ -39,18 +77,167 @@ pub struct Errand {
 pub struct Reloader(pub(crate) Arc<Registry>);
 
 impl Reloader {
-    /// Reads all zones anew. Addresses, limits and times stay as they were at the start. No query is lost: whoever is being
-    /// answered is answered from the old zones.
+    /// Reads all zones anew, and takes keys, views and lists anew. Addresses, limits and times stay as they were at the start.
+    /// No query is lost: whoever is being answered is answered from the old zones.
     ///
     /// # Errors
-    /// A zone is wrong. Then its old data stays, if it was served before; the others are taken.
+    /// The configuration is wrong, then everything stays; or a zone is, then its old data stays, if it was served before, and the
+    /// others are taken.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         self.0.reload(config)
+    }
+
+    /// Reads all zones anew, with the configuration as it was.
+    ///
+    /// # Errors
+    /// As [`Reloader::reload`].
+    pub fn reload_zones(&self) -> Result<(), StartError> {
+        self.0.zones_reload()
+    }
+}
+
+/// What a configuration made.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) config: Config,
+    pub(crate) keys: Keyring,
+    pub(crate) slots: Vec<Arc<Slot>>,
+}
+
+/// One zone of one view.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) view: String,
+    pub(crate) name: Name,
+    pub(crate) rules: Rules,
+    pub(crate) live: Arc<Live>,
+}
+
+/// What the configuration says of a zone, as far as it is not its data.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) source: Source,
+    pub(crate) dnssec: Dnssec,
+    pub(crate) transfer: Acl,
+    pub(crate) update: Acl,
+    pub(crate) notify: Vec<SocketAddr>,
+    pub(crate) key: Option<Arc<Key>>,
+}
+
+/// Where a zone comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A master file; this server is the primary.
+    File(PathBuf),
+    /// Other servers; this server is a secondary.
+    Primaries(Vec<SocketAddr>),
+}
+
+/// What there is of a zone now.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    /// Locked by whoever changes the zone, for as long as that takes.
+    kept: Mutex<Kept>,
+    /// What is served. Locked for a moment only.
+    shown: Mutex<Shown>,
+    waiting: Mutex<Vec<Waiting>>,
+    /// Held by whoever does what waits.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// The zone is another one: tell the secondaries.
+    pub(crate) changed: Notify,
+    /// Somebody says that our copy is old: look now. Its address is remembered as the primary to begin with.
+    pub(crate) refresh: Notify,
+}
+
+/// The zone as it is changed.
+#[derive(Debug, Default)]
+struct Kept {
+    /// What file and journal make, or what the primary sent.
+    content: Option<Arc<Zone>>,
+    journal: Option<Journal>,
+}
+
+/// The zone as it is served.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown {
+    /// None before the first transfer, and after a copy has expired.
+    pub(crate) zone: Option<Arc<Zone>>,
+    /// How it came to be so; each begins where the one before ends, and the last one ends at the zone's serial.
+    pub(crate) history: Arc<Vec<Arc<Difference>>>,
+}
+
+/// An UPDATE that waits for its turn, and for its answer.
+#[derive(Debug)]
+struct Waiting {
+    message: Message,
+    answer: oneshot::Sender<Result<Done, Refusal>>,
+}
+
+/// What an UPDATE did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// All was as it should be already.
+    Nothing,
+    /// The zone has this serial now.
+    Changed(u32),
+}
+
+/// What is counted.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pub(crate) updates_changed: Counter,
+    pub(crate) updates_unchanged: Counter,
+    pub(crate) updates_refused: Counter,
+    pub(crate) updates_failed: Counter,
+    pub(crate) transfers_whole: Counter,
+    pub(crate) transfers_incremental: Counter,
+    pub(crate) transfers_refused: Counter,
+    pub(crate) notifies_accepted: Counter,
+    pub(crate) notifies_refused: Counter,
+    pub(crate) notifies_acknowledged: Counter,
+    pub(crate) notifies_unanswered: Counter,
+    pub(crate) refreshes_current: Counter,
+    pub(crate) refreshes_transferred: Counter,
+    pub(crate) refreshes_failed: Counter,
+    pub(crate) signatures_refused: Counter,
+}
+
+impl Counters {
+    fn new(metrics: &Metrics) -> Self {
+        let updates = |outcome| metrics.labelled("updates", "UPDATE messages by outcome", &[("outcome", outcome)]);
+        let transfers = |kind| metrics.labelled("transfers", "Zone transfers that were asked of us", &[("kind", kind)]);
+        let heard =
+            |outcome| metrics.labelled("notifies_received", "NOTIFY messages received", &[("outcome", outcome)]);
+        let sent = |outcome| metrics.labelled("notifies_sent", "Servers that were notified", &[("outcome", outcome)]);
+        let refreshes =
+            |outcome| metrics.labelled("refreshes", "Looks at a primary by outcome", &[("outcome", outcome)]);
+        Self {
+            updates_changed: updates("changed"),
+            updates_unchanged: updates("unchanged"),
+            updates_refused: updates("refused"),
+            updates_failed: updates("failed"),
+            transfers_whole: transfers("whole"),
+            transfers_incremental: transfers("incremental"),
+            transfers_refused: transfers("refused"),
+            notifies_accepted: heard("accepted"),
+            notifies_refused: heard("refused"),
+            notifies_acknowledged: sent("acknowledged"),
+            notifies_unanswered: sent("unanswered"),
+            refreshes_current: refreshes("current"),
+            refreshes_transferred: refreshes("transferred"),
+            refreshes_failed: refreshes("failed"),
+            signatures_refused: metrics.counter("signatures_refused", "Signed messages that could not be believed"),
+        }
     }
 }
 
 pub(crate) fn unfit(problem: String) -> StartError {
     StartError::Unfit { key: "dns.zones".to_owned(), problem }
+}
+
+/// A panic while one of these was locked leaves them whole: they are only replaced.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Registry {
@@ -59,20 +246,19 @@ impl Registry {
     /// # Errors
     /// A zone is wrong.
     pub fn open(config: &Config, shared: &Shared) -> Result<Arc<Self>, StartError> {
-        let mut zones = vec![];
-        for (wanted, _, loaded) in load(config)? {
-            zones.push((wanted.view.clone(), Arc::new(loaded.map_err(unfit)?)));
+        let taken = Taken::new(config, &[])?;
+        for slot in &taken.slots {
+            slot.load(config).map_err(unfit)?;
         }
-        let identity = if config.identity.is_empty() { &*shared.host } else { &config.identity };
-        let world = World {
-            everybody: Zones::default(),
-            views: vec![],
-            identity: Arc::new(Identity::new(&config.version, identity)),
-            // RFC 6891 §6.2.3: a datagram of 512 octets is taken by everybody.
-            udp_octets_max: config.udp_octets_max.max(UDP_OCTETS_PLAIN as u16),
-        };
-        let world = with_zones(&world, config, &zones);
-        Ok(Arc::new(Self { world: watch::Sender::new(Arc::new(world)) }))
+        let world = taken.world(None, &shared.host);
+        Ok(Arc::new(Self {
+            world: watch::Sender::new(Arc::new(world)),
+            taken: Mutex::new(Arc::new(taken)),
+            transcript: shared.transcript.clone(),
+            counters: Counters::new(&shared.metrics),
+            host: Arc::clone(&shared.host),
+            reloaded: watch::Sender::new(()),
+        }))
     }
 
     /// The zones as they are served, now and after each change.
@@ -80,92 +266,394 @@ impl Registry {
         self.world.subscribe()
     }
 
-    /// Answers UPDATE, NOTIFY, transfers and whatever is signed. Every message of the answer goes into `answers`, which may be
-    /// full for a while: a zone is larger than what a client takes at once.
-    pub async fn serve(&self, errand: &Errand, talk: &Conversation, answers: &mpsc::Sender<Vec<u8>>) {
-        let (Received::Errand(header) | Received::Query(Query { header, .. })) = message::receive(&errand.message)
-        else {
-            return;
-        };
-        let mut answer = vec![0; UDP_OCTETS_PLAIN];
-        let mut writer = Writer::new(&mut answer, UDP_OCTETS_PLAIN, header);
-        writer.rcode(Rcode::REFUSED);
-        let octets = writer.finish();
-        answer.truncate(octets);
-        talk.note("transfers and changes are not for everybody");
-        // Whoever asked may be gone.
-        let _ = answers.send(answer).await;
-    }
-
     /// What is to be done without being asked.
-    pub async fn run(&self, shutdown: CancellationToken) {
+    pub async fn run(self: Arc<Self>, shutdown: tokio_util::sync::CancellationToken) {
         shutdown.cancelled().await;
     }
 
+    /// Reads all zones anew, with the configuration as it was.
+    ///
+    /// # Errors
+    /// A zone is wrong; its old data stays.
+    pub fn zones_reload(&self) -> Result<(), StartError> {
+        self.reload(&self.taken().config.clone())
+    }
+
     fn reload(&self, config: &Config) -> Result<(), StartError> {
-        let old = Arc::clone(&self.world.borrow());
-        let (mut zones, mut problems) = (vec![], vec![]);
-        for (wanted, name, loaded) in load(config)? {
-            match loaded {
-                Ok(zone) => zones.push((wanted.view.clone(), Arc::new(zone))),
-                Err(problem) => {
-                    let kept = old.own_zones(&wanted.view).find(|zone| zone.name() == name.borrow()).cloned();
-                    let fate = if kept.is_some() { "the old zone stays" } else { "the zone is not served" };
-                    problems.push(format!("{problem} ({fate})"));
-                    zones.extend(kept.map(|zone| (wanted.view.clone(), zone)));
+        let old = self.taken();
+        // What is wrong here is wrong with the configuration as a whole: nothing is taken.
+        let mut fresh = Taken::new(config, &old.slots)?;
+        let mut problems = vec![];
+        fresh.slots.retain(|slot| match slot.load(config) {
+            Ok(()) => true,
+            Err(problem) => {
+                let is_served = slot.shown().zone.is_some();
+                let fate = if is_served { "the old zone stays" } else { "the zone is not served" };
+                problems.push(format!("{problem} ({fate})"));
+                is_served
+            }
+        });
+        let all = fresh.slots.len();
+        *lock(&self.taken) = Arc::new(fresh);
+        self.publish();
+        self.reloaded.send_replace(());
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            let well = all.saturating_sub(problems.len());
+            Err(unfit(format!("{well} zones were taken, not these:\n{}", problems.join("\n"))))
+        }
+    }
+
+    /// What the last configuration made.
+    pub(crate) fn taken(&self) -> Arc<Taken> {
+        Arc::clone(&lock(&self.taken))
+    }
+
+    /// Shows everybody what the slots have now.
+    pub(crate) fn publish(&self) {
+        let taken = lock(&self.taken);
+        let world = taken.world(Some(&self.world.borrow()), &self.host);
+        self.world.send_replace(Arc::new(world));
+    }
+
+    /// Does what an UPDATE asks for. When this returns [`Done`], it is on disk and served.
+    ///
+    /// # Errors
+    /// It is not done.
+    pub(crate) async fn update(self: &Arc<Self>, slot: Arc<Slot>, message: Message) -> Result<Done, Refusal> {
+        let failed = |because: &str| Refusal { rcode: Rcode::SERVFAIL, because: because.to_owned() };
+        let (answer, done) = oneshot::channel();
+        {
+            let mut waiting = lock(&slot.live.waiting);
+            if waiting.len() >= WAITING_MAX {
+                return Err(failed("too many updates of this zone wait already"));
+            }
+            waiting.push(Waiting { message, answer });
+        }
+        let turn = Arc::clone(&slot.live.turn).lock_owned().await;
+        // Whoever had the turn before us may have done ours with his own.
+        let batch = std::mem::take(&mut *lock(&slot.live.waiting));
+        if !batch.is_empty() {
+            let registry = Arc::clone(self);
+            let work = tokio::task::spawn_blocking(move || {
+                registry.commit(&slot, batch);
+                drop(turn);
+            });
+            if let Err(error) = work.await {
+                tracing::error!(%error, "an update ended in a panic");
+            }
+        }
+        done.await.unwrap_or_else(|_| Err(failed("the update could not be finished")))
+    }
+
+    /// Does all that waits.
+    fn commit(&self, slot: &Slot, batch: Vec<Waiting>) {
+        let mut kept = lock(&slot.live.kept);
+        let (mut results, mut differences) = (vec![], vec![]);
+        let mut zone = None;
+        if let Some(content) = &kept.content {
+            let mut draft = Draft::new(Arc::clone(content));
+            for Waiting { message, answer } in batch {
+                let result = match update::perform(&mut draft, &message) {
+                    Ok(Some(difference)) => {
+                        let serial = difference.to;
+                        differences.push(difference);
+                        Ok(Done::Changed(serial))
+                    }
+                    Ok(None) => Ok(Done::Nothing),
+                    Err(refusal) => {
+                        draft.roll_back();
+                        Err(refusal)
+                    }
+                };
+                results.push((result, answer));
+            }
+            zone = Some(draft);
+        } else {
+            let refusal = Refusal { rcode: Rcode::SERVFAIL, because: "the zone has no data".to_owned() };
+            results.extend(batch.into_iter().map(|waiting| (Err(refusal.clone()), waiting.answer)));
+        }
+        if !differences.is_empty()
+            && let Some(draft) = zone
+            && let Err(error) = self.take(slot, &mut kept, draft, differences)
+        {
+            tracing::error!(zone = %slot.name, %error, "an update cannot be kept");
+            // Whoever was told that all is well already may have been told so because of a change that is not kept.
+            for (result, _) in results.iter_mut().filter(|(result, _)| result.is_ok()) {
+                *result = Err(Refusal { rcode: Rcode::SERVFAIL, because: "the journal cannot be written".to_owned() });
+            }
+        }
+        for (result, answer) in results {
+            // Whoever asked may be gone.
+            let _ = answer.send(result);
+        }
+        if let Some(journal) = kept.journal.as_mut().filter(|journal| journal.is_long())
+            && let Err(error) = journal.compact(slot.name.borrow())
+        {
+            tracing::warn!(zone = %slot.name, %error, "the journal stays long");
+        }
+    }
+
+    /// Makes changes durable, then seen.
+    fn take(&self, slot: &Slot, kept: &mut Kept, draft: Draft, differences: Vec<Difference>) -> Result<(), String> {
+        let zone = Arc::new(draft.finish().map_err(|error| error.to_string())?);
+        let journal = kept.journal.as_mut().ok_or("there is no journal")?;
+        journal.append(&differences).map_err(|error| error.to_string())?;
+        kept.content = Some(Arc::clone(&zone));
+        slot.show(Some(zone), How::Through(differences));
+        self.publish();
+        slot.live.changed.notify_one();
+        Ok(())
+    }
+
+    /// Puts what a primary has sent, or nothing if the copy has expired, into the place of what there was.
+    pub(crate) fn replace(&self, slot: &Slot, zone: Option<Arc<Zone>>, how: How) {
+        lock(&slot.live.kept).content.clone_from(&zone);
+        slot.show(zone, how);
+        self.publish();
+        slot.live.changed.notify_one();
+    }
+}
+
+/// How a new version of a zone came to be.
+#[derive(Debug)]
+pub(crate) enum How {
+    /// By these differences.
+    Through(Vec<Difference>),
+    /// As a whole: how it differs is to be found out.
+    Whole,
+}
+
+impl Slot {
+    /// What is served.
+    pub(crate) fn shown(&self) -> Shown {
+        lock(&self.live.shown).clone()
+    }
+
+    /// A file of this zone below `state`.
+    pub(crate) fn path(&self, config: &Config, what: &str) -> PathBuf {
+        journal::path(&config.state, &self.view, self.name.borrow(), what)
+    }
+
+    /// Serves another version. The world is to be made anew afterwards.
+    fn show(&self, zone: Option<Arc<Zone>>, how: How) {
+        let before = self.shown();
+        let served = zone.map(|content| self.dress(content, before.zone.as_deref()));
+        let differences = match (how, self.rules.dnssec) {
+            (How::Through(differences), Dnssec::AsIs) => differences,
+            _ => match (&before.zone, &served) {
+                (Some(old), Some(new)) if is_newer(new.serial(), old.serial()) => {
+                    draft::between(old, new).into_iter().collect()
                 }
+                _ => vec![],
+            },
+        };
+        let mut history = Vec::clone(&before.history);
+        history.extend(differences.into_iter().map(Arc::new));
+        let serial = served.as_ref().map(|zone| zone.serial());
+        *lock(&self.live.shown) = Shown { zone: served, history: Arc::new(trim(history, serial)) };
+    }
+
+    /// The zone as it is served: its content, and signatures if we make them.
+    #[expect(clippy::unused_self, reason = "the rules tell whether the zone is signed here")]
+    fn dress(&self, content: Arc<Zone>, _before: Option<&Zone>) -> Arc<Zone> {
+        content
+    }
+
+    /// Reads the zone from disk: master file and journal, or the copy of a secondary.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right. Then all is as it was.
+    fn load(&self, config: &Config) -> Result<(), String> {
+        let mut kept = lock(&self.live.kept);
+        match &self.rules.source {
+            Source::File(file) => {
+                let path = self.path(config, "journal");
+                let Loaded { zone, journal, history, warnings } = load(&self.name, file, config.rewrite, &path)?;
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                tracing::info!(zone = %self.name, records = zone.len(), serial = zone.serial(), "loaded");
+                let before = self.shown();
+                let is_changed = before.zone.as_ref().is_none_or(|old| old.serial() != zone.serial());
+                if let Some(old) = &before.zone
+                    && is_newer(old.serial(), zone.serial())
+                {
+                    let (serial, old) = (zone.serial(), old.serial());
+                    tracing::warn!(zone = %self.name, serial, old, "the serial is older than before: no secondary will take this version");
+                }
+                *kept = Kept { content: Some(Arc::clone(&zone)), journal: Some(journal) };
+                if before.zone.is_none() {
+                    self.show(Some(zone), How::Through(history));
+                } else {
+                    self.show(Some(zone), How::Whole);
+                }
+                if is_changed {
+                    self.live.changed.notify_one();
+                }
+                Ok(())
             }
+            Source::Primaries(_) => Ok(()),
         }
-        self.world.send_replace(Arc::new(with_zones(&old, config, &zones)));
-        if problems.is_empty() { Ok(()) } else { Err(unfit(problems.join("\n"))) }
     }
 }
 
-/// A world like `old` with these zones, each with the name of its view.
-fn with_zones(old: &World, config: &Config, zones: &[(String, Arc<Zone>)]) -> World {
-    let of = |view: &str| zones.iter().filter(|(name, _)| name == view).map(|(_, zone)| Arc::clone(zone)).collect();
-    let everybody: Vec<Arc<Zone>> = of("");
-    let views = config.views.iter().map(|view| {
-        // A zone of the view stands before that of everybody, and of two zones with one name the first is served.
-        let mut all: Vec<Arc<Zone>> = of(&view.name);
-        let own = all.len();
-        all.extend(everybody.iter().cloned());
-        View { name: view.name.clone(), clients: view.clients.clone(), own, zones: Zones::new(all) }
-    });
-    World {
-        views: views.collect(),
-        everybody: Zones::new(everybody.clone()),
-        identity: Arc::clone(&old.identity),
-        udp_octets_max: old.udp_octets_max,
+/// What of a history leads to the serial that is served, and how much of it is worth keeping.
+fn trim(mut history: Vec<Arc<Difference>>, serial: Option<u32>) -> Vec<Arc<Difference>> {
+    let (mut wanted, mut records, mut begin) = (serial, 0, history.len());
+    while begin > 0 && Some(history[begin - 1].to) == wanted && history.len() - begin < HISTORY_MAX {
+        records += history[begin - 1].len();
+        if records > HISTORY_RECORDS_MAX {
+            break;
+        }
+        begin -= 1;
+        wanted = Some(history[begin].from);
+    }
+    history.drain(..begin);
+    history
+}
+
+/// A zone with what UPDATE has made of it.
+struct Loaded {
+    zone: Arc<Zone>,
+    journal: Journal,
+    history: Vec<Difference>,
+    warnings: Vec<String>,
+}
+
+fn load(name: &Name, file: &Path, rewrite: Rewrite, path: &Path) -> Result<Loaded, String> {
+    let loaded = zonefile::load(name.borrow(), file, rewrite)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let mut zone = Arc::new(loaded.zone);
+    let opened = Journal::open(path, name.borrow(), zone.serial()).map_err(|error| error.to_string())?;
+    warnings.extend(opened.warnings);
+    if !opened.replay.is_empty() {
+        let mut draft = Draft::new(zone);
+        for difference in &opened.replay {
+            let misfits = draft.apply(difference);
+            // The file was edited and its serial was not. What was promised to the clients is kept as far as it goes.
+            if let Some(misfit) = misfits.first() {
+                let (file, serial, count) = (file.display(), difference.from, misfits.len());
+                warnings.push(format!(
+                    "{file}: the file was changed but not its serial, so the change by UPDATE from {serial} does not fit in {count} \
+                     places: {misfit}"
+                ));
+            }
+        }
+        zone = Arc::new(draft.finish().map_err(|error| error.to_string())?);
+    }
+    let history = opened.history.into_iter().chain(opened.replay).collect();
+    Ok(Loaded { zone, journal: opened.journal, history, warnings })
+}
+
+impl Taken {
+    /// Looks at a configuration; what lives on of the `old` slots is taken over.
+    fn new(config: &Config, old: &[Arc<Slot>]) -> Result<Self, StartError> {
+        let key = |key: &crate::config::Key| Key::new(&key.name, &key.algorithm, &key.secret);
+        let keys = config.keys.iter().map(key).collect::<Result<Vec<_>, _>>();
+        let keys = Keyring::new(
+            keys.map_err(|error| StartError::Unfit { key: "dns.keys".to_owned(), problem: error.to_string() })?,
+        );
+        let mut slots: Vec<Arc<Slot>> = vec![];
+        for wanted in &config.zones {
+            let name: Name = wanted.name.parse().map_err(|error| unfit(format!("`{}`: {error}", wanted.name)))?;
+            if slots.iter().any(|other| other.name == name && other.view == wanted.view) {
+                return Err(unfit(format!("the zone {name} stands there twice")));
+            }
+            if !wanted.view.is_empty() && !config.views.iter().any(|view| view.name == wanted.view) {
+                return Err(unfit(format!("{name}: there is no view `{}` among the `views`", wanted.view)));
+            }
+            let rules = Rules::new(wanted, &keys).map_err(|problem| unfit(format!("{name}: {problem}")))?;
+            let known = old.iter().find(|slot| slot.name == name && slot.view == wanted.view);
+            // A zone that was copied and is a file now is another zone, and so is a copy from elsewhere.
+            let known = known.filter(|slot| match (&slot.rules.source, &rules.source) {
+                (Source::File(_), Source::File(_)) => true,
+                (one, other) => one == other,
+            });
+            let live = known.map_or_else(Arc::default, |slot| Arc::clone(&slot.live));
+            let slot = Slot { view: wanted.view.clone(), name, rules, live };
+            if !wanted.update.is_empty() || matches!(slot.rules.source, Source::Primaries(_)) {
+                // Better now than when the first change cannot be kept.
+                let path = slot.path(config, "journal");
+                let directory = path.parent().unwrap_or(&config.state);
+                durable::make_directory(directory).map_err(|error| StartError::Unfit {
+                    key: "dns.state".to_owned(),
+                    problem: format!("cannot make {}: {error}", directory.display()),
+                })?;
+            }
+            slots.push(Arc::new(slot));
+        }
+        Ok(Self { config: config.clone(), keys, slots })
+    }
+
+    /// The view that a client is in; everybody's is empty.
+    fn view_of(&self, client: IpAddr) -> &str {
+        let is_in = |view: &&crate::config::View| view.clients.iter().any(|network| network.contains(client));
+        self.config.views.iter().find(is_in).map_or("", |view| &view.name)
+    }
+
+    /// The zone of exactly this name that a client sees.
+    pub(crate) fn slot(&self, client: IpAddr, name: &Name) -> Option<&Arc<Slot>> {
+        let view = self.view_of(client);
+        let of = |view: &str| self.slots.iter().find(|slot| slot.view == view && slot.name == *name);
+        of(view).or_else(|| of(""))
+    }
+
+    /// A world with what the slots have now.
+    fn world(&self, _old: Option<&World>, host: &str) -> World {
+        let Self { config, slots, .. } = self;
+        let of = |view: &str| -> Vec<Arc<Zone>> {
+            slots.iter().filter(|slot| slot.view == view).filter_map(|slot| slot.shown().zone).collect()
+        };
+        let everybody = of("");
+        let views = config.views.iter().map(|view| {
+            // A zone of the view stands before that of everybody, and of two zones with one name the first is served.
+            let mut all = of(&view.name);
+            let own = all.len();
+            all.extend(everybody.iter().cloned());
+            View { name: view.name.clone(), clients: view.clients.clone(), own, zones: Zones::new(all) }
+        });
+        let identity = if config.identity.is_empty() { host } else { &config.identity };
+        World {
+            views: views.collect(),
+            everybody: Zones::new(everybody.clone()),
+            identity: Arc::new(Identity::new(&config.version, identity)),
+            // RFC 6891 §6.2.3: a datagram of 512 octets is taken by everybody.
+            udp_octets_max: config.udp_octets_max.max(UDP_OCTETS_PLAIN as u16),
+        }
     }
 }
 
-/// What the configuration says of a zone, its name, and the zone or what is wrong with its file.
-type Read<'c> = (&'c ZoneFile, Name, Result<Zone, String>);
-
-/// Reads all zones of a configuration; each by itself may be wrong.
-fn load(config: &Config) -> Result<Vec<Read<'_>>, StartError> {
-    let mut zones: Vec<Read<'_>> = vec![];
-    for wanted in &config.zones {
-        let name: Name = wanted.name.parse().map_err(|error| unfit(format!("`{}`: {error}", wanted.name)))?;
-        if zones.iter().any(|(other, known, _)| *known == name && other.view == wanted.view) {
-            return Err(unfit(format!("the zone {name} stands there twice")));
-        }
-        if !wanted.view.is_empty() && !config.views.iter().any(|view| view.name == wanted.view) {
-            return Err(unfit(format!("{name}: there is no view `{}` among the `views`", wanted.view)));
-        }
-        let Some(file) = &wanted.file else {
-            return Err(unfit(format!("{name} has no `file`")));
-        };
-        let loaded = match zonefile::load(name.borrow(), file, config.rewrite) {
-            Ok(loaded) => {
-                loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                tracing::info!(zone = %name, records = loaded.zone.len(), "loaded");
-                Ok(loaded.zone)
+impl Rules {
+    fn new(wanted: &ZoneFile, keys: &Keyring) -> Result<Self, String> {
+        let names = keys.names();
+        let acl =
+            |what: &str, lines: &[String]| Acl::parse(lines, &names).map_err(|error| format!("`{what}`: {error}"));
+        let source = match (&wanted.file, &wanted.primaries[..]) {
+            (Some(file), []) => Source::File(file.clone()),
+            (None, []) => return Err("there is no `file`, and there are no `primaries` to copy it from".to_owned()),
+            (None, primaries) if wanted.update.is_empty() => Source::Primaries(primaries.to_vec()),
+            (None, _) => return Err("a copy is not changed here: `update` belongs to the primary".to_owned()),
+            (Some(_), _) => {
+                return Err("there is a `file`, and there are `primaries`: a zone comes from one of them".to_owned());
             }
-            Err(errors) => Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
         };
-        zones.push((wanted, name, loaded));
+        let key = match &*wanted.key {
+            "" => None,
+            name => {
+                let known = name.parse().ok().and_then(|name| keys.find(&name).cloned());
+                Some(known.ok_or_else(|| format!("there is no key `{name}` among the `keys`"))?)
+            }
+        };
+        Ok(Self {
+            source,
+            dnssec: wanted.dnssec,
+            transfer: acl("transfer", &wanted.transfer)?,
+            update: acl("update", &wanted.update)?,
+            notify: wanted.notify.clone(),
+            key,
+        })
     }
-    Ok(zones)
 }

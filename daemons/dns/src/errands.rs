@@ -1,0 +1,277 @@
+//! Messages that the zones alone do not answer: UPDATE, NOTIFY, transfers, and whatever is signed.
+//!
+//! ```text
+//!   message --> signature (RFC 8945) --> what is it? --> who may? --> do it --> answer, signed like the question
+//! ```
+
+use crate::{
+    authority::Rotation,
+    message::{self, Edns, Header, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    name::Name,
+    rdata::Type,
+    record::Message,
+    registry::{Done, Errand, Registry},
+    respond::{self, Asker, Carrier, Response, World},
+    tsig::{self, Answerer},
+    update::{self, Refusal},
+};
+use shared::transcript::Conversation;
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::mpsc;
+
+/// The largest message.
+pub(crate) const OCTETS_MAX: usize = u16::MAX as usize;
+
+/// Seconds since 1970, which is how signatures tell the time.
+pub(crate) fn seconds(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A message that could be read and believed, and the way back.
+pub(crate) struct Asking<'e> {
+    pub(crate) errand: &'e Errand,
+    pub(crate) message: Message,
+    pub(crate) talk: &'e Conversation,
+    answers: &'e mpsc::Sender<Vec<u8>>,
+    /// If it was signed.
+    signer: Option<Answerer>,
+    world: Arc<World>,
+}
+
+/// Nobody waits for the answer any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gone;
+
+impl Asking<'_> {
+    /// Who asks.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.errand.peer.ip().to_canonical()
+    }
+
+    /// The key that signed.
+    pub(crate) fn key(&self) -> Option<&Name> {
+        self.signer.as_ref().map(|signer| signer.key().name())
+    }
+
+    /// How many octets of each message are for its signature.
+    pub(crate) fn room(&self) -> usize {
+        self.signer.as_ref().map_or(0, |signer| signer.key().record_octets())
+    }
+
+    /// EDNS, if the client speaks it.
+    pub(crate) fn edns(&self) -> Option<Edns<'_>> {
+        edns(&self.message)
+    }
+
+    /// The largest datagram that we send.
+    pub(crate) fn udp_octets_max(&self) -> u16 {
+        self.world.udp_octets_max
+    }
+
+    /// Sends one message, signed if the question was.
+    pub(crate) async fn send(&mut self, mut answer: Vec<u8>) -> Result<(), Gone> {
+        if let Some(signer) = &mut self.signer {
+            signer.sign(&mut answer, seconds(SystemTime::now()));
+        }
+        tell_answer(self.talk, &answer);
+        self.answers.send(answer).await.map_err(|_| Gone)
+    }
+
+    /// An answer that is an RCODE.
+    pub(crate) async fn send_rcode(&mut self, rcode: Rcode) -> Result<(), Gone> {
+        self.send(bare(&self.message, rcode, self.world.udp_octets_max)).await
+    }
+}
+
+fn tell_answer(talk: &Conversation, answer: &[u8]) {
+    if talk.is_heard() {
+        let rcode = Header::parse(answer).map_or(Rcode::SERVFAIL, Header::rcode);
+        talk.server(respond::answer_line(answer, rcode).as_bytes(), answer.len());
+    }
+}
+
+fn edns(message: &Message) -> Option<Edns<'_>> {
+    let opt = message.additional.iter().find(|record| record.rtype == Type::OPT)?;
+    Some(Edns { udp_octets: opt.class.0, dnssec_ok: opt.ttl & 0x8000 != 0, options: &opt.rdata })
+}
+
+/// How large a message may be that goes to whoever asks.
+pub(crate) fn octets_max(asking: &Asking<'_>) -> usize {
+    match (asking.errand.carrier, edns(&asking.message)) {
+        (Carrier::Tcp | Carrier::Tls, _) => OCTETS_MAX,
+        (Carrier::Udp, None) => UDP_OCTETS_PLAIN,
+        // RFC 6891 §6.2.3: less than 512 means 512.
+        (Carrier::Udp, Some(edns)) => {
+            usize::from(edns.udp_octets.min(asking.world.udp_octets_max)).max(UDP_OCTETS_PLAIN)
+        }
+    }
+}
+
+/// The message's own header and question with an RCODE.
+fn bare(message: &Message, rcode: Rcode, udp_octets_max: u16) -> Vec<u8> {
+    let mut answer = vec![0; UDP_OCTETS_PLAIN];
+    let mut writer = Writer::new(&mut answer, UDP_OCTETS_PLAIN, message.header);
+    if let Some(edns) = edns(message) {
+        writer.edns(edns, udp_octets_max);
+    }
+    if let Some((name, qtype, class)) = message.question() {
+        writer.question(name.borrow(), *qtype, *class);
+    }
+    writer.rcode(rcode);
+    let octets = writer.finish();
+    answer.truncate(octets);
+    answer
+}
+
+/// `UPDATE crepes.fr. 2 changes, signed with alice.`
+fn line(message: &Message) -> String {
+    let (name, qtype) = message.question().map_or((Name::root(), Type::SOA), |(name, qtype, _)| (name.clone(), *qtype));
+    let (answers, authority) = (message.answers.len(), message.authority.len());
+    let counted = |count: usize, what: &str| match count {
+        0 => String::new(),
+        1 => format!(" 1 {what}"),
+        more => format!(" {more} {what}s"),
+    };
+    match message.header.opcode() {
+        Opcode::UPDATE => {
+            format!("UPDATE {name}{}{}", counted(answers, "prerequisite"), counted(authority, "change"))
+        }
+        Opcode::NOTIFY => format!("NOTIFY {name}{}", counted(answers, "record")),
+        _ => format!("{name} {qtype}?"),
+    }
+}
+
+impl Registry {
+    /// Answers UPDATE, NOTIFY, transfers and whatever is signed. Every message of the answer goes into `answers`, which may be
+    /// full for a while: a zone is larger than what a client takes at once.
+    pub async fn serve(self: &Arc<Self>, errand: &Errand, talk: &Conversation, answers: &mpsc::Sender<Vec<u8>>) {
+        // Whoever asked may be gone before the last message is sent: then there is nothing more to do.
+        let _ = self.answer(errand, talk, answers).await;
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        errand: &Errand,
+        talk: &Conversation,
+        answers: &mpsc::Sender<Vec<u8>>,
+    ) -> Result<(), Gone> {
+        let (taken, world) = (self.taken(), Arc::clone(&self.world().borrow()));
+        let octets = errand.message.len();
+        let message = match Message::parse(&errand.message) {
+            Ok(message) => message,
+            Err(because) => {
+                talk.client(b"a message that is malformed", octets);
+                talk.note(because);
+                let Some(header) = Header::parse(&errand.message) else { return Ok(()) };
+                let mut answer = vec![0; UDP_OCTETS_PLAIN];
+                let mut writer = Writer::new(&mut answer, UDP_OCTETS_PLAIN, header);
+                writer.rcode(Rcode::FORMERR);
+                let octets = writer.finish();
+                answer.truncate(octets);
+                tell_answer(talk, &answer);
+                return answers.send(answer).await.map_err(|_| Gone);
+            }
+        };
+        if talk.is_heard() {
+            talk.client(line(&message).as_bytes(), octets);
+        }
+        let signer = match tsig::verify(&errand.message, message.tsig_at, &taken.keys, seconds(SystemTime::now())) {
+            Ok(signer) => signer,
+            Err(refusal) => {
+                // RFC 8945 §5.2: NOTAUTH with the reason, and nothing is done.
+                self.counters.signatures_refused.inc();
+                tracing::info!(connection = talk.id(), peer = %errand.peer, because = %refusal, "signature refused");
+                talk.note(&refusal.to_string());
+                let mut answer = bare(&message, refusal.rcode(), world.udp_octets_max);
+                refusal.append(&mut answer);
+                tell_answer(talk, &answer);
+                return answers.send(answer).await.map_err(|_| Gone);
+            }
+        };
+        if let Some(signer) = &signer {
+            talk.note(&format!("signed with the key {}", signer.key().name()));
+        }
+        let mut asking = Asking { errand, message, talk, answers, signer, world };
+        match (asking.message.header.opcode(), asking.message.question().map(|question| question.1)) {
+            (Opcode::UPDATE, _) => self.answer_update(&mut asking).await,
+            (Opcode::NOTIFY, _) => asking.send_rcode(Rcode::NOTIMP).await,
+            (_, Some(Type::AXFR | Type::IXFR)) => asking.send_rcode(Rcode::NOTIMP).await,
+            _ => self.answer_question(&mut asking).await,
+        }
+    }
+
+    /// RFC 2136 §3.
+    async fn answer_update(self: &Arc<Self>, asking: &mut Asking<'_>) -> Result<(), Gone> {
+        let result = self.try_update(asking).await;
+        let (counter, rcode, because) = match &result {
+            Ok(Done::Nothing) => (&self.counters.updates_unchanged, Rcode::NOERROR, "all was so already".to_owned()),
+            Ok(Done::Changed(serial)) => (
+                &self.counters.updates_changed,
+                Rcode::NOERROR,
+                format!("done and on disk, the serial is {serial} now"),
+            ),
+            Err(Refusal { rcode: Rcode::SERVFAIL, because }) => {
+                (&self.counters.updates_failed, Rcode::SERVFAIL, because.clone())
+            }
+            Err(Refusal { rcode, because }) => (&self.counters.updates_refused, *rcode, because.clone()),
+        };
+        counter.inc();
+        let zone = asking.message.question().map_or_else(Name::root, |(zone, ..)| zone.clone());
+        let key = asking.key().map(ToString::to_string);
+        tracing::info!(connection = asking.talk.id(), peer = %asking.errand.peer, %zone, key, %rcode, because, "update");
+        asking.talk.note(&because);
+        asking.send_rcode(rcode).await
+    }
+
+    async fn try_update(self: &Arc<Self>, asking: &Asking<'_>) -> Result<Done, Refusal> {
+        let refuse = |rcode, because: &str| Err(Refusal { rcode, because: because.to_owned() });
+        let zone = update::zone(&asking.message)?;
+        // RFC 2136 §3.1.2: the zone is to be named exactly.
+        let taken = self.taken();
+        let Some(slot) = taken.slot(asking.client(), zone) else {
+            return refuse(Rcode::NOTAUTH, "there is no such zone here");
+        };
+        if matches!(slot.rules.source, crate::registry::Source::Primaries(_)) {
+            // §6 lets a secondary pass updates on. This one does not: the client finds the primary in the SOA.
+            return refuse(Rcode::NOTIMP, "this is a copy; ask the primary, which the SOA names");
+        }
+        // Deviates: §3.3 would have this looked at after the prerequisites. Then whoever may not change the zone could still ask it
+        // questions with them, past whatever hides it.
+        if !slot.rules.update.admits(asking.client(), asking.key()) {
+            return refuse(Rcode::REFUSED, "updates of this zone are not for everybody");
+        }
+        self.update(Arc::clone(slot), asking.message.clone()).await
+    }
+
+    /// A question that is signed: answered like one that is not, and then signed.
+    async fn answer_question(&self, asking: &mut Asking<'_>) -> Result<(), Gone> {
+        let errand = asking.errand;
+        let received = message::receive(&errand.message);
+        let now = SystemTime::now();
+        let asker = Asker { address: asking.client(), carrier: errand.carrier, now };
+        // What is not there cannot be written to: the signature has its room.
+        let mut answer = vec![0; self::octets_max(asking) - asking.room()];
+        let mut rotation = Rotation::default();
+        let received = match received {
+            Received::Query(query) => Received::Query(Query { tsig_at: None, ..query }),
+            other => other,
+        };
+        let response = respond::respond(&asking.world, &received, asker, &mut rotation, &mut answer);
+        match response {
+            Response::Send { octets, because, .. } => {
+                asking.talk.note(&because.to_string());
+                answer.truncate(octets);
+                asking.send(answer).await
+            }
+            Response::Silence(because) => {
+                asking.talk.note(because);
+                Ok(())
+            }
+            Response::Errand => Ok(()),
+        }
+    }
+}
