@@ -1,0 +1,334 @@
+//! Real programs talk to the name servers: dig, kdig, drill, host, nslookup, delv, zonemaster. They are the last word on
+//! whether what we say is DNS.
+//!
+//! These tests need programs besides Rust, so plain `cargo test` lists them as ignored; `tests/run clients` runs them, and
+//! there a program that is missing fails its test.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+use tests::lab::Lab;
+use tests::process::{Server, built_program, find_program, free_address};
+use tests::program::{Ended, command, command_at, run};
+
+const SCHOOL: &str = "ns.someschool.edu";
+const ROOT: &str = "a.root-servers.net";
+
+/// The Debian package of each client.
+const PACKAGES: [(&str, &str); 10] = [
+    ("dig", "bind9-dnsutils"),
+    ("nslookup", "bind9-dnsutils"),
+    ("delv", "bind9-dnsutils"),
+    ("host", "bind9-host"),
+    ("dnssec-keygen", "bind9-utils"),
+    ("dnssec-signzone", "bind9-utils"),
+    ("kdig", "knot-dnsutils"),
+    ("drill", "ldnsutils"),
+    ("zonemaster-cli", "zonemaster-cli"),
+    ("unshare", "util-linux"),
+];
+
+fn client(program: &str) -> Command {
+    let (_, package) = PACKAGES.iter().find(|(name, _)| *name == program).unwrap();
+    command_at(&find_program(program, package).unwrap())
+}
+
+/// What a program says to the end of its life.
+fn said(program: &str, arguments: &[String]) -> Ended {
+    run(client(program).args(arguments)).unwrap()
+}
+
+/// How a client is told which server to ask at which port; `question` follows, or stands before the server.
+fn ask(program: &str, server: SocketAddr, question: &[&str]) -> String {
+    let (ip, port) = (server.ip().to_string(), server.port().to_string());
+    let words = question.iter().map(|word| (*word).to_owned());
+    let at = [format!("@{ip}"), "-p".to_owned(), port.clone()];
+    let arguments: Vec<String> = match program {
+        "dig" => at.into_iter().chain(["+tries=1".to_owned()]).chain(words).collect(),
+        "kdig" => at.into_iter().chain(["+retry=0".to_owned()]).chain(words).collect(),
+        "drill" => at.into_iter().chain(words).collect(),
+        "host" => ["-p".to_owned(), port].into_iter().chain(words).chain([ip]).collect(),
+        "nslookup" => [format!("-port={port}")].into_iter().chain(words).chain([ip]).collect(),
+        other => panic!("nobody knows how {other} is told its server"),
+    };
+    let Ended { out, err, .. } = said(program, &arguments);
+    out + &err
+}
+
+fn assert_all(said: &str, wants: &[&str], about: &[&str]) {
+    for want in wants {
+        assert!(said.contains(want), "{about:?} lacks `{want}`:\n{said}");
+    }
+}
+
+#[test]
+#[ignore = "needs dig: tests/run clients"]
+fn dig_gets_what_each_of_its_options_asks_for() {
+    let lab = Lab::up().unwrap();
+    for (host, question, wants) in [
+        (SCHOOL, &["+norecurse", "www.someschool.edu"][..], &["flags: qr aa;", "127.77.3.80", "(UDP)"][..]),
+        (
+            SCHOOL,
+            &["+tcp", "+keepopen", "www.someschool.edu", "mail.someschool.edu"],
+            &["127.77.3.80", "127.77.3.25", "(TCP)"],
+        ),
+        // 13 servers with their addresses: whole in 1232 octets, and in 512 of a client without EDNS.
+        (ROOT, &[".", "NS"], &["ANSWER: 13", "ADDITIONAL: 14", "udp: 1232"]),
+        (ROOT, &["+noedns", ".", "NS"], &["ANSWER: 13", "(UDP)"]),
+        (SCHOOL, &["+bufsize=512", "someschool.edu", "TXT"], &["v=spf1 mx -all"]),
+        // RFC 6891 §6.1.2: an option that nobody knows is passed over. §6.1.3: a version that nobody knows is not.
+        (SCHOOL, &["+ednsopt=65001:01ff", "www.someschool.edu"], &["NOERROR", "127.77.3.80"]),
+        (SCHOOL, &["+edns=1", "+noednsneg", "www.someschool.edu"], &["BADVERS", "EDNS: version: 0", "ANSWER: 0"]),
+        (SCHOOL, &["+subnet=192.0.2.0/24", "www.someschool.edu"], &["127.77.3.80"]),
+        // RFC 8482 §4.1: one set.
+        (SCHOOL, &["someschool.edu", "ANY"], &["NOERROR", "ANSWER: 1,"]),
+        (SCHOOL, &["hostname.bind", "CH", "TXT"], &["\"ns.someschool.edu\""]),
+        (SCHOOL, &["version.bind", "CH", "TXT"], &["\"tomte-dns "]),
+        (SCHOOL, &["+opcode=STATUS", "www.someschool.edu"], &["NOTIMP"]),
+        (SCHOOL, &["-x", "127.77.3.80"], &["REFUSED"]),
+        (SCHOOL, &["wWw.SomeSchool.EDU", "+noall", "+answer"], &["wWw.SomeSchool.EDU."]),
+    ] {
+        assert_all(&ask("dig", lab.address(host, 8053), question), wants, question);
+    }
+}
+
+#[test]
+#[ignore = "needs kdig, drill, host and nslookup: tests/run clients"]
+fn every_client_understands_every_kind_of_answer() {
+    let lab = Lab::up().unwrap();
+    for (program, host, question, wants) in [
+        ("kdig", SCHOOL, &["www.someschool.edu"][..], &["status: NOERROR", "Flags: qr aa rd;", "127.77.3.80"][..]),
+        (
+            "kdig",
+            SCHOOL,
+            &["+tcp", "+keepopen", "www.someschool.edu", "ftp.someschool.edu"],
+            &["127.77.3.80", "127.77.3.21", "(TCP)"],
+        ),
+        ("kdig", SCHOOL, &["+padding=128", "nobody.someschool.edu"], &["NXDOMAIN", "SOA"]),
+        ("drill", SCHOOL, &["www.someschool.edu"], &["rcode: NOERROR", "127.77.3.80"]),
+        ("drill", SCHOOL, &["-t", "_http._tcp.someschool.edu", "SRV"], &["0 0 80 www.someschool.edu.", "127.77.3.80"]),
+        ("drill", SCHOOL, &["-D", "nobody.someschool.edu"], &["rcode: NXDOMAIN", "SOA", "flags: do"]),
+        ("host", SCHOOL, &["www.someschool.edu"], &["www.someschool.edu has address 127.77.3.80"]),
+        ("host", SCHOOL, &["-t", "MX", "someschool.edu"], &["mail is handled by 10 mail.someschool.edu."]),
+        ("host", SCHOOL, &["nobody.someschool.edu"], &["not found: 3(NXDOMAIN)"]),
+        ("host", "ns.ibm.com", &["www.ibm.com"], &["is an alias for servereast.backup2.ibm.com.", "127.77.4.80"]),
+        ("nslookup", SCHOOL, &["www.someschool.edu"], &["Name:\twww.someschool.edu", "Address: 127.77.3.80"]),
+        ("nslookup", SCHOOL, &["-type=MX", "someschool.edu"], &["mail exchanger = 10 mail.someschool.edu."]),
+        ("nslookup", SCHOOL, &["nobody.someschool.edu"], &["can't find nobody.someschool.edu: NXDOMAIN"]),
+        ("nslookup", "ns.crepes.fr", &["www.someschool.edu"], &["REFUSED"]),
+    ] {
+        let said = ask(program, lab.address(host, 8053), question);
+        assert_all(&said, wants, &[&[program], question].concat());
+    }
+}
+
+#[test]
+#[ignore = "needs kdig: tests/run clients"]
+fn kdig_asks_over_tls_and_trusts_the_name_of_the_server_only() {
+    let lab = Lab::up().unwrap();
+    let server = lab.address(SCHOOL, 8853);
+    let authority = format!("+tls-ca={}", lab.state().join("ca/ca.crt").display());
+    let said = |hostname| {
+        let hostname = format!("+tls-hostname={hostname}");
+        ask("kdig", server, &[&authority, &hostname, "+keepopen", "www.someschool.edu", "mail.someschool.edu"])
+    };
+    assert_all(&said(SCHOOL), &["TLS1.3", "NOERROR", "127.77.3.80", "127.77.3.25"], &[SCHOOL]);
+    let impostor = said("ns.crepes.fr");
+    assert!(impostor.contains("certificate") && !impostor.contains("127.77.3.80"), "{impostor}");
+}
+
+/// Runs a script beside the whole lab, with the real ports, in a network of their own where there is nothing but loopback. There
+/// the addresses are the shipped ones, and `/etc/hosts` says what a resolver would. `$HINTS` has the root server.
+fn beside_the_lab(script: &str) -> Ended {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    file("hints", ". 3600 IN NS a.root-servers.net.\na.root-servers.net. 3600 IN A 127.77.0.1\n");
+    // dig asks its resolver where the servers are that a referral names, although the glue is beside it.
+    let root: Vec<String> = ('a'..='m').map(|letter| format!("{letter}.root-servers.net")).collect();
+    file("hosts", &format!("127.77.0.1 {}\n127.77.0.3 ns.nic.edu\n127.77.3.53 ns.someschool.edu\n", root.join(" ")));
+    let around = "export PATH=$PATH:/sbin:/usr/sbin; ip link set lo up && mount --bind hosts /etc/hosts || exit 2
+        : >up.log; \"$@\" >>up.log 2>&1 &
+        lab=$!
+        tail --pid=$lab --lines=+1 --follow up.log | grep --quiet Ctrl-C || { cat up.log; exit 3; }
+        eval \"$SCRIPT\"
+        kill -INT $lab; wait $lab";
+    find_program("ip", "iproute2").unwrap();
+    let mut alone = client("unshare");
+    alone.args(["--user", "--map-root-user", "--net", "--mount", "--kill-child", "sh", "-c", around, "sh"]);
+    let up = command("tomte").unwrap();
+    alone.arg(up.get_program()).args(["up", "--privileged-ports", "--state", "state"]);
+    run(alone.current_dir(folder.path()).env("SCRIPT", script).env("HINTS", "hints")).unwrap()
+}
+
+#[test]
+#[ignore = "needs unshare, ip, dig and drill: tests/run clients"]
+fn dig_and_drill_follow_the_name_from_the_root_by_themselves() {
+    client("dig");
+    client("drill");
+    let said = beside_the_lab(
+        "dig @127.77.0.1 +trace +nodnssec www.someschool.edu; drill -T -r $HINTS www.someschool.edu | sed 's/^/drill: /'",
+    );
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (dig, drill): (Vec<&str>, Vec<&str>) = said.out.lines().partition(|line| !line.starts_with("drill: "));
+    let received: Vec<&str> = dig.iter().copied().filter(|line| line.contains(";; Received ")).collect();
+    assert_eq!(received.len(), 4, "the root's servers, edu's, the school's, the answer: {dig:#?}");
+    for (line, server) in received.iter().zip(["127.77.0.1", "127.77.0.1", "127.77.0.3", "127.77.3.53"]) {
+        assert!(line.contains(&format!("from {server}#53")), "{line}");
+    }
+    assert!(
+        dig.iter().any(|line| line.starts_with("www.someschool.edu.") && line.ends_with("127.77.3.80")),
+        "{dig:#?}"
+    );
+    let [.., edu, school, answer] = &drill[..] else { panic!("{drill:#?}") };
+    assert!(edu.contains("ns.nic.edu.") && school.contains("ns.someschool.edu."), "{drill:#?}");
+    assert!(answer.contains("www.someschool.edu.") && answer.ends_with("127.77.3.80"), "{answer}");
+}
+
+/// What zonemaster does not like about a site of the lab, each with the reason why it is so.
+const EXPECTED: [&str; 13] = [
+    // The lab is on loopback, and has no names for addresses.
+    "NAMESERVER_IP_PRIVATE_NETWORK",
+    "NAMESERVER_IP_WITHOUT_REVERSE",
+    // A site of the textbook has one name server, without IPv6.
+    "NOT_ENOUGH_NS_CHILD",
+    "NOT_ENOUGH_NS_DEL",
+    "NOT_ENOUGH_IPV4_NS_CHILD",
+    "NOT_ENOUGH_IPV4_NS_DEL",
+    "NO_IPV6_NS_CHILD",
+    "NO_IPV6_NS_DEL",
+    // It is not signed.
+    "NEITHER_DNSKEY_NOR_DS",
+    "NOT_SIGNED",
+    "ZONE_NOT_SIGNED",
+    // Its times are short, so that a lesson sees them pass.
+    "REFRESH_MINIMUM_VALUE_LOWER",
+    "RETRY_MINIMUM_VALUE_LOWER",
+];
+
+#[test]
+#[ignore = "needs unshare, ip and zonemaster-cli: tests/run clients"]
+fn zonemaster_finds_nothing_but_what_the_lab_is_meant_to_be() {
+    client("zonemaster-cli");
+    let said = beside_the_lab("zonemaster-cli --hints $HINTS --no-ipv6 --no-time --raw --level NOTICE someschool.edu");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let found: Vec<&str> = said.out.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert!(found.iter().any(|line| line.contains("REFRESH_MINIMUM_VALUE_LOWER")), "it looked at the zone: {said:?}");
+    for line in found {
+        assert!(EXPECTED.iter().any(|tag| line.contains(tag)), "{line}\n{said:?}");
+    }
+}
+
+/// A name server with zones of its own.
+struct Dns {
+    server: Server,
+    folder: TempDir,
+}
+
+impl Dns {
+    /// `configuration` is what stands in `[dns]` besides `listen`; `{folder}` in it is `folder`, which has the zone files.
+    fn start(folder: TempDir, configuration: &str) -> Self {
+        let address = free_address().unwrap();
+        let place = folder.path().display().to_string();
+        let configuration = configuration.replace("{folder}", &place);
+        let text = format!("[dns]\nlisten = [\"{address}\"]\nworkers = 1\nstate = \"{place}/state\"\n{configuration}");
+        let file = folder.path().join("tomte.toml");
+        fs::write(&file, text).unwrap();
+        let arguments = ["-c", file.to_str().unwrap()];
+        let program = built_program("tomte-dns").unwrap();
+        let server = Server::start(&program, arguments, address, &folder.path().join("out")).unwrap();
+        Self { server, folder }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn dig(&self, question: &[&str]) -> String {
+        ask("dig", self.address(), question)
+    }
+}
+
+/// A zone in which each kind of answer, and of denial, can be had.
+const SIGNABLE: &str = "$ORIGIN signed.test.
+$TTL 1h
+@      SOA   ns hostmaster ( 1 1h 15m 1w 5m )
+       NS    ns
+       MX    10 www
+ns     A     127.0.0.1
+www    A     192.0.2.1
+       A     192.0.2.2
+alias  CNAME www
+a.deep A     192.0.2.3
+*.wild TXT   \"a wildcard\"
+old    DNAME deep
+sub    NS    ns.sub
+ns.sub A     127.0.0.1
+";
+
+/// The questions whose answers a validator must believe: name, type, and what delv says then.
+const BELIEVED: [(&str, &str, &str); 10] = [
+    ("signed.test", "SOA", "; fully validated"),
+    ("www.signed.test", "A", "192.0.2.2"),
+    ("WWW.signed.test", "A", "; fully validated"),
+    ("alias.signed.test", "A", "192.0.2.1"),
+    ("x.wild.signed.test", "TXT", "a wildcard"),
+    ("a.old.signed.test", "A", "192.0.2.3"),
+    ("nobody.signed.test", "A", "ncache nxdomain"),
+    ("www.signed.test", "AAAA", "ncache nxrrset"),
+    ("deep.signed.test", "A", "ncache nxrrset"),
+    ("x.wild.signed.test", "A", "ncache nxrrset"),
+];
+
+/// Asks delv, which validates by itself from the key that the server shows: whoever runs the server may trust it.
+fn assert_delv_believes(dns: &Dns, zone: &str) {
+    let keys = dns.dig(&["+noall", "+answer", zone, "DNSKEY"]);
+    let keys = keys.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // 257: a zone's entry point, which signs its keys (RFC 4034 §2.1.1).
+    let anchors = keys
+        .filter(|words| words.get(4) == Some(&"257"))
+        .map(|words| format!("\"{zone}.\" static-key 257 {} {} \"{}\";", words[5], words[6], words[7..].concat()));
+    let anchors: Vec<String> = anchors.collect();
+    assert!(!anchors.is_empty(), "{zone} shows no key");
+    let file = dns.file("anchors");
+    fs::write(&file, format!("trust-anchors {{ {} }};\n", anchors.join("\n"))).unwrap();
+    for (name, qtype, wanted) in BELIEVED {
+        let at = [format!("@{}", dns.address().ip()), "-p".to_owned(), dns.address().port().to_string()];
+        let how = ["-a".to_owned(), file.clone(), format!("+root={zone}"), name.to_owned(), qtype.to_owned()];
+        let Ended { out, err, .. } = said("delv", &[&at[..], &how].concat());
+        let told = out + &err;
+        assert!(told.contains(wanted) && told.contains("fully validated"), "{name} {qtype} lacks {wanted}:\n{told}");
+        assert!(!told.contains("unsigned"), "{name} {qtype}:\n{told}");
+    }
+}
+
+#[test]
+#[ignore = "needs dig, delv, dnssec-keygen and dnssec-signzone: tests/run clients"]
+fn delv_believes_a_zone_that_was_signed_elsewhere() {
+    for denial in [&[][..], &["-3", "ab", "-H", "3"], &["-3", "-"]] {
+        let folder = tempfile::tempdir().unwrap();
+        sign(folder.path(), denial);
+        let zones = r#"zones = [{ name = "signed.test", file = "{folder}/signed.zone.signed" }]"#;
+        assert_delv_believes(&Dns::start(folder, zones), "signed.test");
+    }
+}
+
+/// Signs [`SIGNABLE`] as an administrator of BIND does: `signed.zone.signed`.
+fn sign(folder: &Path, denial: &[&str]) {
+    fs::write(folder.join("signed.zone"), SIGNABLE).unwrap();
+    for kind in [&["-f", "KSK"][..], &[]] {
+        let mut keygen = client("dnssec-keygen");
+        keygen.current_dir(folder).args(["-q", "-a", "ECDSAP256SHA256"]).args(kind);
+        run(keygen.arg("signed.test")).unwrap().with_code(0).unwrap();
+    }
+    let mut signzone = client("dnssec-signzone");
+    signzone.current_dir(folder).args(["-S", "-q", "-o", "signed.test"]).args(denial).arg("signed.zone");
+    run(&mut signzone).unwrap().with_code(0).unwrap();
+}
