@@ -6,58 +6,15 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
-use tempfile::TempDir;
 use tests::lab::Lab;
-use tests::process::{Server, built_program, find_program, free_address};
-use tests::program::{Ended, command, command_at, run};
+use tests::nameserver::{Ours, ask, client};
+use tests::process::find_program;
+use tests::program::{Ended, command, run};
 
 const SCHOOL: &str = "ns.someschool.edu";
 const ROOT: &str = "a.root-servers.net";
-
-/// The Debian package of each client.
-const PACKAGES: [(&str, &str); 10] = [
-    ("dig", "bind9-dnsutils"),
-    ("nslookup", "bind9-dnsutils"),
-    ("delv", "bind9-dnsutils"),
-    ("host", "bind9-host"),
-    ("dnssec-keygen", "bind9-utils"),
-    ("dnssec-signzone", "bind9-utils"),
-    ("kdig", "knot-dnsutils"),
-    ("drill", "ldnsutils"),
-    ("zonemaster-cli", "zonemaster-cli"),
-    ("unshare", "util-linux"),
-];
-
-fn client(program: &str) -> Command {
-    let (_, package) = PACKAGES.iter().find(|(name, _)| *name == program).unwrap();
-    command_at(&find_program(program, package).unwrap())
-}
-
-/// What a program says to the end of its life.
-fn said(program: &str, arguments: &[String]) -> Ended {
-    run(client(program).args(arguments)).unwrap()
-}
-
-/// How a client is told which server to ask at which port; `question` follows, or stands before the server.
-fn ask(program: &str, server: SocketAddr, question: &[&str]) -> String {
-    let (ip, port) = (server.ip().to_string(), server.port().to_string());
-    let words = question.iter().map(|word| (*word).to_owned());
-    let at = [format!("@{ip}"), "-p".to_owned(), port.clone()];
-    let arguments: Vec<String> = match program {
-        "dig" => at.into_iter().chain(["+tries=1".to_owned()]).chain(words).collect(),
-        "kdig" => at.into_iter().chain(["+retry=0".to_owned()]).chain(words).collect(),
-        "drill" => at.into_iter().chain(words).collect(),
-        "host" => ["-p".to_owned(), port].into_iter().chain(words).chain([ip]).collect(),
-        "nslookup" => [format!("-port={port}")].into_iter().chain(words).chain([ip]).collect(),
-        other => panic!("nobody knows how {other} is told its server"),
-    };
-    let Ended { out, err, .. } = said(program, &arguments);
-    out + &err
-}
 
 fn assert_all(said: &str, wants: &[&str], about: &[&str]) {
     for want in wants {
@@ -92,7 +49,7 @@ fn dig_gets_what_each_of_its_options_asks_for() {
         (SCHOOL, &["-x", "127.77.3.80"], &["REFUSED"]),
         (SCHOOL, &["wWw.SomeSchool.EDU", "+noall", "+answer"], &["wWw.SomeSchool.EDU."]),
     ] {
-        assert_all(&ask("dig", lab.address(host, 8053), question), wants, question);
+        assert_all(&ask("dig", lab.address(host, 8053), question).unwrap(), wants, question);
     }
 }
 
@@ -121,7 +78,7 @@ fn every_client_understands_every_kind_of_answer() {
         ("nslookup", SCHOOL, &["nobody.someschool.edu"], &["can't find nobody.someschool.edu: NXDOMAIN"]),
         ("nslookup", "ns.crepes.fr", &["www.someschool.edu"], &["REFUSED"]),
     ] {
-        let said = ask(program, lab.address(host, 8053), question);
+        let said = ask(program, lab.address(host, 8053), question).unwrap();
         assert_all(&said, wants, &[&[program], question].concat());
     }
 }
@@ -134,7 +91,7 @@ fn kdig_asks_over_tls_and_trusts_the_name_of_the_server_only() {
     let authority = format!("+tls-ca={}", lab.state().join("ca/ca.crt").display());
     let said = |hostname| {
         let hostname = format!("+tls-hostname={hostname}");
-        ask("kdig", server, &[&authority, &hostname, "+keepopen", "www.someschool.edu", "mail.someschool.edu"])
+        ask("kdig", server, &[&authority, &hostname, "+keepopen", "www.someschool.edu", "mail.someschool.edu"]).unwrap()
     };
     assert_all(&said(SCHOOL), &["TLS1.3", "NOERROR", "127.77.3.80", "127.77.3.25"], &[SCHOOL]);
     let impostor = said("ns.crepes.fr");
@@ -157,7 +114,7 @@ fn beside_the_lab(script: &str) -> Ended {
         eval \"$SCRIPT\"
         kill -INT $lab; wait $lab";
     find_program("ip", "iproute2").unwrap();
-    let mut alone = client("unshare");
+    let mut alone = client("unshare").unwrap();
     alone.args(["--user", "--map-root-user", "--net", "--mount", "--kill-child", "sh", "-c", around, "sh"]);
     let up = command("tomte").unwrap();
     alone.arg(up.get_program()).args(["up", "--privileged-ports", "--state", "state"]);
@@ -167,8 +124,8 @@ fn beside_the_lab(script: &str) -> Ended {
 #[test]
 #[ignore = "needs unshare, ip, dig and drill: tests/run clients"]
 fn dig_and_drill_follow_the_name_from_the_root_by_themselves() {
-    client("dig");
-    client("drill");
+    client("dig").unwrap();
+    client("drill").unwrap();
     let said = beside_the_lab(
         "dig @127.77.0.1 +trace +nodnssec www.someschool.edu; drill -T -r $HINTS www.someschool.edu | sed 's/^/drill: /'",
     );
@@ -212,47 +169,13 @@ const EXPECTED: [&str; 13] = [
 #[test]
 #[ignore = "needs unshare, ip and zonemaster-cli: tests/run clients"]
 fn zonemaster_finds_nothing_but_what_the_lab_is_meant_to_be() {
-    client("zonemaster-cli");
+    client("zonemaster-cli").unwrap();
     let said = beside_the_lab("zonemaster-cli --hints $HINTS --no-ipv6 --no-time --raw --level NOTICE someschool.edu");
     assert_eq!(said.code, Some(0), "{said:?}");
     let found: Vec<&str> = said.out.lines().filter(|line| !line.trim().is_empty()).collect();
     assert!(found.iter().any(|line| line.contains("REFRESH_MINIMUM_VALUE_LOWER")), "it looked at the zone: {said:?}");
     for line in found {
         assert!(EXPECTED.iter().any(|tag| line.contains(tag)), "{line}\n{said:?}");
-    }
-}
-
-/// A name server with zones of its own.
-struct Dns {
-    server: Server,
-    folder: TempDir,
-}
-
-impl Dns {
-    /// `configuration` is what stands in `[dns]` besides `listen`; `{folder}` in it is `folder`, which has the zone files.
-    fn start(folder: TempDir, configuration: &str) -> Self {
-        let address = free_address().unwrap();
-        let place = folder.path().display().to_string();
-        let configuration = configuration.replace("{folder}", &place);
-        let text = format!("[dns]\nlisten = [\"{address}\"]\nworkers = 1\nstate = \"{place}/state\"\n{configuration}");
-        let file = folder.path().join("tomte.toml");
-        fs::write(&file, text).unwrap();
-        let arguments = ["-c", file.to_str().unwrap()];
-        let program = built_program("tomte-dns").unwrap();
-        let server = Server::start(&program, arguments, address, &folder.path().join("out")).unwrap();
-        Self { server, folder }
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.server.address()
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    fn dig(&self, question: &[&str]) -> String {
-        ask("dig", self.address(), question)
     }
 }
 
@@ -288,8 +211,8 @@ const BELIEVED: [(&str, &str, &str); 10] = [
 ];
 
 /// Asks delv, which validates by itself from the key that the server shows: whoever runs the server may trust it.
-fn assert_delv_believes(dns: &Dns, zone: &str) {
-    let keys = dns.dig(&["+noall", "+answer", zone, "DNSKEY"]);
+fn assert_delv_believes(dns: &Ours, zone: &str) {
+    let keys = dns.dig(&["+noall", "+answer", zone, "DNSKEY"]).unwrap();
     let keys = keys.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     // 257: a zone's entry point, which signs its keys (RFC 4034 §2.1.1).
     let anchors = keys
@@ -297,12 +220,12 @@ fn assert_delv_believes(dns: &Dns, zone: &str) {
         .map(|words| format!("\"{zone}.\" static-key 257 {} {} \"{}\";", words[5], words[6], words[7..].concat()));
     let anchors: Vec<String> = anchors.collect();
     assert!(!anchors.is_empty(), "{zone} shows no key");
-    let file = dns.file("anchors");
+    let file = dns.folder().join("anchors").display().to_string();
     fs::write(&file, format!("trust-anchors {{ {} }};\n", anchors.join("\n"))).unwrap();
     for (name, qtype, wanted) in BELIEVED {
         let at = [format!("@{}", dns.address().ip()), "-p".to_owned(), dns.address().port().to_string()];
         let how = ["-a".to_owned(), file.clone(), format!("+root={zone}"), name.to_owned(), qtype.to_owned()];
-        let Ended { out, err, .. } = said("delv", &[&at[..], &how].concat());
+        let Ended { out, err, .. } = run(client("delv").unwrap().args(at).args(how)).unwrap();
         let told = out + &err;
         assert!(told.contains(wanted) && told.contains("fully validated"), "{name} {qtype} lacks {wanted}:\n{told}");
         assert!(!told.contains("unsigned"), "{name} {qtype}:\n{told}");
@@ -316,7 +239,7 @@ fn delv_believes_a_zone_that_was_signed_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
         sign(folder.path(), denial);
         let zones = r#"zones = [{ name = "signed.test", file = "{folder}/signed.zone.signed" }]"#;
-        assert_delv_believes(&Dns::start(folder, zones), "signed.test");
+        assert_delv_believes(&Ours::start(folder, zones).unwrap(), "signed.test");
     }
 }
 
@@ -324,11 +247,11 @@ fn delv_believes_a_zone_that_was_signed_elsewhere() {
 fn sign(folder: &Path, denial: &[&str]) {
     fs::write(folder.join("signed.zone"), SIGNABLE).unwrap();
     for kind in [&["-f", "KSK"][..], &[]] {
-        let mut keygen = client("dnssec-keygen");
+        let mut keygen = client("dnssec-keygen").unwrap();
         keygen.current_dir(folder).args(["-q", "-a", "ECDSAP256SHA256"]).args(kind);
         run(keygen.arg("signed.test")).unwrap().with_code(0).unwrap();
     }
-    let mut signzone = client("dnssec-signzone");
+    let mut signzone = client("dnssec-signzone").unwrap();
     signzone.current_dir(folder).args(["-S", "-q", "-o", "signed.test"]).args(denial).arg("signed.zone");
     run(&mut signzone).unwrap().with_code(0).unwrap();
 }
