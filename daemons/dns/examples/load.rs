@@ -9,9 +9,11 @@
 
 use dns::{
     authority::{Identity, Rotation, Zones},
+    cookie::Cookies,
     message,
     name::Name,
-    respond::{Asker, Carrier, World, respond},
+    rate::Rates,
+    respond::{Asker, Carrier, Policy, World, respond},
     zonefile::{self, Rewrite},
 };
 use std::{
@@ -19,7 +21,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Names that are made; each has one address.
@@ -47,9 +49,19 @@ fn main() {
     let began = Instant::now();
     println!("{} names in order in {} ms", loaded.zone.in_order().len(), began.elapsed().as_millis());
 
+    let policy = Policy {
+        cookies: Cookies::new([0; 16]),
+        rates: Rates::new(0, 0, SystemTime::UNIX_EPOCH),
+        idle_timeout: Duration::from_secs(10),
+    };
     let identity = Arc::new(Identity::new("load", "load"));
-    let world =
-        World { everybody: Zones::new(vec![Arc::new(loaded.zone)]), views: vec![], identity, udp_octets_max: 1232 };
+    let world = World {
+        everybody: Zones::new(vec![Arc::new(loaded.zone)]),
+        views: vec![],
+        identity,
+        policy: Arc::new(policy),
+        udp_octets_max: 1232,
+    };
     let asker = Asker { address: Ipv4Addr::LOCALHOST.into(), carrier: Carrier::Udp, now: SystemTime::UNIX_EPOCH };
     for prefix in ["host-", "nothing-"] {
         let queries: Vec<Vec<u8>> =

@@ -72,6 +72,11 @@ impl Identity {
         };
         Self { version: framed(version), host: framed(host) }
     }
+
+    /// The host's name, without its lengths.
+    pub fn host(&self) -> &[u8] {
+        self.host.get(3..).unwrap_or_default()
+    }
 }
 
 /// Whether we own the name asked for.
@@ -533,6 +538,19 @@ impl Rotation {
 }
 
 impl Answer<'_> {
+    /// What answers have in common that are one and the same to whoever counts them: the name in the zone that decided, or
+    /// the name asked for, and how it went.
+    pub fn kind(&self, query: &Query<'_>) -> u64 {
+        let name = match (self.rcode, self.about) {
+            (_, Some(about)) => crate::name::hash(about),
+            (Rcode::NOERROR, None) => crate::name::hash(query.name),
+            // Errors are the same, whatever was asked for.
+            _ => 0,
+        };
+        let qtype = if self.answers.is_empty() { Type(0) } else { query.qtype };
+        u64::from(name) << 32 | u64::from(qtype.0) << 16 | u64::from(self.rcode.0)
+    }
+
     /// Whether there is a set whose order means something to its readers.
     pub fn has_choice(&self) -> bool {
         let is_choice = |entry: &Entry<'_>| match entry {

@@ -254,7 +254,7 @@ impl Registry {
         let now = SystemTime::now();
         let asker = Asker { address: asking.client(), carrier: errand.carrier, now };
         // What is not there cannot be written to: the signature has its room.
-        let mut answer = vec![0; self::octets_max(asking) - asking.room()];
+        let mut answer = vec![0; octets_max(asking) - asking.room()];
         let mut rotation = Rotation::default();
         let received = match received {
             Received::Query(query) => Received::Query(Query { tsig_at: None, ..query }),

@@ -21,7 +21,8 @@
 //! 5. [`zone`]: zones as the server keeps them.
 //! 6. [`authority`]: **the chapter's heart**, RFC 1034 §4.3.2 with its steps numbered; pure. Beside it [`denial`]: how a signed
 //!    zone proves what it has not (RFC 4035, RFC 5155), and [`sign`]: how a zone is signed (RFC 4034).
-//! 7. [`respond`]: from the octets of a query to those of its answer.
+//! 7. [`respond`]: from the octets of a query to those of its answer, with [`cookie`]s for those who are where they say, and
+//!    a [`rate`] for those who may not be.
 //! 8. [`registry`]: who keeps the zones, and how new ones come in without losing a query.
 //! 9. `server.rs`: the sockets and the counters; `datagrams.rs`, with `batch.rs`: UDP, many at a time; `connection.rs`: TCP and
 //!    TLS (RFC 7766, RFC 7858).
@@ -34,6 +35,7 @@ pub mod authority;
 mod batch;
 mod config;
 mod connection;
+pub mod cookie;
 mod datagrams;
 pub mod denial;
 pub mod draft;
@@ -42,6 +44,7 @@ mod errands;
 pub mod journal;
 pub mod message;
 pub mod name;
+pub mod rate;
 pub mod rdata;
 pub mod record;
 pub mod registry;

@@ -26,6 +26,12 @@ pub const HEADER_OCTETS: usize = 12;
 pub const UDP_OCTETS_PLAIN: usize = 512;
 /// The root's name, type, class, TTL and length: OPT without options (RFC 6891 §6.1.2).
 const OPT_OCTETS: usize = 11;
+/// Name server identifier (RFC 5001).
+pub const NSID: u16 = 3;
+/// How long an idle connection stays (RFC 7828).
+pub const KEEPALIVE: u16 = 11;
+/// Octets that say nothing (RFC 7830).
+pub const PADDING: u16 = 12;
 /// The bit of OPT's flags that asks for DNSSEC records (RFC 3225).
 const DO: u16 = 0x8000;
 
@@ -208,7 +214,7 @@ impl Query<'_> {
 pub struct Malformed<'a> {
     /// Id and flags.
     pub header: Header,
-    /// FORMERR, NOTIMP or BADVERS.
+    /// FORMERR, NOTIMP or BADVERS; NOERROR for a message that asks for a cookie and nothing else.
     pub rcode: Rcode,
     /// The question, where it could be read.
     pub question: Option<(NameRef<'a>, Type, Class)>,
@@ -257,9 +263,9 @@ pub fn receive(message: &[u8]) -> Received<'_> {
     }
     let count = |at| u16_at(message, at).unwrap_or(0);
     let formerr = |because| error(Rcode::FORMERR, None, None, because);
-    // RFC 9619: a query has exactly one question.
+    // RFC 9619: a query has exactly one question, but for one that asks for a cookie.
     if count(4) != 1 {
-        return formerr("not exactly one question");
+        return only_a_cookie(message, header).unwrap_or(formerr("not exactly one question"));
     }
     // A pointer could only point at the header here, or at itself: no name stands before it (RFC 1035 §4.1.4).
     let Ok(name) = NameRef::parse(&message[HEADER_OCTETS..]) else { return formerr("the name asked for is malformed") };
@@ -317,6 +323,24 @@ pub fn receive(message: &[u8]) -> Received<'_> {
         edns = Some(spoken);
     }
     Received::Query(Query { header, name, qtype, class, edns, tsig_at })
+}
+
+/// RFC 7873 §5.4: a message without a question, and with nothing but OPT and a cookie in it.
+fn only_a_cookie(message: &[u8], header: Header) -> Option<Received<'_>> {
+    let opt = Record::read(message, HEADER_OCTETS)?;
+    let counts = message.get(4..HEADER_OCTETS)?;
+    if counts != [0, 0, 0, 0, 0, 0, 0, 1] || opt.rtype != Type::OPT || opt.end != message.len() {
+        return None;
+    }
+    let edns = Edns {
+        udp_octets: opt.class,
+        dnssec_ok: opt.ttl as u16 & DO != 0,
+        options: &message[opt.end_of_head..opt.end],
+    };
+    let is_cookie = edns.options().any(|(code, _)| code == crate::cookie::OPTION);
+    let because = "it asks for a cookie and nothing else";
+    let answer = Malformed { header, rcode: Rcode::NOERROR, question: None, edns: Some(edns), because };
+    is_cookie.then_some(Received::Malformed(answer))
 }
 
 /// One record's head, and where its parts end.
@@ -420,7 +444,16 @@ pub struct Writer<'b> {
     counts: [u16; 3],
     flags: u16,
     rcode: Rcode,
-    edns: Option<(u16, u16)>,
+    edns: Option<Opt>,
+}
+
+/// The OPT record of an answer.
+struct Opt {
+    udp_octets: u16,
+    flags: u16,
+    options: Vec<u8>,
+    /// The message's size becomes a multiple of this.
+    block: Option<usize>,
 }
 
 /// No room for what was to be written.
@@ -452,7 +485,29 @@ impl<'b> Writer<'b> {
     pub fn edns(&mut self, client: Edns<'_>, udp_octets: u16) {
         self.limit -= OPT_OCTETS;
         // RFC 3225 §3: DO is copied.
-        self.edns = Some((udp_octets, if client.dnssec_ok { DO } else { 0 }));
+        let flags = if client.dnssec_ok { DO } else { 0 };
+        self.edns = Some(Opt { udp_octets, flags, options: vec![], block: None });
+    }
+
+    /// An option of OPT; nothing, if the client does not speak EDNS or there is no room.
+    pub fn option(&mut self, code: u16, data: &[u8]) {
+        let Some(opt) = &mut self.edns else { return };
+        let octets = 4 + data.len();
+        if self.at + octets > self.limit {
+            return;
+        }
+        self.limit -= octets;
+        opt.options.extend_from_slice(&code.to_be_bytes());
+        opt.options.extend_from_slice(&(data.len() as u16).to_be_bytes());
+        opt.options.extend_from_slice(data);
+    }
+
+    /// Makes the message's size a multiple of `block`, so that an encrypted answer does not tell by its length what it is
+    /// (RFC 7830, RFC 8467 §4.1).
+    pub fn pad_to(&mut self, block: usize) {
+        if let Some(opt) = &mut self.edns {
+            opt.block = Some(block);
+        }
     }
 
     /// How it went.
@@ -537,13 +592,22 @@ impl<'b> Writer<'b> {
     /// Completes header and OPT; returns how many octets the message has.
     pub fn finish(self) -> usize {
         let Self { buffer, mut at, mut counts, flags, rcode, edns, .. } = self;
-        if let Some((udp_octets, flags)) = edns {
+        if let Some(Opt { udp_octets, flags, mut options, block }) = edns {
+            if let Some(block) = block {
+                let unpadded = at + OPT_OCTETS + options.len() + 4;
+                let zeros = (unpadded.next_multiple_of(block) - unpadded).min(buffer.len().saturating_sub(unpadded));
+                options.extend_from_slice(&PADDING.to_be_bytes());
+                options.extend_from_slice(&(zeros as u16).to_be_bytes());
+                options.resize(options.len() + zeros, 0);
+            }
             // RFC 6891 §6.1.3: OPT's TTL holds the upper bits of RCODE, the version, and the flags.
             let [upper, _] = (rcode.0 << 4).to_be_bytes();
-            let [size, flags] = [udp_octets.to_be_bytes(), flags.to_be_bytes()];
-            let opt = [0, 0, 41, size[0], size[1], upper, 0, flags[0], flags[1], 0, 0];
+            let [size, flags, length] = [udp_octets, flags, options.len() as u16].map(u16::to_be_bytes);
+            let opt = [0, 0, 41, size[0], size[1], upper, 0, flags[0], flags[1], length[0], length[1]];
             buffer[at..at + OPT_OCTETS].copy_from_slice(&opt);
             at += OPT_OCTETS;
+            buffer[at..at + options.len()].copy_from_slice(&options);
+            at += options.len();
             counts[2] += 1;
         }
         buffer[2..4].copy_from_slice(&(flags | rcode.0 & 0xf).to_be_bytes());

@@ -26,7 +26,7 @@ use crate::{
     message::{Rcode, UDP_OCTETS_PLAIN},
     name::Name,
     record::{Message, is_newer},
-    respond::{Carrier, View, World},
+    respond::{Carrier, Policy, View, World},
     tsig::{Key, Keyring},
     update::{self, Refusal},
     zone::Zone,
@@ -250,7 +250,7 @@ impl Registry {
         for slot in &taken.slots {
             slot.load(config).map_err(unfit)?;
         }
-        let world = taken.world(None, &shared.host);
+        let world = taken.world(Arc::new(Policy::new(config)?), &shared.host);
         Ok(Arc::new(Self {
             world: watch::Sender::new(Arc::new(world)),
             taken: Mutex::new(Arc::new(taken)),
@@ -313,7 +313,8 @@ impl Registry {
     /// Shows everybody what the slots have now.
     pub(crate) fn publish(&self) {
         let taken = lock(&self.taken);
-        let world = taken.world(Some(&self.world.borrow()), &self.host);
+        let policy = Arc::clone(&self.world.borrow().policy);
+        let world = taken.world(policy, &self.host);
         self.world.send_replace(Arc::new(world));
     }
 
@@ -602,7 +603,7 @@ impl Taken {
     }
 
     /// A world with what the slots have now.
-    fn world(&self, _old: Option<&World>, host: &str) -> World {
+    fn world(&self, policy: Arc<Policy>, host: &str) -> World {
         let Self { config, slots, .. } = self;
         let of = |view: &str| -> Vec<Arc<Zone>> {
             slots.iter().filter(|slot| slot.view == view).filter_map(|slot| slot.shown().zone).collect()
@@ -620,6 +621,7 @@ impl Taken {
             views: views.collect(),
             everybody: Zones::new(everybody.clone()),
             identity: Arc::new(Identity::new(&config.version, identity)),
+            policy,
             // RFC 6891 §6.2.3: a datagram of 512 octets is taken by everybody.
             udp_octets_max: config.udp_octets_max.max(UDP_OCTETS_PLAIN as u16),
         }

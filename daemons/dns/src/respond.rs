@@ -2,11 +2,19 @@
 
 use crate::{
     authority::{self, Identity, Rotation, Zones},
-    message::{self, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    config::Config,
+    cookie::{self, Cookies, Standing},
+    message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    rate::{Rates, Verdict},
     zone::Zone,
 };
-use shared::units::Network;
-use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::SystemTime};
+use shared::{daemon::StartError, units::Network};
+use std::{
+    fmt::Write as _,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// What carries a message, which decides how long an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +36,8 @@ pub struct World {
     pub views: Vec<View>,
     /// Who it says that it is.
     pub identity: Arc<Identity>,
+    /// How it deals with its clients.
+    pub policy: Arc<Policy>,
     /// The largest datagram that it sends, and says that it takes.
     pub udp_octets_max: u16,
 }
@@ -96,6 +106,8 @@ pub enum Because {
     Answered(authority::Reason),
     /// It was not.
     Malformed(&'static str),
+    /// The network has had too many of the same answer: this client may come over TCP.
+    Slips,
 }
 
 impl std::fmt::Display for Because {
@@ -103,9 +115,58 @@ impl std::fmt::Display for Because {
         match self {
             Because::Answered(reason) => reason.fmt(f),
             Because::Malformed(because) => f.write_str(because),
+            Because::Slips => f.write_str("too many of the same for one network; over TCP it is answered"),
         }
     }
 }
+
+/// How a server deals with its clients, whatever its zones are.
+#[derive(Debug)]
+pub struct Policy {
+    /// Tells clients that are where they say from those that may not be.
+    pub cookies: Cookies,
+    /// Keeps us from flooding others.
+    pub rates: Rates,
+    /// How long an idle connection stays, for clients that ask (RFC 7828).
+    pub idle_timeout: Duration,
+}
+
+impl Policy {
+    /// What a configuration says.
+    ///
+    /// # Errors
+    /// The cookies' secret is none.
+    pub fn new(config: &Config) -> Result<Self, StartError> {
+        Ok(Self {
+            cookies: Cookies::new(cookie_secret(&config.cookie_secret)?),
+            rates: Rates::new(config.rate, config.slip, SystemTime::now()),
+            idle_timeout: config.idle_timeout.0,
+        })
+    }
+}
+
+/// 32 hexadecimal digits, or sixteen random octets.
+fn cookie_secret(digits: &str) -> Result<[u8; 16], StartError> {
+    let mut secret = [0; 16];
+    if digits.is_empty() {
+        rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from)?;
+        return Ok(secret);
+    }
+    let unfit = || StartError::Unfit {
+        key: "dns.cookie_secret".to_owned(),
+        problem: "not 32 hexadecimal digits; make some with `openssl rand -hex 16`".to_owned(),
+    };
+    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(unfit());
+    }
+    for (octet, at) in secret.iter_mut().zip((0..32).step_by(2)) {
+        *octet = u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| unfit())?;
+    }
+    Ok(secret)
+}
+
+/// RFC 8467 §4.1: what the size of an encrypted answer is a multiple of.
+const PADDING_BLOCK: usize = 468;
 
 /// Answers one message into `buffer`, which has room for 512 octets at least.
 pub fn respond(
@@ -117,42 +178,120 @@ pub fn respond(
 ) -> Response {
     match received {
         Received::Silence(because) => Response::Silence(because),
-        Received::Malformed(malformed) => error(world, malformed, buffer),
+        Received::Malformed(malformed) => error(world, malformed, asker, buffer),
         Received::Errand(_) => Response::Errand,
         Received::Query(query) if query.is_errand() => Response::Errand,
-        Received::Query(query) => {
-            let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
-            let octets_max = match (asker.carrier, query.edns) {
-                (Carrier::Tcp | Carrier::Tls, _) => usize::from(u16::MAX),
-                (Carrier::Udp, None) => UDP_OCTETS_PLAIN,
-                // RFC 6891 §6.2.3: less than 512 means 512.
-                (Carrier::Udp, Some(edns)) => {
-                    usize::from(edns.udp_octets.min(world.udp_octets_max)).max(UDP_OCTETS_PLAIN)
-                }
-            };
-            let mut writer = Writer::new(buffer, octets_max, query.header);
-            if let Some(edns) = query.edns {
-                writer.edns(edns, world.udp_octets_max);
-            }
-            writer.question(query.name, query.qtype, query.class);
-            let turn = if answer.has_choice() { rotation.turn(query.name, query.qtype) } else { 0 };
-            answer.write(&mut writer, turn);
-            Response::Send { octets: writer.finish(), rcode: answer.rcode, because: Because::Answered(answer.reason) }
-        }
+        Received::Query(query) => plain(world, query, asker, rotation, buffer),
     }
 }
 
-fn error(world: &World, malformed: &Malformed<'_>, buffer: &mut [u8]) -> Response {
-    let Malformed { header, rcode, question, edns, because } = *malformed;
-    let mut writer = Writer::new(buffer, UDP_OCTETS_PLAIN, header);
-    if let Some(edns) = edns {
-        writer.edns(edns, world.udp_octets_max);
+/// The most that an answer may have.
+fn octets_max(world: &World, asker: Asker, edns: Option<Edns<'_>>) -> usize {
+    match (asker.carrier, edns) {
+        (Carrier::Tcp | Carrier::Tls, _) => usize::from(u16::MAX),
+        (Carrier::Udp, None) => UDP_OCTETS_PLAIN,
+        // RFC 6891 §6.2.3: less than 512 means 512.
+        (Carrier::Udp, Some(edns)) => usize::from(edns.udp_octets.min(world.udp_octets_max)).max(UDP_OCTETS_PLAIN),
     }
-    if let Some((name, qtype, class)) = question {
+}
+
+/// Answers a question from the zones, into `buffer`, which has room for 512 octets at least.
+pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rotation, buffer: &mut [u8]) -> Response {
+    let Query { header, name, qtype, class, edns, .. } = *query;
+    let mut writer = Writer::new(buffer, octets_max(world, asker, edns), header);
+    let standing = match edns.map(|edns| answer_options(world, edns, asker, &mut writer)) {
+        None => Standing::Unknown,
+        Some(Ok(standing)) => standing,
+        Some(Err(because)) => {
+            let malformed =
+                Malformed { header, rcode: Rcode::FORMERR, question: Some((name, qtype, class)), edns, because };
+            return refuse(&malformed, writer);
+        }
+    };
+    writer.question(name, qtype, class);
+    let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
+    let rcode = answer.rcode;
+    if asker.carrier == Carrier::Udp && standing == Standing::Unknown && world.policy.rates.is_on() {
+        match world.policy.rates.check(asker.address, answer.kind(query), asker.now) {
+            Verdict::Send => {}
+            Verdict::Slip => {
+                writer.truncate();
+                return Response::Send { octets: writer.finish(), rcode: Rcode::NOERROR, because: Because::Slips };
+            }
+            Verdict::Drop => return Response::Silence("too many of the same for one network"),
+        }
+    }
+    let turn = if answer.has_choice() { rotation.turn(name, qtype) } else { 0 };
+    answer.write(&mut writer, turn);
+    Response::Send { octets: writer.finish(), rcode, because: Because::Answered(answer.reason) }
+}
+
+/// Puts OPT into the answer, with what the client's options ask for, and says whether its cookie proves its address.
+fn answer_options(
+    world: &World,
+    edns: Edns<'_>,
+    asker: Asker,
+    writer: &mut Writer<'_>,
+) -> Result<Standing, &'static str> {
+    writer.edns(edns, world.udp_octets_max);
+    let mut standing = Standing::Unknown;
+    let mut seen = None;
+    for (code, data) in edns.options() {
+        match (code, asker.carrier) {
+            // RFC 7873 §5.2: of several cookies the first counts.
+            (cookie::OPTION, _) if seen.is_none() => {
+                let (worth, fresh) = world
+                    .policy
+                    .cookies
+                    .check(data, asker.address, asker.now)
+                    .map_err(|cookie::Malformed| "a cookie of a length that no cookie has")?;
+                writer.option(cookie::OPTION, &fresh);
+                (standing, seen) = (worth, Some(code));
+            }
+            // RFC 5001 §2.3: "which of you servers am I talking to?"
+            (message::NSID, _) if !world.identity.host().is_empty() => {
+                writer.option(message::NSID, world.identity.host());
+            }
+            // RFC 7828 §3.3.2: in units of 100 ms. Over UDP it means nothing.
+            (message::KEEPALIVE, Carrier::Tcp | Carrier::Tls) => {
+                let tenths = (world.policy.idle_timeout.as_millis() / 100).min(u128::from(u16::MAX)) as u16;
+                writer.option(message::KEEPALIVE, &tenths.to_be_bytes());
+            }
+            (message::PADDING, Carrier::Tls) => writer.pad_to(PADDING_BLOCK),
+            _ => {}
+        }
+    }
+    Ok(standing)
+}
+
+fn error(world: &World, malformed: &Malformed<'_>, asker: Asker, buffer: &mut [u8]) -> Response {
+    let mut writer = Writer::new(buffer, UDP_OCTETS_PLAIN, malformed.header);
+    match malformed.edns {
+        Some(edns) if malformed.rcode == Rcode::NOERROR => {
+            if let Err(because) = answer_options(world, edns, asker, &mut writer) {
+                return refuse(&Malformed { rcode: Rcode::FORMERR, because, ..*malformed }, writer);
+            }
+        }
+        Some(edns) => writer.edns(edns, world.udp_octets_max),
+        None => {}
+    }
+    if asker.carrier == Carrier::Udp {
+        let kind = u64::from(malformed.rcode.0);
+        if world.policy.rates.check(asker.address, kind, asker.now) != Verdict::Send {
+            return Response::Silence("too many errors for one network");
+        }
+    }
+    refuse(malformed, writer)
+}
+
+/// Completes the answer to what is malformed.
+fn refuse(malformed: &Malformed<'_>, mut writer: Writer<'_>) -> Response {
+    if let Some((name, qtype, class)) = malformed.question {
         writer.question(name, qtype, class);
     }
-    writer.rcode(rcode);
-    Response::Send { octets: writer.finish(), rcode, because: Because::Malformed(because) }
+    writer.rcode(malformed.rcode);
+    let because = Because::Malformed(malformed.because);
+    Response::Send { octets: writer.finish(), rcode: malformed.rcode, because }
 }
 
 /// A question in one line: `www.someschool.edu. A? rd`.

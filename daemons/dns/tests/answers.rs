@@ -1,6 +1,6 @@
 //! Questions and answers, as they stand in `tests/answers/*.txt`, played against the server without its sockets.
 //!
-//! `C:` asks: name, type, and perhaps `CH`, `rd`, `edns SIZE`, `do`, `tcp`. `S:` is the whole answer: the RCODE with flags and
+//! `C:` asks: name, type, and perhaps `CH`, `rd`, `edns SIZE`, `do`, `opt CODE HEX` (`-` is none), `tcp`, `tls`. `S:` is the whole answer: the RCODE with flags and
 //! counts, then each record with the letter of its section: `an`, `au`, `ad`. `UPDATE=1` rewrites the `S:` lines; then read
 //! the difference as a reviewer would.
 
@@ -9,14 +9,24 @@
 use dns::{
     Rewrite,
     authority::{Identity, Rotation, Zones},
+    cookie::Cookies,
     denial::{Chain, Hash, hash_in_label},
     message::{self, Rcode},
     name::Name,
+    rate::Rates,
     rdata::{self, Field, Type},
-    respond::{Asker, Carrier, Response, World, answer_line, respond},
+    respond::{Asker, Carrier, Policy, Response, World, answer_line, respond},
     zonefile,
 };
-use std::{fmt::Write as _, fs, net::Ipv4Addr, net::Ipv6Addr, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    net::Ipv6Addr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// The zones in `tests/zones`.
 const ZONES: [&str; 4] = ["example", "nsec.test", "hashed.test", "optout.test"];
@@ -32,6 +42,7 @@ fn world() -> World {
         everybody: Zones::new(ZONES.map(load).to_vec()),
         views: vec![],
         identity: Arc::new(Identity::new("tomte", "ns.example")),
+        policy: Arc::new(policy()),
         udp_octets_max: 1232,
     }
 }
@@ -63,12 +74,31 @@ fn question(words: &str) -> (Vec<u8>, Carrier) {
     octets.extend([0, if has("CH") { 3 } else { 1 }]);
     if let Some(at) = options.iter().position(|word| *word == "edns") {
         let size: u16 = options[at + 1].parse().unwrap();
+        let mut edns = vec![];
+        for at in (0..options.len()).filter(|at| options[*at] == "opt") {
+            let (code, hex): (u16, &str) = (options[at + 1].parse().unwrap(), options[at + 2].trim_matches('-'));
+            let octet = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            let data: Vec<u8> = (0..hex.len()).step_by(2).map(octet).collect();
+            edns.extend([code.to_be_bytes(), (data.len() as u16).to_be_bytes()].concat());
+            edns.extend(data);
+        }
         octets[11] = 1;
         octets.extend([0, 0, 41]);
         octets.extend(size.to_be_bytes());
-        octets.extend([0, 0, if has("do") { 0x80 } else { 0 }, 0, 0, 0]);
+        octets.extend([0, 0, if has("do") { 0x80 } else { 0 }, 0]);
+        octets.extend((edns.len() as u16).to_be_bytes());
+        octets.extend(edns);
     }
-    (octets, if has("tcp") { Carrier::Tcp } else { Carrier::Udp })
+    let carrier = if has("tls") { Carrier::Tls } else { Carrier::Udp };
+    (octets, if has("tcp") { Carrier::Tcp } else { carrier })
+}
+
+fn policy() -> Policy {
+    Policy {
+        cookies: Cookies::new([7; 16]),
+        rates: Rates::new(0, 0, SystemTime::UNIX_EPOCH),
+        idle_timeout: Duration::from_secs(10),
+    }
 }
 
 fn answer(world: &World, rotation: &mut Rotation, query: &[u8], carrier: Carrier) -> Option<(Vec<u8>, Rcode)> {
@@ -109,7 +139,23 @@ fn told(world: &World, octets: &[u8], rcode: Rcode) -> Vec<String> {
             let (from, to) = (end + 10, end + 10 + u16_at(octets, end + 8));
             at = to;
             lines.push(match rtype {
-                Type::OPT => format!("{section} OPT {} {:#010x}", u16_at(octets, end + 2), ttl),
+                Type::OPT => {
+                    let mut line = format!("{section} OPT {} {:#010x}", u16_at(octets, end + 2), ttl);
+                    let mut at = from;
+                    while at < to {
+                        let (code, behind) = (u16_at(octets, at), at + 4 + u16_at(octets, at + 2));
+                        let octets_of = octets[at + 4..behind].iter();
+                        let hex = octets_of.fold(String::new(), |hex, octet| hex + &format!("{octet:02x}"));
+                        // Padding is told by what it makes of the message.
+                        write!(line, " opt {code} ").unwrap();
+                        line += if code == 12 { "0.." } else { &hex };
+                        at = behind;
+                    }
+                    if line.contains("opt 12") {
+                        write!(line, " ({} octets in all)", octets.len()).unwrap();
+                    }
+                    line
+                }
                 // The rest of a signature is for validators.
                 Type::RRSIG => {
                     let (covers, labels) = (Type(u16_at(octets, from) as u16), octets[from + 3]);

@@ -8,10 +8,12 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +29,9 @@ fn lab() -> Config {
 }
 
 fn with(zones: Vec<ZoneFile>) -> Config {
-    Config { listen: vec!["127.0.0.1:0".parse().unwrap()], zones, rewrite: Rewrite::Loopback, ..Config::default() }
+    // One client asks the same a few hundred times here.
+    let (listen, rate) = (vec!["127.0.0.1:0".parse().unwrap()], 0);
+    Config { listen, zones, rewrite: Rewrite::Loopback, rate, ..Config::default() }
 }
 
 struct Running {
@@ -52,10 +56,15 @@ impl Running {
     }
 
     async fn ask(&self, name: &str, qtype: Type) -> Vec<u8> {
+        self.send(&query(7, name, qtype)).await
+    }
+
+    /// The answer to a datagram; without one the test has failed.
+    async fn send(&self, query: &[u8]) -> Vec<u8> {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.send_to(&query(7, name, qtype), self.address).await.unwrap();
+        socket.send_to(query, self.address).await.unwrap();
         let mut answer = [0; 4096];
-        let octets = socket.recv(&mut answer).await.unwrap();
+        let octets = timeout(Duration::from_secs(10), socket.recv(&mut answer)).await.expect("an answer").unwrap();
         answer[..octets].to_vec()
     }
 }
@@ -119,6 +128,38 @@ fn port_0_finds_a_port_that_is_free_over_both() {
         assert_eq!(ports[0], ports[1]);
     }
     drop(taken);
+}
+
+/// An attacker asks with a victim's address; the victim's network must not be flooded by us.
+#[tokio::test]
+async fn above_the_rate_only_clients_with_a_cookie_get_answers() {
+    let running = start(&Config { rate: 10, slip: 1, ..lab() });
+    let (mut answered, mut slipped) = (0, 0);
+    for _ in 0..30 {
+        let answer = running.ask("www.someschool.edu", Type::A).await;
+        match answer[2] & 0x02 {
+            0 => answered += 1,
+            _ => slipped += 1,
+        }
+    }
+    // As many as the rate gives at once, and what it gives in the time that the test takes.
+    assert!((10..20).contains(&answered) && slipped > 10, "{answered} answered, {slipped} slipped");
+    // The cookie comes with the first answer, slipped or not; who has it is known.
+    let with_cookie = |cookie: &[u8]| {
+        let mut query = query(7, "www.someschool.edu", Type::A);
+        query[11] = 1;
+        query.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4 + cookie.len() as u8, 0, 10, 0, cookie.len() as u8]);
+        query.extend(cookie);
+        query
+    };
+    let slipped = running.send(&with_cookie(&[1; 8])).await;
+    let cookie = slipped.last_chunk::<24>().unwrap();
+    assert_eq!(cookie[..8], [1; 8]);
+    for _ in 0..30 {
+        let answer = running.send(&with_cookie(cookie)).await;
+        assert_eq!((answer[2] & 0x02, answer[7]), (0, 1));
+    }
+    running.stop().await;
 }
 
 #[tokio::test]

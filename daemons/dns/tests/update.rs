@@ -86,6 +86,7 @@ fn config(dir: &Path) -> Config {
         |name: &str| Key { name: name.to_owned(), algorithm: "hmac-sha256".to_owned(), secret: SECRET.to_owned() };
     Config {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
+        rate: 0,
         zones: vec![zone],
         keys: vec![key("ours"), key("other")],
         state: dir.join("state"),
@@ -231,7 +232,16 @@ impl Process {
         let keys = format!("dns.keys=[{{ name = \"ours\", algorithm = \"hmac-sha256\", secret = {SECRET:?} }}]");
         let state = format!("dns.state={:?}", dir.join("state"));
         let mut child = Command::new(env!("CARGO_BIN_EXE_tomte-dns"))
-            .args(["--set", "dns.listen=[\"127.0.0.1:0\"]", "--set", "dns.workers=1", "--set", "log.format=\"json\""])
+            .args([
+                "--set",
+                "dns.listen=[\"127.0.0.1:0\"]",
+                "--set",
+                "dns.rate=0",
+                "--set",
+                "dns.workers=1",
+                "--set",
+                "log.format=\"json\"",
+            ])
             .args(["--set", &zones, "--set", &keys, "--set", &state])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
