@@ -375,7 +375,8 @@ impl Exchange<'_> {
     fn fetch(&self, fetch: &Fetch<'_>) -> Option<shortcut::Answer> {
         let began = self.serving.log.as_ref().map(|_| Instant::now());
         let path = std::str::from_utf8(fetch.path()).ok()?;
-        let small = self.serving.sites().recall(fetch.host(), path)?;
+        // Where nothing follows hyper writes the length last, so that is left to it.
+        let small = self.serving.sites().recall(fetch.host(), path).filter(|small| !small.octets.is_empty())?;
         let number = self.answered.fetch_add(1, Ordering::Relaxed);
         let word = self.word(fetch.after(), number, Version::HTTP_11);
         let after = if word == Word::Close { After::Close } else { After::Stay };

@@ -12,6 +12,9 @@
 //! [`Refusal`] in the [`Link`]. So a refusal takes the same way as every answer: it waits its turn behind the requests
 //! before it, has a page that explains it, is logged, and closes the connection.
 //!
+//! There is no hyper as long as nothing is asked that needs one: an idle client waits at the gate alone, and the
+//! [shortcut] may answer from here.
+//!
 //! Outwards, a long file does not travel through our memory. Its body consists of *holes*: slices of one region of
 //! zeros, [`HOLE`], whose address alone matters. Where the gate is asked to write a slice of that region it calls
 //! sendfile(2) for the file that waits in the [`Link`] instead.
@@ -171,7 +174,7 @@ pub(crate) enum Stream {
 pub(crate) enum FirstOctets {
     /// The client has said something, and it is hyper's turn.
     Came,
-    /// It was answered by the [shortcut](crate::shortcut). See to it that the answer [is sent](Gate::poll_sent), then do this.
+    /// It was answered by the [shortcut]. See to it that the answer [is sent](Gate::poll_sent), then do this.
     Answered(After),
     /// Nothing has come for a moment, and the wait may go on.
     Rest,
@@ -804,5 +807,94 @@ fn field(line: &[u8], reveal_secrets: bool) -> String {
             format!("{name}: {scheme} ********").replace(":  ", ": ")
         }
         _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::{Shared, transcript::Transport};
+    use std::future::poll_fn;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    const LIMITS: Limits = Limits { target_octets: 100, head_octets: 1000, fields: 10 };
+
+    /// A client, and the gate between it and whoever reads and writes there.
+    async fn gate() -> (TcpStream, Gate) {
+        let second = Duration::from_secs(1);
+        let waits = Waits { idle: 5 * second, head: second, body: second, send: second };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, peer) = listener.accept().await.unwrap();
+        let local = server.local_addr().unwrap();
+        let conversation = Shared::for_tests("web").transcript.conversation(Transport::Tcp, local, peer);
+        (client, Gate::new(Stream::Plain(server), Arc::default(), conversation, LIMITS, waits))
+    }
+
+    async fn first_octets(gate: &mut Gate) -> FirstOctets {
+        poll_fn(|cx| gate.poll_first_octets(cx, |_| None)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_end_before_a_rest_hides_nothing_of_what_comes_after_it() {
+        let (mut client, mut gate) = gate().await;
+        client.write_all(b"\r\n").await.unwrap();
+        assert_eq!(first_octets(&mut gate).await, FirstOctets::Came);
+        gate.write_all(b"an answer").await.unwrap();
+        assert_eq!(gate.read(&mut [0; 100]).await.unwrap(), 0, "hyper is told that there is nothing more");
+        assert!(gate.take_parked());
+        client.write_all(b"\x01\x02GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert_eq!(first_octets(&mut gate).await, FirstOctets::Came);
+        assert!(gate.link.refusal(0).is_some(), "the two octets are no part of a method");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_rests_is_waited_for_and_who_stays_silent_is_not() {
+        let (_client, mut gate) = gate().await;
+        assert_eq!(first_octets(&mut gate).await, FirstOctets::NeverCame);
+        gate.write_all(b"an answer").await.unwrap();
+        let began = Instant::now();
+        assert_eq!(first_octets(&mut gate).await, FirstOctets::Rest);
+        assert_eq!(first_octets(&mut gate).await, FirstOctets::NeverCame);
+        assert_eq!(began.elapsed().as_secs(), 5);
+    }
+
+    /// More than the kernel takes of an answer that nobody reads.
+    const LARGE: usize = 16 << 20;
+
+    /// Has the gate answer a fetch with a large body.
+    async fn answer_large(gate: &mut Gate, client: &mut TcpStream, after: After) {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let answer = || shortcut::Answer::of(b"head ".to_vec(), Bytes::from(vec![b'x'; LARGE]), after);
+        let first = poll_fn(|cx| gate.poll_first_octets(cx, |_| Some(answer()))).await;
+        assert_eq!(first, FirstOctets::Answered(after));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_the_socket_takes_in_pieces_comes_whole() {
+        for after in [After::Stay, After::Close] {
+            let (mut client, mut gate) = gate().await;
+            answer_large(&mut gate, &mut client, after).await;
+            let mut octets = vec![];
+            let send = async move {
+                poll_fn(|cx| gate.poll_sent(cx)).await.unwrap();
+                drop(gate);
+            };
+            let ((), read) = tokio::join!(send, client.read_to_end(&mut octets));
+            read.unwrap();
+            assert_eq!(octets.len(), 5 + LARGE);
+            assert!(octets.starts_with(b"head x") && octets[5..].iter().all(|octet| *octet == b'x'));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_the_answer_is_not_waited_for() {
+        let (mut client, mut gate) = gate().await;
+        answer_large(&mut gate, &mut client, After::Stay).await;
+        let error = poll_fn(|cx| gate.poll_sent(cx)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -128,6 +128,10 @@ impl Answer {
             front.extend_from_slice(part);
         }
         front.extend_from_slice(joined);
+        Self::of(front, rest, after)
+    }
+
+    pub(crate) fn of(front: Vec<u8>, rest: Bytes, after: After) -> Self {
         Self { front, rest, sent: 0, after }
     }
 
