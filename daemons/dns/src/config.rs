@@ -27,6 +27,9 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// Where journals of updates, copies of other servers' zones, and signing keys are kept.
     pub state: PathBuf,
+    /// A directory that servers share: whoever signs a zone leaves its DS record there, and the server of the zone above takes
+    /// it from there if it signs too.
+    pub ds_dir: PathBuf,
     /// `none` takes addresses as the zone files have them; `loopback` makes 10.x.y.z 127.x.y.z, for the lab in one process.
     pub rewrite: Rewrite,
     /// What `version.bind` is told; empty refuses the question.
@@ -132,6 +135,7 @@ impl Default for Config {
             views: vec![],
             keys: vec![],
             state: "/var/lib/tomte/dns".into(),
+            ds_dir: "/var/lib/tomte/ds".into(),
             rewrite: Rewrite::None,
             version: concat!("tomte-dns ", env!("CARGO_PKG_VERSION")).to_owned(),
             identity: String::new(),

@@ -6,12 +6,14 @@
 
 use crate::{
     authority::Rotation,
+    config::Dnssec,
     message::{self, Edns, Header, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
     name::Name,
     rdata::Type,
     record::Message,
     registry::{Done, Errand, Registry},
     respond::{self, Asker, Carrier, Response, World},
+    sign::is_made_by_signing,
     tsig::{self, Answerer},
     update::{self, Refusal},
 };
@@ -243,6 +245,9 @@ impl Registry {
         // questions with them, past whatever hides it.
         if !slot.rules.update.admits(asking.client(), asking.key()) {
             return refuse(Rcode::REFUSED, "updates of this zone are not for everybody");
+        }
+        if slot.rules.dnssec == Dnssec::Sign && asking.message.authority.iter().any(|it| is_made_by_signing(it.rtype)) {
+            return refuse(Rcode::REFUSED, "the zone is signed here; signatures and keys are not to be given");
         }
         self.update(Arc::clone(slot), asking.message.clone()).await
     }

@@ -27,6 +27,7 @@ use crate::{
     name::Name,
     record::{Message, is_newer},
     respond::{Carrier, Policy, View, World},
+    sign::Signer,
     tsig::{Key, Keyring},
     update::{self, Refusal},
     zone::Zone,
@@ -35,11 +36,14 @@ use crate::{
 use prometheus_client::metrics::counter::Counter;
 use shared::{Shared, daemon::StartError, metrics::Metrics, transcript::Transcript};
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
 };
 use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 /// UPDATEs of one zone that may wait for each other; those beyond are told SERVFAIL and come again.
 const WAITING_MAX: usize = 1024;
@@ -47,6 +51,9 @@ const WAITING_MAX: usize = 1024;
 /// further behind takes the whole zone.
 const HISTORY_MAX: usize = 1000;
 const HISTORY_RECORDS_MAX: usize = 100_000;
+
+/// How often it is looked whether a zone is to be signed anew: a zone below may have a new key.
+const SIGNATURES_CHECK: Duration = Duration::from_secs(30);
 
 /// All zones, as they are served now.
 #[derive(Debug)]
@@ -110,7 +117,18 @@ pub(crate) struct Slot {
     pub(crate) view: String,
     pub(crate) name: Name,
     pub(crate) rules: Rules,
+    /// What signs it, if it is signed here.
+    signing: Option<Signing>,
     pub(crate) live: Arc<Live>,
+}
+
+/// What a zone is signed with.
+#[derive(Debug)]
+struct Signing {
+    signer: Signer,
+    /// The serial that was served last, in digits: with new signatures a zone is another zone, and secondaries must notice, also
+    /// after a restart.
+    serial: PathBuf,
 }
 
 /// What the configuration says of a zone, as far as it is not its data.
@@ -267,8 +285,28 @@ impl Registry {
     }
 
     /// What is to be done without being asked.
-    pub async fn run(self: Arc<Self>, shutdown: tokio_util::sync::CancellationToken) {
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         shutdown.cancelled().await;
+    }
+
+    /// Signs zones anew that are signed here, in time.
+    pub async fn keep_signed(self: Arc<Self>, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(tokio::time::sleep(SIGNATURES_CHECK)).await.is_some() {
+            let registry = Arc::clone(&self);
+            // A large zone takes a while.
+            let work = tokio::task::spawn_blocking(move || {
+                for slot in &registry.taken().slots {
+                    match slot.renew_signatures() {
+                        Ok(true) => registry.publish(),
+                        Ok(false) => {}
+                        Err(error) => tracing::error!(zone = %slot.name, %error, "the zone cannot be signed anew"),
+                    }
+                }
+            });
+            if let Err(error) = work.await {
+                tracing::error!(%error, "signing ended in a panic");
+            }
+        }
     }
 
     /// Reads all zones anew, with the configuration as it was.
@@ -402,7 +440,10 @@ impl Registry {
         let journal = kept.journal.as_mut().ok_or("there is no journal")?;
         journal.append(&differences).map_err(|error| error.to_string())?;
         kept.content = Some(Arc::clone(&zone));
-        slot.show(Some(zone), How::Through(differences));
+        if let Err(error) = slot.show(Some(zone), How::Through(differences)) {
+            // It is on disk, and will be served with the next change.
+            tracing::error!(zone = %slot.name, %error, "a change cannot be served");
+        }
         self.publish();
         slot.live.changed.notify_one();
         Ok(())
@@ -411,7 +452,9 @@ impl Registry {
     /// Puts what a primary has sent, or nothing if the copy has expired, into the place of what there was.
     pub(crate) fn replace(&self, slot: &Slot, zone: Option<Arc<Zone>>, how: How) {
         lock(&slot.live.kept).content.clone_from(&zone);
-        slot.show(zone, how);
+        if let Err(error) = slot.show(zone, how) {
+            tracing::error!(zone = %slot.name, %error, "a new version cannot be served");
+        }
         self.publish();
         slot.live.changed.notify_one();
     }
@@ -438,9 +481,12 @@ impl Slot {
     }
 
     /// Serves another version. The world is to be made anew afterwards.
-    fn show(&self, zone: Option<Arc<Zone>>, how: How) {
+    ///
+    /// # Errors
+    /// It cannot be signed; what was served stays.
+    fn show(&self, zone: Option<Arc<Zone>>, how: How) -> Result<(), String> {
         let before = self.shown();
-        let served = zone.map(|content| self.dress(content, before.zone.as_deref()));
+        let served = zone.map(|content| self.dress(content, before.zone.as_ref())).transpose()?;
         let differences = match (how, self.rules.dnssec) {
             (How::Through(differences), Dnssec::AsIs) => differences,
             _ => match (&before.zone, &served) {
@@ -454,12 +500,48 @@ impl Slot {
         history.extend(differences.into_iter().map(Arc::new));
         let serial = served.as_ref().map(|zone| zone.serial());
         *lock(&self.live.shown) = Shown { zone: served, history: Arc::new(trim(history, serial)) };
+        Ok(())
     }
 
     /// The zone as it is served: its content, and signatures if we make them.
-    #[expect(clippy::unused_self, reason = "the rules tell whether the zone is signed here")]
-    fn dress(&self, content: Arc<Zone>, _before: Option<&Zone>) -> Arc<Zone> {
-        content
+    fn dress(&self, content: Arc<Zone>, before: Option<&Arc<Zone>>) -> Result<Arc<Zone>, String> {
+        let Some(Signing { signer, serial: path }) = &self.signing else { return Ok(content) };
+        let sign = |serial| {
+            let before = before.map(Arc::as_ref);
+            signer.sign(&content, before, SystemTime::now(), serial).map_err(|error| error.to_string())
+        };
+        // A zone that is read again is the same more often than not.
+        if let Some(before) = before
+            && draft::between(before, &sign(before.serial())?).is_none()
+        {
+            return Ok(Arc::clone(before));
+        }
+        let last = fs::read_to_string(path).ok().and_then(|digits| digits.trim().parse::<u32>().ok());
+        let serial = match last {
+            Some(last) if !is_newer(content.serial(), last) => last.wrapping_add(1),
+            _ => content.serial(),
+        };
+        let signed = sign(serial)?;
+        // Before anybody sees it: after a crash the next serial is newer than any that was seen.
+        durable::replace(path, format!("{serial}\n").as_bytes())
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        tracing::info!(zone = %self.name, serial, records = signed.len(), "signed");
+        Ok(Arc::new(signed))
+    }
+
+    /// Signs the zone anew, if it is time. Returns whether it is another zone now.
+    ///
+    /// # Errors
+    /// It cannot be signed; what was served stays.
+    pub(crate) fn renew_signatures(&self) -> Result<bool, String> {
+        let is_due = |zone: &Zone| self.signing.as_ref().is_some_and(|it| it.signer.is_due(zone, SystemTime::now()));
+        if !self.shown().zone.is_some_and(|zone| is_due(&zone)) {
+            return Ok(false);
+        }
+        let kept = lock(&self.live.kept);
+        self.show(kept.content.clone(), How::Whole)?;
+        self.live.changed.notify_one();
+        Ok(true)
     }
 
     /// Reads the zone from disk: master file and journal, or the copy of a secondary.
@@ -486,9 +568,9 @@ impl Slot {
                 }
                 *kept = Kept { content: Some(Arc::clone(&zone)), journal: Some(journal) };
                 if before.zone.is_none() {
-                    self.show(Some(zone), How::Through(history));
+                    self.show(Some(zone), How::Through(history))?;
                 } else {
-                    self.show(Some(zone), How::Whole);
+                    self.show(Some(zone), How::Whole)?;
                 }
                 if is_changed {
                     self.live.changed.notify_one();
@@ -574,7 +656,16 @@ impl Taken {
                 (one, other) => one == other,
             });
             let live = known.map_or_else(Arc::default, |slot| Arc::clone(&slot.live));
-            let slot = Slot { view: wanted.view.clone(), name, rules, live };
+            let signing = match rules.dnssec {
+                Dnssec::AsIs => None,
+                Dnssec::Sign => {
+                    let signer = Signer::open(name.borrow(), &config.state.join("keys"), &config.ds_dir)
+                        .map_err(|error| unfit(format!("{name} cannot be signed: {error}")))?;
+                    let serial = journal::path(&config.state, &wanted.view, name.borrow(), "serial");
+                    Some(Signing { signer, serial })
+                }
+            };
+            let slot = Slot { view: wanted.view.clone(), name, rules, signing, live };
             if !wanted.update.is_empty() || matches!(slot.rules.source, Source::Primaries(_)) {
                 // Better now than when the first change cannot be kept.
                 let path = slot.path(config, "journal");

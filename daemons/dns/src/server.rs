@@ -199,7 +199,8 @@ impl Server {
         };
         let tasks = TaskTracker::new();
         let (registry, stop) = (Arc::clone(&serving.registry), shutdown.clone());
-        tasks.spawn(async move { registry.run(stop).await });
+        tasks.spawn(registry.clone().keep_signed(stop.clone()));
+        tasks.spawn(registry.run(stop));
         let served = placement.run("dns", workers.into_iter().map(work).collect()).await;
         // A worker that failed takes the rest with it.
         shutdown.cancel();

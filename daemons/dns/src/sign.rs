@@ -393,7 +393,8 @@ fn is_good_until(rrsig: &[u8], at: SystemTime) -> bool {
     expires.wrapping_sub(seconds(at)).cast_signed() > 0
 }
 
-fn is_made_by_signing(rtype: Type) -> bool {
+/// Whether records of a type come from signing and from nowhere else, in a zone that is signed here.
+pub fn is_made_by_signing(rtype: Type) -> bool {
     [Type::RRSIG, Type::NSEC, Type::NSEC3, Type::NSEC3PARAM, Type::DNSKEY, Type::CDS, Type::CDNSKEY].contains(&rtype)
 }
 

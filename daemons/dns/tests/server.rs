@@ -244,3 +244,38 @@ fn a_start_with_a_wrong_zone_is_refused_with_its_place() {
         assert!(error.to_string().contains(want), "{error}");
     }
 }
+
+/// Two servers that share a directory for DS records, as parent and child do in the lab.
+#[tokio::test]
+async fn a_zone_is_signed_its_parent_vouches_for_it_and_its_serial_never_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |zone: &str, state: &str, text: &str| {
+        let file = dir.path().join(format!("{zone}.zone"));
+        fs::write(&file, format!("$TTL 60\n@ SOA ns root 5 1 1 1 1\n NS ns\nns A 192.0.2.1\n{text}")).unwrap();
+        let dnssec = dns::Dnssec::Sign;
+        let zone = ZoneFile { name: zone.to_owned(), file: Some(file), dnssec, ..ZoneFile::default() };
+        let (state, ds_dir) = (dir.path().join(state), dir.path().join("ds"));
+        Config { state, ds_dir, ..with(vec![zone]) }
+    };
+    let child = config("child.test", "child", "www A 192.0.2.2\n");
+    let parent = config("test", "parent", "child NS ns.child\nns.child A 192.0.2.1\n");
+    let serial = |answer: &[u8]| u32::from_be_bytes(answer[answer.len() - 20..][..4].try_into().unwrap());
+
+    let running = start(&child);
+    assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 5);
+    assert_eq!(running.ask("child.test", Type::DNSKEY).await[7], 1);
+    // Read again, and nothing has changed: the same zone.
+    running.reloader.reload(&child).unwrap();
+    assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 5);
+    running.stop().await;
+    // New signatures are another version, which secondaries must see.
+    let running = start(&child);
+    assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 6);
+    let cds = running.ask("child.test", Type::CDS).await;
+    running.stop().await;
+
+    let running = start(&parent);
+    let ds = running.ask("child.test", Type::DS).await;
+    assert_eq!((ds[7], ds.last_chunk::<36>()), (1, cds.last_chunk::<36>()), "DS is what the child said");
+    running.stop().await;
+}

@@ -123,6 +123,7 @@ impl Host {
             dns.rewrite = dns::Rewrite::Loopback;
             dns.zones.iter_mut().filter_map(|zone| zone.file.as_mut()).for_each(|file| *file = state.join(&*file));
             dns.state = state.join("dns").join(&self.name);
+            dns.ds_dir = state.join("dns").join("ds");
             dns.peer_port = ports.map(53);
         }
         if let Some(wordlength) = &mut self.wordlength {
