@@ -1,4 +1,4 @@
-//! Any octets as a message to the name server, over UDP and over TCP: it answers in a well-formed message about the same
+//! Any octets as a message to the name server, over UDP, TCP and TLS: it answers in a well-formed message about the same
 //! question and within the size that the client takes, or is silent.
 #![no_main]
 
@@ -20,21 +20,26 @@ fuzz_target!(|data: &[u8]| {
     assert_printable(&question_line(&received));
     let udp = answer(data, &received, Carrier::Udp);
     let tcp = answer(data, &received, Carrier::Tcp);
-    let (Some(udp), Some(tcp)) = (&udp, &tcp) else {
-        assert!(udp.is_none() && tcp.is_none(), "an answer over one transport only");
+    let tls = answer(data, &received, Carrier::Tls);
+    let (Some(udp), Some(tcp), Some(tls)) = (&udp, &tcp, &tls) else {
+        assert!(udp.is_none() && tcp.is_none() && tls.is_none(), "an answer over one transport only");
         return;
     };
+    assert_eq!(tcp[..10], tls[..10], "over TLS it is longer at most: padding");
     // What is whole over UDP is the same over TCP; only what saves a question may be missing.
     if !truncated(udp) {
         assert_eq!(udp[2..10], tcp[2..10], "flags, RCODE and the counts of question, answer and authority");
     }
 });
 
-/// Two of the textbook's parts at once: a root, whose zone is cut everywhere, and a zone with everything that there is.
+/// A root, whose zone is cut everywhere; a zone with everything that there is; and signed ones, with each kind of denial.
 static WORLD: LazyLock<World> = LazyLock::new(|| {
     let zones = [
         (".", include_str!("../../../config/zones/root.zone")),
         ("example", include_str!("../../../daemons/dns/tests/zones/example.zone")),
+        ("nsec.test", include_str!("../../../daemons/dns/tests/zones/nsec.test.zone")),
+        ("hashed.test", include_str!("../../../daemons/dns/tests/zones/hashed.test.zone")),
+        ("optout.test", include_str!("../../../daemons/dns/tests/zones/optout.test.zone")),
     ];
     let zones = zones.map(|(name, text)| {
         let name: Name = name.parse().expect("a name");

@@ -8,7 +8,7 @@ mod asking;
 use std::path::Path;
 use std::sync::Arc;
 
-use asking::{ask, assert_printable, walk, world};
+use asking::{UDP_OCTETS_MAX, ask, assert_printable, walk, world};
 use dns::Rewrite;
 use dns::message::{self, Rcode};
 use dns::name::{Name, NameRef};
@@ -53,14 +53,20 @@ fuzz_target!(|data: &[u8]| {
 /// Asks over both transports and reads the answers from end to end.
 fn answer(world: &World, name: NameRef<'_>, qtype: Type) -> Rcode {
     let [high, low] = qtype.0.to_be_bytes();
-    let query = [&[0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], name.as_wire(), &[high, low, 0, 1]].concat();
-    let received = message::receive(&query);
-    let over = |carrier| ask(world, &received, carrier).unwrap_or_else(|| panic!("no answer about {name} {qtype}"));
-    let (udp, _) = over(Carrier::Udp);
-    assert!(udp.len() <= 512, "{} octets without EDNS", udp.len());
-    walk(&udp);
-    let (tcp, rcode) = over(Carrier::Tcp);
-    walk(&tcp);
+    let plain = [&[0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], name.as_wire(), &[high, low, 0, 1]].concat();
+    // The same with EDNS and DO: whether it is signed or not.
+    let mut secure = [&plain[..], &[0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0]].concat();
+    secure[11] = 1;
+    let over = |query: &[u8], carrier| {
+        let told = ask(world, &message::receive(query), carrier);
+        let (answer, rcode) = told.unwrap_or_else(|| panic!("no answer about {name} {qtype}"));
+        walk(&answer);
+        (answer.len(), rcode)
+    };
+    assert!(over(&plain, Carrier::Udp).0 <= 512, "longer than what is taken without EDNS");
+    assert!(over(&secure, Carrier::Udp).0 <= usize::from(UDP_OCTETS_MAX), "longer than our largest datagram");
+    let (_, rcode) = over(&plain, Carrier::Tcp);
+    assert_eq!(over(&secure, Carrier::Tcp).1, rcode, "{name} {qtype}: signatures change no RCODE");
     rcode
 }
 
