@@ -142,6 +142,7 @@ listen = ["127.0.0.1:{port}"]
 workers = 2
 zones = [{{ name = "{ZONE}", file = "{zone}" }}]
 connections_per_peer = 1000
+rate = 0
 "#
             ),
             // `tcp-reuseport` is the manual's advice for several TCP workers. Without the journal's copy of the zone, which
