@@ -289,31 +289,38 @@ impl Draft {
     }
 }
 
-/// How two versions of a zone differ. `None` when they are the same, serial included.
+/// How two versions of a zone differ. `None` when they have the same serial.
 pub fn between(old: &Zone, new: &Zone) -> Option<Difference> {
-    let records = |from: &Zone, other: &Zone| {
-        let mut records = vec![];
-        for node in from.nodes() {
-            let other = other.node(node.name());
-            for set in node.sets() {
-                let same = other.and_then(|other| other.set(set.rtype)).filter(|same| same.ttl == set.ttl);
-                let known: Option<HashSet<_>> =
-                    same.map(|same| same.records().map(|rdata| canonical(set.rtype, rdata)).collect());
-                let is_new =
-                    |rdata: &&[u8]| known.as_ref().is_none_or(|known| !known.contains(&canonical(set.rtype, rdata)));
-                records.extend(set.records().filter(is_new).map(|rdata| Record {
-                    owner: node.name().to_name(),
-                    rtype: set.rtype,
-                    class: Class::IN,
-                    ttl: set.ttl,
-                    rdata: rdata.to_vec(),
-                }));
-            }
+    Difference::new(missing(old, new), missing(new, old))
+}
+
+/// Whether two zones have the same records.
+pub fn is_same(one: &Zone, other: &Zone) -> bool {
+    one.len() == other.len() && missing(one, other).is_empty() && missing(other, one).is_empty()
+}
+
+/// The records of one zone that another one has not, SOA first.
+fn missing(from: &Zone, other: &Zone) -> Vec<Record> {
+    let mut records = vec![];
+    for node in from.nodes() {
+        let other = other.node(node.name());
+        for set in node.sets() {
+            let same = other.and_then(|other| other.set(set.rtype)).filter(|same| same.ttl == set.ttl);
+            let known: Option<HashSet<_>> =
+                same.map(|same| same.records().map(|rdata| canonical(set.rtype, rdata)).collect());
+            let is_new =
+                |rdata: &&[u8]| known.as_ref().is_none_or(|known| !known.contains(&canonical(set.rtype, rdata)));
+            records.extend(set.records().filter(is_new).map(|rdata| Record {
+                owner: node.name().to_name(),
+                rtype: set.rtype,
+                class: Class::IN,
+                ttl: set.ttl,
+                rdata: rdata.to_vec(),
+            }));
         }
-        records.sort_by_key(|record| record.rtype != Type::SOA);
-        records
-    };
-    Difference::new(records(old, new), records(new, old))
+    }
+    records.sort_by_key(|record| record.rtype != Type::SOA);
+    records
 }
 
 #[cfg(test)]

@@ -57,6 +57,6 @@ pub mod zone;
 pub mod zonefile;
 
 pub use config::{Config, Dnssec, Key, View, ZoneFile};
-pub use registry::Reloader;
+pub use registry::{Reloader, make_keys};
 pub use server::Server;
 pub use zonefile::Rewrite;

@@ -249,6 +249,24 @@ impl Counters {
     }
 }
 
+/// Makes the keys that are not there yet of all zones that are signed here, and leaves their DS records. A server does so when it
+/// starts; where several start together, all keys should be there before the first zone is signed.
+///
+/// # Errors
+/// A key cannot be read or made.
+pub fn make_keys(config: &Config) -> Result<(), StartError> {
+    for wanted in config.zones.iter().filter(|zone| zone.dnssec == Dnssec::Sign) {
+        let name: Name = wanted.name.parse().map_err(|error| unfit(format!("`{}`: {error}", wanted.name)))?;
+        signer(&name, config)?;
+    }
+    Ok(())
+}
+
+fn signer(name: &Name, config: &Config) -> Result<Signer, StartError> {
+    Signer::open(name.borrow(), &config.state.join("keys"), &config.ds_dir)
+        .map_err(|error| unfit(format!("{name} cannot be signed: {error}")))
+}
+
 pub(crate) fn unfit(problem: String) -> StartError {
     StartError::Unfit { key: "dns.zones".to_owned(), problem }
 }
@@ -512,7 +530,7 @@ impl Slot {
         };
         // A zone that is read again is the same more often than not.
         if let Some(before) = before
-            && draft::between(before, &sign(before.serial())?).is_none()
+            && draft::is_same(before, &sign(before.serial())?)
         {
             return Ok(Arc::clone(before));
         }
@@ -659,8 +677,7 @@ impl Taken {
             let signing = match rules.dnssec {
                 Dnssec::AsIs => None,
                 Dnssec::Sign => {
-                    let signer = Signer::open(name.borrow(), &config.state.join("keys"), &config.ds_dir)
-                        .map_err(|error| unfit(format!("{name} cannot be signed: {error}")))?;
+                    let signer = signer(&name, config)?;
                     let serial = journal::path(&config.state, &wanted.view, name.borrow(), "serial");
                     Some(Signing { signer, serial })
                 }

@@ -267,10 +267,16 @@ async fn a_zone_is_signed_its_parent_vouches_for_it_and_its_serial_never_goes_ba
     // Read again, and nothing has changed: the same zone.
     running.reloader.reload(&child).unwrap();
     assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 5);
+    // A new name needs no new serial in the file: it is another version all the same.
+    let file = child.zones[0].file.as_ref().unwrap();
+    fs::write(file, fs::read_to_string(file).unwrap() + "more A 192.0.2.3\n").unwrap();
+    running.reloader.reload(&child).unwrap();
+    assert_eq!(last_address(&running.ask("more.child.test", Type::A).await)[3], 3);
+    assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 6);
     running.stop().await;
     // New signatures are another version, which secondaries must see.
     let running = start(&child);
-    assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 6);
+    assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 7);
     let cds = running.ask("child.test", Type::CDS).await;
     running.stop().await;
 

@@ -93,6 +93,11 @@ impl Lab {
     }
 }
 
+/// `10.77.0.0/16` among containers is everybody on loopback: a client there comes from 127.0.0.1 more often than not.
+fn on_loopback(who: &str) -> String {
+    if who.starts_with("10.") { "127.0.0.0/8".to_owned() } else { who.to_owned() }
+}
+
 impl Host {
     /// Its address in the one-process lab: the same with 127 in front.
     pub(crate) fn loopback(&self) -> IpAddr {
@@ -123,6 +128,9 @@ impl Host {
             dns.rewrite = dns::Rewrite::Loopback;
             dns.zones.iter_mut().filter_map(|zone| zone.file.as_mut()).for_each(|file| *file = state.join(&*file));
             dns.state = state.join("dns").join(&self.name);
+            for list in dns.zones.iter_mut().flat_map(|zone| [&mut zone.transfer, &mut zone.update]) {
+                list.iter_mut().for_each(|who| *who = on_loopback(who));
+            }
             dns.ds_dir = state.join("dns").join("ds");
             dns.peer_port = ports.map(53);
         }

@@ -42,6 +42,9 @@ pub(crate) struct Arguments {
     /// Throw the state of former runs away first
     #[arg(long)]
     fresh: bool,
+    /// Sign every zone, from the root down (DNSSEC)
+    #[arg(long)]
+    dnssec: bool,
     /// Another description of the lab than the built-in one
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
@@ -83,12 +86,25 @@ pub(crate) fn up(arguments: &Arguments) -> anyhow::Result<()> {
     state::prepare(&state, if arguments.fresh { Begin::Fresh } else { Begin::Continue })?;
     let ports = if arguments.privileged_ports { Ports::Privileged } else { Ports::High };
     lab.host.iter_mut().for_each(|host| host.settle(ports, &state));
+    if arguments.dnssec {
+        let servers: Vec<&mut dns::Config> = lab.host.iter_mut().filter_map(|host| host.dns.as_mut()).collect();
+        sign(servers)?;
+    }
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run(lab, &state, arguments, began));
     // Whoever still blocks a thread has had the grace time.
     runtime.shutdown_background();
     result
+}
+
+/// Has every zone signed. All keys are made before the first zone is: a parent signs what it says about its children's.
+fn sign(mut servers: Vec<&mut dns::Config>) -> anyhow::Result<()> {
+    for server in &mut servers {
+        server.zones.iter_mut().for_each(|zone| zone.dnssec = dns::Dnssec::Sign);
+        dns::make_keys(server)?;
+    }
+    Ok(())
 }
 
 async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> anyhow::Result<()> {
@@ -116,6 +132,9 @@ async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> a
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     print_table(&started, &authority.certificate_file(), state, began)?;
+    if arguments.dnssec {
+        println!("Trust anchor:  {}\n", state.join("dns/ds/root.ds").display());
+    }
     for host in started {
         host.serve(&process, &tasks, &shutdown);
     }
