@@ -10,10 +10,13 @@ use std::sync::Arc;
 
 use asking::{UDP_OCTETS_MAX, ask, assert_printable, walk, world};
 use dns::Rewrite;
+use dns::draft::is_same;
 use dns::message::{self, Rcode};
 use dns::name::{Name, NameRef};
-use dns::rdata::Type;
+use dns::rdata::{Class, Type};
+use dns::record::Record;
 use dns::respond::{Carrier, World};
+use dns::zone::Zone;
 use dns::zonefile::{self, ZoneFileError};
 use libfuzzer_sys::fuzz_target;
 
@@ -35,6 +38,7 @@ fuzz_target!(|data: &[u8]| {
     };
     loaded.warnings.iter().for_each(|warning| assert_tells(warning, data));
     let zone = Arc::new(loaded.zone);
+    assert_comes_back(&zone);
     let names: Vec<Name> = zone.in_order().take(NAMES_MAX).map(|node| node.name().to_name()).collect();
     assert!(!zone.is_empty() && names.first() == Some(&origin), "the first in canonical order is the apex");
     let world = world(vec![zone]);
@@ -68,6 +72,24 @@ fn answer(world: &World, name: NameRef<'_>, qtype: Type) -> Rcode {
     let (_, rcode) = over(&plain, Carrier::Tcp);
     assert_eq!(over(&secure, Carrier::Tcp).1, rcode, "{name} {qtype}: signatures change no RCODE");
     rcode
+}
+
+/// What is written as a master file is read as the same zone: journals and copies are kept like this.
+fn assert_comes_back(zone: &Zone) {
+    let mut text = String::new();
+    for node in zone.nodes() {
+        for set in node.sets() {
+            for rdata in set.records() {
+                let owner = node.name().to_name();
+                let (rtype, class, ttl, rdata) = (set.rtype, Class::IN, set.ttl, rdata.to_vec());
+                text += &format!("{}\n", Record { owner, rtype, class, ttl, rdata });
+            }
+        }
+    }
+    match zonefile::read(zone.name(), Path::new(FILE), text.as_bytes(), None, Rewrite::None) {
+        Ok(again) => assert!(is_same(zone, &again.zone), "it reads differently:\n{text}"),
+        Err(errors) => panic!("{}\n{text}", errors[0]),
+    }
 }
 
 /// `FILE:LINE: problem` on one line, with a line that is in the text.
