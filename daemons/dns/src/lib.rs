@@ -51,6 +51,7 @@ pub mod registry;
 pub mod respond;
 mod server;
 pub mod sign;
+pub mod transfer;
 pub mod tsig;
 pub mod update;
 pub mod zone;
