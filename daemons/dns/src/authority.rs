@@ -23,7 +23,12 @@ pub struct Zones {
     /// Hash of a zone's name and its index, sorted.
     by_hash: Vec<(u32, usize)>,
     labels_max: usize,
+    /// Zones that are ours and of which there is nothing to serve.
+    absent: Vec<Name>,
 }
+
+/// The name is in a zone of ours of which there is nothing to serve: a copy that never came, or has expired.
+struct Absent;
 
 impl Zones {
     /// Of two zones of the same name the first is served.
@@ -32,7 +37,14 @@ impl Zones {
             zones.iter().enumerate().map(|(index, zone)| (crate::name::hash(zone.name()), index)).collect();
         by_hash.sort_unstable();
         let labels_max = zones.iter().map(|zone| zone.name().label_count()).max().unwrap_or(0);
-        Self { all: zones, by_hash, labels_max }
+        Self { all: zones, by_hash, labels_max, absent: vec![] }
+    }
+
+    /// The same, and zones that are ours and cannot be served now: questions about names in them fail (RFC 1035 §4.1.1, RCODE 2),
+    /// which sends the client to another server.
+    #[must_use]
+    pub fn with_absent(self, absent: Vec<Name>) -> Self {
+        Self { absent, ..self }
     }
 
     /// The zones.
@@ -41,7 +53,7 @@ impl Zones {
     }
 
     /// The zone whose name is the longest end of `name` with at most `labels` labels.
-    fn nearest(&self, name: &Suffixes<'_>, labels: usize) -> Option<&Zone> {
+    fn nearest(&self, name: &Suffixes<'_>, labels: usize) -> Option<Result<&Zone, Absent>> {
         let mut nearest = None;
         for (suffix, hash) in name.from_root().take(self.labels_max.min(labels) + 1) {
             let from = self.by_hash.partition_point(|(other, _)| *other < hash);
@@ -49,7 +61,17 @@ impl Zones {
             let found = same_hash.map(|(_, index)| &self.all[*index]).find(|zone| zone.name() == suffix);
             nearest = found.or(nearest);
         }
-        nearest.map(Arc::as_ref)
+        if !self.absent.is_empty() {
+            let known = nearest.map_or(0, |zone| zone.name().label_count());
+            let is_nearer = |absent: &Name| {
+                let own = absent.borrow().label_count();
+                (known..=labels).contains(&own) && name.suffix(labels).is_within(absent.borrow())
+            };
+            if self.absent.iter().any(is_nearer) {
+                return Some(Err(Absent));
+            }
+        }
+        nearest.map(|zone| Ok(zone.as_ref()))
     }
 }
 
@@ -105,6 +127,8 @@ pub enum Reason {
     Referral,
     /// The name is in none of our zones.
     NotOurZone,
+    /// The zone is ours, and there is nothing of it to serve.
+    NoCopy,
     /// An alias leads out of our zones.
     AliasLeadsOut,
     /// Aliases lead back to themselves, or there are too many of them.
@@ -131,6 +155,7 @@ impl fmt::Display for Reason {
             Reason::NoSuchName => "the name does not exist",
             Reason::Referral => "the name belongs to a zone that is given away; ask its servers",
             Reason::NotOurZone => "the name is in none of our zones",
+            Reason::NoCopy => "the zone is a copy that has not come yet, or has expired",
             Reason::AliasLeadsOut => "the alias leads out of our zones",
             Reason::AliasLoop => "the aliases lead in a circle, or are too many",
             Reason::NameTooLong => "the DNAME makes a name of more than 255 octets",
@@ -341,6 +366,10 @@ fn one_name<'a>(zones: &'a Zones, qtype: Type, sname: &Owner<'a>, mut answer: An
         if is_first {
             answer.rcode = Rcode::REFUSED;
         }
+        return Link::Last(answer);
+    };
+    let Ok(zone) = zone else {
+        (answer.rcode, answer.reason) = (Rcode::SERVFAIL, Reason::NoCopy);
         return Link::Last(answer);
     };
     // Step 3: down from the zone's name, label by label.

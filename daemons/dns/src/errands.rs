@@ -9,11 +9,13 @@ use crate::{
     config::Dnssec,
     message::{self, Edns, Header, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
     name::Name,
-    rdata::Type,
+    notify::{self, Heard},
+    rdata::{Class, Type},
     record::Message,
-    registry::{Done, Errand, Registry},
+    registry::{Done, Errand, Registry, Source, lock},
     respond::{self, Asker, Carrier, Response, World},
     sign::is_made_by_signing,
+    transfer::{self, Messages, Transfer},
     tsig::{self, Answerer},
     update::{self, Refusal},
 };
@@ -62,16 +64,6 @@ impl Asking<'_> {
     /// How many octets of each message are for its signature.
     pub(crate) fn room(&self) -> usize {
         self.signer.as_ref().map_or(0, |signer| signer.key().record_octets())
-    }
-
-    /// EDNS, if the client speaks it.
-    pub(crate) fn edns(&self) -> Option<Edns<'_>> {
-        edns(&self.message)
-    }
-
-    /// The largest datagram that we send.
-    pub(crate) fn udp_octets_max(&self) -> u16 {
-        self.world.udp_octets_max
     }
 
     /// Sends one message, signed if the question was.
@@ -200,8 +192,8 @@ impl Registry {
         let mut asking = Asking { errand, message, talk, answers, signer, world };
         match (asking.message.header.opcode(), asking.message.question().map(|question| question.1)) {
             (Opcode::UPDATE, _) => self.answer_update(&mut asking).await,
-            (Opcode::NOTIFY, _) => asking.send_rcode(Rcode::NOTIMP).await,
-            (_, Some(Type::AXFR | Type::IXFR)) => asking.send_rcode(Rcode::NOTIMP).await,
+            (Opcode::NOTIFY, _) => self.answer_notify(&mut asking).await,
+            (_, Some(Type::AXFR | Type::IXFR)) => self.answer_transfer(&mut asking).await,
             _ => self.answer_question(&mut asking).await,
         }
     }
@@ -237,7 +229,7 @@ impl Registry {
         let Some(slot) = taken.slot(asking.client(), zone) else {
             return refuse(Rcode::NOTAUTH, "there is no such zone here");
         };
-        if matches!(slot.rules.source, crate::registry::Source::Primaries(_)) {
+        if matches!(slot.rules.source, Source::Primaries(_)) {
             // §6 lets a secondary pass updates on. This one does not: the client finds the primary in the SOA.
             return refuse(Rcode::NOTIMP, "this is a copy; ask the primary, which the SOA names");
         }
@@ -250,6 +242,131 @@ impl Registry {
             return refuse(Rcode::REFUSED, "the zone is signed here; signatures and keys are not to be given");
         }
         self.update(Arc::clone(slot), asking.message.clone()).await
+    }
+
+    /// RFC 1996 §3.
+    async fn answer_notify(&self, asking: &mut Asking<'_>) -> Result<(), Gone> {
+        let result = self.try_notify(asking);
+        let (counter, rcode, because) = match &result {
+            Ok(because) => (&self.counters.notifies_accepted, Rcode::NOERROR, *because),
+            Err(Refusal { rcode, because }) => (&self.counters.notifies_refused, *rcode, because.as_str()),
+        };
+        counter.inc();
+        let zone = asking.message.question().map_or_else(Name::root, |(zone, ..)| zone.clone());
+        tracing::info!(connection = asking.talk.id(), peer = %asking.errand.peer, %zone, %rcode, because, "notify");
+        asking.talk.note(because);
+        asking.send_rcode(rcode).await
+    }
+
+    fn try_notify(&self, asking: &Asking<'_>) -> Result<&'static str, Refusal> {
+        let refuse = |rcode, because: &str| Err(Refusal { rcode, because: because.to_owned() });
+        let Some((zone, ..)) = asking.message.question() else {
+            return refuse(Rcode::FORMERR, "NOTIFY is about exactly one zone");
+        };
+        let taken = self.taken();
+        let Some(slot) = taken.slot(asking.client(), zone) else {
+            return refuse(Rcode::NOTAUTH, "there is no such zone here");
+        };
+        let Source::Primaries(primaries) = &slot.rules.source else {
+            return refuse(Rcode::NOTAUTH, "this server is the primary of the zone");
+        };
+        // §3.10: only those whom we copy from can tell us something: by their address, or by the key that we share with them.
+        let is_known = primaries.iter().any(|primary| primary.ip().to_canonical() == asking.client());
+        let has_key = asking.key().is_some() && asking.key() == slot.rules.key.as_ref().map(|key| key.name());
+        if !is_known && !has_key {
+            return refuse(Rcode::REFUSED, "whoever says so is none of the primaries");
+        }
+        let have = slot.shown().zone.map(|zone| zone.serial());
+        match notify::judge(&asking.message, have) {
+            Heard::Malformed(because) => refuse(Rcode::FORMERR, because),
+            Heard::Known => Ok("the version it tells of is here"),
+            Heard::Look => {
+                *lock(&slot.live.said_by) = Some((asking.client(), asking.talk.id()));
+                slot.live.refresh.notify_one();
+                Ok("the primary is asked at once")
+            }
+        }
+    }
+
+    /// RFC 5936 §2.2 and RFC 1995.
+    async fn answer_transfer(&self, asking: &mut Asking<'_>) -> Result<(), Gone> {
+        let transfer = match self.choose_transfer(asking) {
+            Ok(transfer) => transfer,
+            Err(Refusal { rcode, because }) => {
+                self.counters.transfers_refused.inc();
+                tracing::info!(connection = asking.talk.id(), peer = %asking.errand.peer, %rcode, because, "transfer refused");
+                asking.talk.note(&because);
+                return asking.send_rcode(rcode).await;
+            }
+        };
+        let counter = match &transfer {
+            Transfer::Whole(_) => &self.counters.transfers_whole,
+            Transfer::Current(_) | Transfer::Differences(..) => &self.counters.transfers_incremental,
+        };
+        counter.inc();
+        let what = transfer.describe();
+        let zone = transfer.zone().name();
+        tracing::info!(connection = asking.talk.id(), peer = %asking.errand.peer, %zone, what, "transfer");
+        asking.talk.note(&what);
+        let message = asking.message.clone();
+        let Some(question) = message.question() else { return Ok(()) };
+        let edns = edns(&message).map(|edns| (edns, asking.world.udp_octets_max));
+        let messages = |transfer| Messages::new(transfer, message.header, question, edns, asking.room());
+        if asking.errand.carrier == Carrier::Udp {
+            // RFC 1995 §2: what has no room in a datagram is the newest SOA alone, and the client comes again over TCP.
+            let octets_max = octets_max(asking) - asking.room();
+            let current = Transfer::Current(Arc::clone(transfer.zone()));
+            let fitting = match &transfer {
+                Transfer::Whole(_) => None,
+                transfer => messages(transfer).single(octets_max),
+            };
+            let Some(answer) = fitting.or_else(|| messages(&current).single(octets_max)) else {
+                return asking.send_rcode(Rcode::SERVFAIL).await;
+            };
+            return asking.send(answer).await;
+        }
+        for answer in messages(&transfer) {
+            match answer {
+                Ok(answer) => asking.send(answer).await?,
+                Err(error) => {
+                    tracing::error!(%error, "a transfer ends early");
+                    return asking.send_rcode(Rcode::SERVFAIL).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What somebody gets who wants a copy.
+    fn choose_transfer(&self, asking: &Asking<'_>) -> Result<Transfer, Refusal> {
+        let refuse = |rcode, because: &str| Err(Refusal { rcode, because: because.to_owned() });
+        let Some((name, qtype, class)) = asking.message.question() else {
+            return refuse(Rcode::FORMERR, "not exactly one question");
+        };
+        if *qtype == Type::AXFR && asking.errand.carrier == Carrier::Udp {
+            // RFC 5936 §4.2 knows no AXFR over UDP.
+            return refuse(Rcode::FORMERR, "AXFR goes over TCP only");
+        }
+        let taken = self.taken();
+        // RFC 5936 §2.2.1: NOTAUTH for a zone that is not ours.
+        let Some(slot) = taken.slot(asking.client(), name).filter(|_| *class == Class::IN) else {
+            return refuse(Rcode::NOTAUTH, "there is no such zone here");
+        };
+        // RFC 5936 §5.
+        if !slot.rules.transfer.admits(asking.client(), asking.key()) {
+            return refuse(Rcode::REFUSED, "copies of this zone are not for everybody");
+        }
+        let shown = slot.shown();
+        let Some(zone) = shown.zone else {
+            return refuse(Rcode::SERVFAIL, "there is no copy of the zone here, or it has expired");
+        };
+        if *qtype == Type::AXFR {
+            return Ok(Transfer::Whole(zone));
+        }
+        match transfer::serial_of(&asking.message, name) {
+            Some(serial) => Ok(transfer::choose(&zone, &shown.history, serial)),
+            None => refuse(Rcode::FORMERR, "IXFR needs the SOA that the client has (RFC 1995 §3)"),
+        }
     }
 
     /// A question that is signed: answered like one that is not, and then signed.

@@ -20,6 +20,7 @@ use crate::{
     acl::Acl,
     authority::{Identity, Zones},
     config::{Config, Dnssec, ZoneFile},
+    copy,
     draft::{self, Difference, Draft},
     durable,
     journal::{self, Journal},
@@ -27,6 +28,7 @@ use crate::{
     name::Name,
     record::{Message, is_newer},
     respond::{Carrier, Policy, View, World},
+    secondary::{Due, Schedule},
     sign::Signer,
     tsig::{Key, Keyring},
     update::{self, Refusal},
@@ -163,8 +165,12 @@ pub(crate) struct Live {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// The zone is another one: tell the secondaries.
     pub(crate) changed: Notify,
-    /// Somebody says that our copy is old: look now. Its address is remembered as the primary to begin with.
+    /// Somebody says that our copy is old: look now.
     pub(crate) refresh: Notify,
+    /// Who said so: the primary to begin with, and the conversation.
+    pub(crate) said_by: Mutex<Option<(IpAddr, u64)>>,
+    /// When to look, if this is a copy.
+    pub(crate) schedule: Mutex<Option<Schedule>>,
 }
 
 /// The zone as it is changed.
@@ -300,11 +306,6 @@ impl Registry {
     /// The zones as they are served, now and after each change.
     pub fn world(&self) -> watch::Receiver<Arc<World>> {
         self.world.subscribe()
-    }
-
-    /// What is to be done without being asked.
-    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        shutdown.cancelled().await;
     }
 
     /// Signs zones anew that are signed here, in time.
@@ -467,14 +468,28 @@ impl Registry {
         Ok(())
     }
 
-    /// Puts what a primary has sent, or nothing if the copy has expired, into the place of what there was.
-    pub(crate) fn replace(&self, slot: &Slot, zone: Option<Arc<Zone>>, how: How) {
-        lock(&slot.live.kept).content.clone_from(&zone);
-        if let Err(error) = slot.show(zone, how) {
+    /// What a copy has, also if it is not served.
+    pub(crate) fn copy_of(slot: &Slot) -> Option<Arc<Zone>> {
+        lock(&slot.live.kept).content.clone()
+    }
+
+    /// Serves what a primary has sent, or serves again what has been checked.
+    pub(crate) fn show_copy(&self, slot: &Slot, zone: &Arc<Zone>, how: How) {
+        lock(&slot.live.kept).content = Some(Arc::clone(zone));
+        if let Err(error) = slot.show(Some(Arc::clone(zone)), how) {
             tracing::error!(zone = %slot.name, %error, "a new version cannot be served");
         }
         self.publish();
+        // RFC 1996 §3.11: a secondary tells those who copy from it.
         slot.live.changed.notify_one();
+    }
+
+    /// Serves the copy no longer. It is kept: a primary may say that it is still the newest.
+    pub(crate) fn hide_copy(&self, slot: &Slot) {
+        if let Err(error) = slot.show(None, How::Whole) {
+            tracing::error!(zone = %slot.name, %error, "the copy is still served");
+        }
+        self.publish();
     }
 }
 
@@ -595,7 +610,25 @@ impl Slot {
                 }
                 Ok(())
             }
-            Source::Primaries(_) => Ok(()),
+            Source::Primaries(_) => {
+                let mut schedule = lock(&self.live.schedule);
+                // A copy lives on over a reload.
+                if schedule.is_some() {
+                    return Ok(());
+                }
+                let now = SystemTime::now();
+                let copy = copy::load(&self.path(config, "copy"), &self.name);
+                *schedule = Some(Schedule::new(now, copy.as_ref().map(|(_, soa, checked)| (*soa, *checked))));
+                if let Some((zone, ..)) = copy {
+                    tracing::info!(zone = %self.name, records = zone.len(), serial = zone.serial(), "a copy was kept");
+                    kept.content = Some(Arc::clone(&zone));
+                    // One that has expired meanwhile is not served: it may be that a primary says that it is still the newest.
+                    if schedule.as_ref().is_some_and(|schedule| schedule.due(now) != Due::Expire) {
+                        self.show(Some(zone), How::Whole)?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -713,21 +746,31 @@ impl Taken {
     /// A world with what the slots have now.
     fn world(&self, policy: Arc<Policy>, host: &str) -> World {
         let Self { config, slots, .. } = self;
-        let of = |view: &str| -> Vec<Arc<Zone>> {
-            slots.iter().filter(|slot| slot.view == view).filter_map(|slot| slot.shown().zone).collect()
+        let of = |view: &str| -> (Vec<Arc<Zone>>, Vec<Name>) {
+            let (mut zones, mut absent) = (vec![], vec![]);
+            for slot in slots.iter().filter(|slot| slot.view == view) {
+                match slot.shown().zone {
+                    Some(zone) => zones.push(zone),
+                    None => absent.push(slot.name.clone()),
+                }
+            }
+            (zones, absent)
         };
-        let everybody = of("");
+        let (everybody, everybodys_absent) = of("");
         let views = config.views.iter().map(|view| {
             // A zone of the view stands before that of everybody, and of two zones with one name the first is served.
-            let mut all = of(&view.name);
+            let (mut all, mut absent) = of(&view.name);
             let own = all.len();
+            let is_hidden = |name: &Name| all[..own].iter().any(|zone| zone.name() == name.borrow());
+            absent.extend(everybodys_absent.iter().filter(|name| !is_hidden(name)).cloned());
             all.extend(everybody.iter().cloned());
-            View { name: view.name.clone(), clients: view.clients.clone(), own, zones: Zones::new(all) }
+            let zones = Zones::new(all).with_absent(absent);
+            View { name: view.name.clone(), clients: view.clients.clone(), own, zones }
         });
         let identity = if config.identity.is_empty() { host } else { &config.identity };
         World {
             views: views.collect(),
-            everybody: Zones::new(everybody.clone()),
+            everybody: Zones::new(everybody.clone()).with_absent(everybodys_absent.clone()),
             identity: Arc::new(Identity::new(&config.version, identity)),
             policy,
             // RFC 6891 §6.2.3: a datagram of 512 octets is taken by everybody.

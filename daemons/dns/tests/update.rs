@@ -227,10 +227,10 @@ struct Process {
 
 impl Process {
     fn start(dir: &Path) -> Self {
-        let file = dir.join("example.zone");
-        let zones = format!("dns.zones=[{{ name = \"example\", file = {file:?}, update = [\"key:ours\"] }}]");
+        let dir = dir.display();
+        let zones = format!("dns.zones=[{{ name = 'example', file = '{dir}/example.zone', update = ['key:ours'] }}]");
         let keys = format!("dns.keys=[{{ name = \"ours\", algorithm = \"hmac-sha256\", secret = {SECRET:?} }}]");
-        let state = format!("dns.state={:?}", dir.join("state"));
+        let state = format!("dns.state='{dir}/state'");
         let mut child = Command::new(env!("CARGO_BIN_EXE_tomte-dns"))
             .args([
                 "--set",
@@ -242,6 +242,8 @@ impl Process {
                 "--set",
                 "log.format=\"json\"",
             ])
+            // Whoever waits here asks again and again.
+            .args(["--set", "dns.rate=0"])
             .args(["--set", &zones, "--set", &keys, "--set", &state])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
