@@ -17,7 +17,8 @@
 //! 1. [`name`]: what a name is on the wire and on paper, and when two are the same (RFC 1034 §3.1, RFC 4343).
 //! 2. [`rdata`]: the types of records, as one table.
 //! 3. [`message`]: a query read where it lies; an answer written, with compression, up to a limit (RFC 1035 §4, RFC 6891).
-//! 4. [`zonefile`]: zones as people write them (RFC 1035 §5), and what to say about their mistakes.
+//! 4. [`zonefile`]: zones as people write them (RFC 1035 §5), and what to say about their mistakes; [`rare`]: data whose text
+//!    is a language of its own.
 //! 5. [`zone`]: zones as the server keeps them.
 //! 6. [`authority`]: **the chapter's heart**, RFC 1034 §4.3.2 with its steps numbered; pure. Beside it [`denial`]: how a signed
 //!    zone proves what it has not (RFC 4035, RFC 5155), and [`sign`]: how a zone is signed (RFC 4034).
@@ -47,6 +48,7 @@ pub mod message;
 pub mod name;
 pub mod notify;
 mod outgoing;
+pub mod rare;
 pub mod rate;
 pub mod rdata;
 pub mod record;

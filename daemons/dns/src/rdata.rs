@@ -152,11 +152,13 @@ pub enum Field {
     Eui(u8),
     /// SVCB's parameters to the end (RFC 9460 §2.1).
     ServiceParameters,
+    /// A form of its own to the end; see [`crate::rare`].
+    Rare,
 }
 
 use Field::{
-    Base32Counted, Base64, Eui, Hex, HexCounted, Ipv4, Ipv6, Moment, Name, NameCompressible, Period, ServiceParameters,
-    Text, TextToEnd, Texts, TypeBitmap, TypeCode, U8, U16, U32,
+    Base32Counted, Base64, Eui, Hex, HexCounted, Ipv4, Ipv6, Moment, Name, NameCompressible, Period, Rare,
+    ServiceParameters, Text, TextToEnd, Texts, TypeBitmap, TypeCode, U8, U16, U32,
 };
 
 /// One type: number, mnemonic, fields.
@@ -174,6 +176,7 @@ pub const TABLE: &[Row] = &[
     (7, "MB", &[NameCompressible]),
     (8, "MG", &[NameCompressible]),
     (9, "MR", &[NameCompressible]),
+    (11, "WKS", &[Ipv4, Rare]),
     (12, "PTR", &[NameCompressible]),
     (13, "HINFO", &[Text, Text]),
     (14, "MINFO", &[NameCompressible, NameCompressible]),
@@ -184,15 +187,21 @@ pub const TABLE: &[Row] = &[
     (18, "AFSDB", &[U16, Name]),
     (19, "X25", &[Text]),
     (21, "RT", &[U16, Name]),
+    (24, "SIG", &[TypeCode, U8, U8, U32, Moment, Moment, U16, Name, Base64]),
+    (25, "KEY", &[U16, U8, U8, Base64]),
     (26, "PX", &[U16, Name, Name]),
+    (27, "GPOS", &[Text, Text, Text]),
     (28, "AAAA", &[Ipv6]),
+    (29, "LOC", &[Rare]),
     (33, "SRV", &[U16, U16, U16, Name]),
     (35, "NAPTR", &[U16, U16, Text, Text, Text, Name]),
     (36, "KX", &[U16, Name]),
     (37, "CERT", &[U16, U16, U8, Base64]),
     (39, "DNAME", &[Name]),
+    (42, "APL", &[Rare]),
     (43, "DS", &[U16, U8, U8, Hex]),
     (44, "SSHFP", &[U8, U8, Hex]),
+    (45, "IPSECKEY", &[Rare]),
     (46, "RRSIG", &[TypeCode, U8, U8, U32, Moment, Moment, U16, Name, Base64]),
     (47, "NSEC", &[Name, TypeBitmap]),
     (48, "DNSKEY", &[U16, U8, U8, Base64]),
@@ -201,6 +210,10 @@ pub const TABLE: &[Row] = &[
     (51, "NSEC3PARAM", &[U8, U8, U16, HexCounted]),
     (52, "TLSA", &[U8, U8, U8, Hex]),
     (53, "SMIMEA", &[U8, U8, U8, Hex]),
+    (55, "HIP", &[Rare]),
+    (56, "NINFO", &[Texts]),
+    (57, "RKEY", &[U16, U8, U8, Base64]),
+    (58, "TALINK", &[Name, Name]),
     (59, "CDS", &[U16, U8, U8, Hex]),
     (60, "CDNSKEY", &[U16, U8, U8, Base64]),
     (61, "OPENPGPKEY", &[Base64]),
@@ -209,12 +222,17 @@ pub const TABLE: &[Row] = &[
     (64, "SVCB", &[U16, Name, ServiceParameters]),
     (65, "HTTPS", &[U16, Name, ServiceParameters]),
     (99, "SPF", &[Texts]),
+    (104, "NID", &[U16, Rare]),
+    (105, "L32", &[U16, Ipv4]),
+    (106, "L64", &[U16, Rare]),
     (107, "LP", &[U16, Name]),
     (108, "EUI48", &[Eui(6)]),
     (109, "EUI64", &[Eui(8)]),
     (256, "URI", &[U16, U16, TextToEnd]),
     (257, "CAA", &[U8, Text, TextToEnd]),
     (258, "AVC", &[Texts]),
+    (32768, "TA", &[U16, U8, U8, Hex]),
+    (32769, "DLV", &[U16, U8, U8, Hex]),
 ];
 
 /// What only questions ask for, and the types of whole messages.
@@ -276,7 +294,8 @@ pub fn is_well_formed(rtype: Type, rdata: &[u8]) -> bool {
                 }
                 at
             }
-            TextToEnd | Hex | Base64 | TypeBitmap | ServiceParameters => rest.len(),
+            Rare if !crate::rare::is_well_formed(rtype, rest) => return false,
+            TextToEnd | Hex | Base64 | TypeBitmap | ServiceParameters | Rare => rest.len(),
         };
         match rest.get(octets..) {
             Some(behind) => rest = behind,

@@ -160,7 +160,8 @@ fn unpack(message: &[u8], rtype: Type, begin: usize, end: usize) -> Option<Vec<u
             | Field::Hex
             | Field::Base64
             | Field::TypeBitmap
-            | Field::ServiceParameters => end.checked_sub(at)?,
+            | Field::ServiceParameters
+            | Field::Rare => end.checked_sub(at)?,
         };
         rdata.extend_from_slice(message.get(at..at + octets).filter(|_| at + octets <= end)?);
         at += octets;
@@ -341,7 +342,7 @@ impl Data<'_> {
                     write!(text, "{}", pairs.join("-"))
                 }
                 // Values may hold commas and blanks, each kind in its own way; the octets are the same in any case.
-                Field::ServiceParameters => return None,
+                Field::ServiceParameters | Field::Rare => return None,
             };
             written.expect("writing into a String does not fail");
         }

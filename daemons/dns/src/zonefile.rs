@@ -13,6 +13,7 @@
 
 use crate::{
     name::{self, Name, NameError, NameRef},
+    rare,
     rdata::{self, Field, Type},
     record::Record,
     zone::{AddError, Builder, Finding, Place, Severity, Zone},
@@ -461,6 +462,13 @@ impl Reader<'_> {
         match field {
             Field::TypeBitmap => return self.bitmap(words).map(|()| words.len()),
             Field::ServiceParameters => return self.service(words).map(|()| words.len()),
+            Field::Rare => {
+                let texts: Vec<&str> = words.iter().map(Word::text).collect();
+                let data = rare::read(rtype, &texts, origin.borrow());
+                let no = || Mistake { line, problem: format!("the data of {rtype} is {}", rare::shape(rtype)) };
+                self.rdata.extend(data.ok_or_else(no)?);
+                return Ok(words.len());
+            }
             _ => {}
         }
         let Some(word) = words.first() else {
@@ -533,7 +541,7 @@ impl Reader<'_> {
                 }
             }
             // They returned above.
-            Field::TypeBitmap | Field::ServiceParameters => {}
+            Field::TypeBitmap | Field::ServiceParameters | Field::Rare => {}
         }
         Ok(1)
     }
@@ -766,6 +774,7 @@ fn describe(field: Field) -> &'static str {
         Field::TypeCode | Field::TypeBitmap => "a type",
         Field::Eui(_) => "octets, as `00-00-5e-00-53-2a`,",
         Field::ServiceParameters => "a parameter",
+        Field::Rare => "data in a form of its own",
     }
 }
 
@@ -828,6 +837,9 @@ mod tests {
             ("x A \\# 4 0a000001", &[10, 0, 0, 1]),
             ("x TYPE65280 \\# 0", b""),
             ("x DNAME other.fr.", b"\x05other\x02fr\0"),
+            ("x WKS 192.0.2.1 tcp smtp 0", b"\xc0\0\x02\x01\x06\x80\0\0\x40"),
+            ("x LOC 0 N 0 E 0m", b"\0\x12\x16\x13\x80\0\0\0\x80\0\0\0\0\x98\x96\x80"),
+            ("x NID 10 0014:4fff:ff20:ee64", b"\0\x0a\0\x14\x4f\xff\xff\x20\xee\x64"),
             ("x EUI48 00-00-5e-00-53-2a", b"\0\0\x5e\0\x53\x2a"),
             ("x HTTPS 1 . port=8443 alpn=\"h2,h3\"", b"\0\x01\0\0\x01\0\x06\x02h2\x02h3\0\x03\0\x02\x20\xfb"),
             ("x HINFO PC \"Debian 12\"", b"\x02PC\x09Debian 12"),
