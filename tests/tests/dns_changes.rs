@@ -6,9 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::fs;
+use std::net::SocketAddr;
 
 use tempfile::TempDir;
-use tests::nameserver::{Key, Ours, nsupdate};
+use tests::nameserver::{Bind, Key, Ours, ask, client, nsupdate, until};
+use tests::process::free_address;
+use tests::program::run;
 
 const ZONE: &str = "$ORIGIN change.test.
 $TTL 1h
@@ -142,4 +145,163 @@ fn each_algorithm_of_a_key_is_understood() {
         let said = ours.dig(&["-y", &key.flag(), "new.change.test"]).unwrap();
         assert!(said.contains("192.0.2.9") && said.contains("TSIG") && !said.contains("verify"), "{said}");
     }
+}
+
+/// Adds `name.change.test`.
+fn add(server: SocketAddr, name: &str) {
+    let script = format!("zone change.test\nupdate add {name}.change.test 60 A 192.0.2.200\nsend");
+    let ended = nsupdate(server, &["-y", &KEY.flag()], &script).unwrap();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+/// Waits until a server answers with the address that [`add`] gave.
+fn until_known(server: SocketAddr, name: &str) {
+    let question = ["+short", &format!("{name}.change.test"), "A"];
+    let what = format!("{server} knows {name}.change.test");
+    until(&what, || Ok(ask("dig", server, &question)?.trim() == "192.0.2.200")).unwrap();
+}
+
+/// The serial in what `dig` says of a SOA record.
+fn serial(soa: &str) -> u32 {
+    soa.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+#[test]
+#[ignore = "needs nsupdate and dig: tests/run clients"]
+fn dig_copies_a_zone_whole_and_what_has_changed_in_it() {
+    let ours = primary("");
+    let flag = KEY.flag();
+    let axfr = ours.dig(&["-y", &flag, "+nocomments", "+nostats", "change.test", "AXFR"]).unwrap();
+    let records: Vec<&str> = axfr.lines().filter(|line| line.contains("\tIN\t")).collect();
+    // RFC 5936 §2.2: it begins and ends with the SOA.
+    assert_eq!(records.len(), 7, "{axfr}");
+    assert!(records[0].contains("\tSOA\t") && records[0] == records[6], "{axfr}");
+
+    add(ours.address(), "new");
+    let ixfr = ours.dig(&["-y", &flag, "+nocomments", "+nostats", "change.test", "IXFR=1"]).unwrap();
+    let records: Vec<&str> = ixfr.lines().filter(|line| line.contains("\tIN\t")).collect();
+    // RFC 1995 §4: the new SOA; the old one and what is gone; the new one and what is there; the new SOA.
+    let types: Vec<&str> = records.iter().filter_map(|line| line.split_whitespace().nth(3)).collect();
+    assert_eq!(types, ["SOA", "SOA", "SOA", "A", "SOA"], "{ixfr}");
+    let now = serial(&ours.dig(&["+short", "change.test", "SOA"]).unwrap());
+    let ixfr = ours.dig(&["-y", &flag, "+nocomments", "+nostats", "change.test", &format!("IXFR={now}")]).unwrap();
+    assert_eq!(ixfr.lines().filter(|line| line.contains("\tSOA\t")).count(), 1, "nothing has changed since: {ixfr}");
+
+    // kdig reads transfers by rules of its own.
+    let kdig = ask("kdig", ours.address(), &["-y", &flag, "change.test", "AXFR"]).unwrap();
+    assert!(kdig.contains("new.change.test.") && !kdig.contains(";; WARNING") && !kdig.contains(";; ERROR"), "{kdig}");
+
+    for stranger in [&["change.test", "AXFR"][..], &["change.test", "IXFR=1"], &["-y", &flag, "other.test", "AXFR"]] {
+        let said = ours.dig(stranger).unwrap();
+        assert!(said.contains("Transfer failed") && !said.contains("192.0.2."), "{stranger:?}: {said}");
+    }
+}
+
+#[test]
+#[ignore = "needs dig, kdig and BIND: tests/run clients"]
+fn a_zone_of_many_messages_is_copied_whole_by_everybody() {
+    let folder = folder();
+    let names: Vec<String> =
+        (0..20_000).map(|number| format!("host-{number} A 10.0.{}.{}", number >> 8, number & 255)).collect();
+    fs::write(folder.path().join("change.zone"), format!("{ZONE}{}\n", names.join("\n"))).unwrap();
+    let zone = r#"name = "change.test", file = "{folder}/change.zone", transfer = ["key:admin.test"]"#;
+    let ours = Ours::start(folder, &format!("keys = [{}]\nzones = [{{ {zone} }}]\n", KEY.ours())).unwrap();
+    for program in ["dig", "kdig"] {
+        let said = ask(program, ours.address(), &["-y", &KEY.flag(), "change.test", "AXFR"]).unwrap();
+        let hosts = said.lines().filter(|line| line.starts_with("host-")).count();
+        assert_eq!(hosts, 20_000, "{program}: {}", &said[said.len().saturating_sub(400)..]);
+        assert!(!said.contains("Transfer failed") && !said.contains(";; ERROR") && !said.contains(";; WARNING"));
+    }
+    let bind = secondary(free_address().unwrap(), ours.address());
+    until("BIND has copied the zone", || Ok(bind.dig(&["+short", "host-19999.change.test"])?.contains("10.0.78.31")))
+        .unwrap();
+}
+
+/// BIND with a copy of the zone of `primary`.
+fn secondary(address: SocketAddr, primary: SocketAddr) -> Bind {
+    let configuration = format!(
+        "{}\nzone \"change.test\" {{ type secondary; file \"copy\"; primaries {{ {} port {} key \"{}\"; }}; }};",
+        KEY.bind(),
+        primary.ip(),
+        primary.port(),
+        KEY.name
+    );
+    Bind::start_at(address, tempfile::tempdir().unwrap(), &configuration).unwrap()
+}
+
+#[test]
+#[ignore = "needs nsupdate, dig and BIND: tests/run clients"]
+fn bind_follows_a_zone_of_ours() {
+    let (primary_at, bind_at) = (free_address().unwrap(), free_address().unwrap());
+    let key = KEY.ours();
+    let zone = r#"name = "change.test", file = "{folder}/change.zone", update = ["key:admin.test"], transfer = ["key:admin.test"]"#;
+    let zones = format!("keys = [{key}]\nzones = [{{ {zone}, notify = [\"{bind_at}\"], key = \"{}\" }}]\n", KEY.name);
+    let ours = Ours::start_at(primary_at, folder(), &zones).unwrap();
+    let bind = secondary(bind_at, primary_at);
+    until("BIND has copied the zone", || Ok(bind.dig(&["+short", "www.change.test"])?.contains("192.0.2.1"))).unwrap();
+    // It is told of each change, and asks for the difference. The zone's refresh is an hour: without NOTIFY it would not know.
+    for name in ["first", "second", "third"] {
+        add(ours.address(), name);
+        until_known(bind_at, name);
+    }
+    let log = bind.log().unwrap();
+    assert!(log.contains("received notify for zone 'change.test': TSIG 'admin.test'"), "{log}");
+    // The difference has five records: the new SOA, the old one, the new one with the address, the new one. The zone has more.
+    assert_eq!(log.matches("Transfer completed: 1 messages, 5 records").count(), 3, "{log}");
+    let soa = ["+short", "change.test", "SOA"];
+    assert_eq!(ours.dig(&soa).unwrap(), bind.dig(&soa).unwrap());
+}
+
+#[test]
+#[ignore = "needs nsupdate, dig and BIND: tests/run clients"]
+fn ours_follows_a_zone_of_bind_and_keeps_its_copy_over_a_restart() {
+    let (ours_at, bind_at) = (free_address().unwrap(), free_address().unwrap());
+    let configuration = format!(
+        "{}\nzone \"change.test\" {{ type primary; file \"change.zone\"; allow-update {{ key \"{key}\"; }}; \
+        allow-transfer {{ key \"{key}\"; }}; notify explicit; also-notify {{ {} port {} key \"{key}\"; }}; }};",
+        KEY.bind(),
+        ours_at.ip(),
+        ours_at.port(),
+        key = KEY.name
+    );
+    let bind = Bind::start_at(bind_at, folder(), &configuration).unwrap();
+    until("BIND serves the zone", || Ok(bind.dig(&["+short", "www.change.test"])?.contains("192.0.2.1"))).unwrap();
+    let zones = format!(
+        "keys = [{}]\nzones = [{{ name = \"change.test\", primaries = [\"{bind_at}\"], key = \"{}\" }}]\n",
+        KEY.ours(),
+        KEY.name
+    );
+    let ours = Ours::start_at(ours_at, tempfile::tempdir().unwrap(), &zones).unwrap();
+    until("ours has copied the zone", || Ok(ours.dig(&["+short", "www.change.test"])?.contains("192.0.2.1"))).unwrap();
+    for name in ["first", "second", "third"] {
+        add(bind_at, name);
+        until_known(ours_at, name);
+    }
+    let soa = ["+short", "change.test", "SOA"];
+    assert_eq!(ours.dig(&soa).unwrap(), bind.dig(&soa).unwrap());
+    drop(bind);
+    let ours = ours.restart().unwrap();
+    until_known(ours.address(), "third");
+}
+
+/// A signed zone is copied with its signatures, and they are right.
+#[test]
+#[ignore = "needs dig and ldns-verify-zone: tests/run clients"]
+fn ldns_verifies_the_copy_of_a_zone_that_signs_itself() {
+    let ours = primary(", dnssec = \"sign\"");
+    let flag = KEY.flag();
+    let verify = |ours: &Ours| {
+        let axfr =
+            ours.dig(&["-y", &flag, "+onesoa", "+nocomments", "+nostats", "+nocmd", "change.test", "AXFR"]).unwrap();
+        let records: Vec<&str> = axfr.lines().filter(|line| !line.contains("TSIG")).collect();
+        let file = ours.folder().join("copy.zone");
+        fs::write(&file, records.join("\n") + "\n").unwrap();
+        let ended = run(client("ldns-verify-zone").unwrap().arg(&file)).unwrap();
+        assert!(ended.code == Some(0) && ended.out.contains("Zone is verified and complete"), "{ended:?}\n{axfr}");
+        axfr
+    };
+    verify(&ours);
+    // A change is signed at once.
+    add(ours.address(), "new");
+    assert!(verify(&ours).contains("new.change.test."));
 }
