@@ -175,14 +175,17 @@ pub struct Edns<'a> {
 impl<'a> Edns<'a> {
     /// The options: code and data.
     pub fn options(self) -> impl Iterator<Item = (u16, &'a [u8])> {
-        let mut rest = self.options;
-        std::iter::from_fn(move || {
-            let (code, length) = (u16_at(rest, 0)?, usize::from(u16_at(rest, 2)?));
-            let data = rest.get(4..4 + length)?;
-            rest = &rest[4 + length..];
-            Some((code, data))
-        })
+        options(self.options)
     }
+}
+
+fn options(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (code, length) = (u16_at(rest, 0)?, usize::from(u16_at(rest, 2)?));
+        let data = rest.get(4..4 + length)?;
+        rest = &rest[4 + length..];
+        Some((code, data))
+    })
 }
 
 /// A well-formed query with one question.
@@ -489,11 +492,12 @@ impl<'b> Writer<'b> {
         self.edns = Some(Opt { udp_octets, flags, options: vec![], block: None });
     }
 
-    /// An option of OPT; nothing, if the client does not speak EDNS or there is no room.
+    /// An option of OPT; nothing, if the client does not speak EDNS, there is no room, or it stands there already: who asks for
+    /// something forty times gets it once.
     pub fn option(&mut self, code: u16, data: &[u8]) {
         let Some(opt) = &mut self.edns else { return };
         let octets = 4 + data.len();
-        if self.at + octets > self.limit {
+        if self.at + octets > self.limit || options(&opt.options).any(|(known, _)| known == code) {
             return;
         }
         self.limit -= octets;
@@ -528,8 +532,11 @@ impl<'b> Writer<'b> {
             writer.put(&class.0.to_be_bytes())
         };
         // Twelve octets, 255 for the name, four for the rest: less than the 512 that any buffer has.
+        let begin = (self.at, self.places_count);
         if write(self).is_ok() {
             self.buffer[5] = 1;
+        } else {
+            (self.at, self.places_count) = begin;
         }
     }
 

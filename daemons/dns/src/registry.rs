@@ -54,6 +54,8 @@ const WAITING_MAX: usize = 1024;
 const HISTORY_MAX: usize = 1000;
 const HISTORY_RECORDS_MAX: usize = 100_000;
 
+/// Warnings of one zone that are logged: whoever writes a wrong name writes it a thousand times.
+const WARNINGS_MAX: usize = 20;
 /// How often it is looked whether a zone is to be signed anew: a zone below may have a new key.
 const SIGNATURES_CHECK: Duration = Duration::from_secs(30);
 
@@ -587,8 +589,11 @@ impl Slot {
             Source::File(file) => {
                 let path = self.path(config, "journal");
                 let Loaded { zone, journal, history, warnings } = load(&self.name, file, config.rewrite, &path)?;
-                for warning in warnings {
+                for warning in warnings.iter().take(WARNINGS_MAX) {
                     tracing::warn!("{warning}");
+                }
+                if let Some(more) = warnings.len().checked_sub(WARNINGS_MAX).filter(|more| *more > 0) {
+                    tracing::warn!(zone = %self.name, more, "has more to be warned of; `tomte zone check` tells all");
                 }
                 tracing::info!(zone = %self.name, records = zone.len(), serial = zone.serial(), "loaded");
                 let before = self.shown();

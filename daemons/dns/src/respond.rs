@@ -199,16 +199,17 @@ fn octets_max(world: &World, asker: Asker, edns: Option<Edns<'_>>) -> usize {
 pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rotation, buffer: &mut [u8]) -> Response {
     let Query { header, name, qtype, class, edns, .. } = *query;
     let mut writer = Writer::new(buffer, octets_max(world, asker, edns), header);
-    let standing = match edns.map(|edns| answer_options(world, edns, asker, &mut writer)) {
-        None => Standing::Unknown,
-        Some(Ok(standing)) => standing,
-        Some(Err(because)) => {
-            let malformed =
-                Malformed { header, rcode: Rcode::FORMERR, question: Some((name, qtype, class)), edns, because };
-            return refuse(&malformed, writer);
+    let mut standing = Standing::Unknown;
+    if let Some(edns) = edns {
+        writer.edns(edns, world.udp_octets_max);
+        writer.question(name, qtype, class);
+        match answer_options(world, edns, asker, &mut writer) {
+            Ok(worth) => standing = worth,
+            Err(because) => return refuse(Rcode::FORMERR, because, writer),
         }
-    };
-    writer.question(name, qtype, class);
+    } else {
+        writer.question(name, qtype, class);
+    }
     let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
     let rcode = answer.rcode;
     if asker.carrier == Carrier::Udp && standing == Standing::Unknown && world.policy.rates.is_on() {
@@ -226,14 +227,13 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
     Response::Send { octets: writer.finish(), rcode, because: Because::Answered(answer.reason) }
 }
 
-/// Puts OPT into the answer, with what the client's options ask for, and says whether its cookie proves its address.
+/// Puts what the client's options ask for into OPT, and says whether its cookie proves its address.
 fn answer_options(
     world: &World,
     edns: Edns<'_>,
     asker: Asker,
     writer: &mut Writer<'_>,
 ) -> Result<Standing, &'static str> {
-    writer.edns(edns, world.udp_octets_max);
     let mut standing = Standing::Unknown;
     let mut seen = None;
     for (code, data) in edns.options() {
@@ -265,33 +265,33 @@ fn answer_options(
 }
 
 fn error(world: &World, malformed: &Malformed<'_>, asker: Asker, buffer: &mut [u8]) -> Response {
-    let mut writer = Writer::new(buffer, UDP_OCTETS_PLAIN, malformed.header);
-    match malformed.edns {
-        Some(edns) if malformed.rcode == Rcode::NOERROR => {
-            if let Err(because) = answer_options(world, edns, asker, &mut writer) {
-                return refuse(&Malformed { rcode: Rcode::FORMERR, because, ..*malformed }, writer);
-            }
-        }
-        Some(edns) => writer.edns(edns, world.udp_octets_max),
-        None => {}
-    }
+    let Malformed { header, rcode, question, edns, because } = *malformed;
     if asker.carrier == Carrier::Udp {
-        let kind = u64::from(malformed.rcode.0);
+        let kind = u64::from(rcode.0);
         if world.policy.rates.check(asker.address, kind, asker.now) != Verdict::Send {
             return Response::Silence("too many errors for one network");
         }
     }
-    refuse(malformed, writer)
+    let mut writer = Writer::new(buffer, UDP_OCTETS_PLAIN, header);
+    if let Some(edns) = edns {
+        writer.edns(edns, world.udp_octets_max);
+    }
+    if let Some((name, qtype, class)) = question {
+        writer.question(name, qtype, class);
+    }
+    // A cookie was asked for, and nothing else.
+    if let Some(edns) = edns.filter(|_| rcode == Rcode::NOERROR)
+        && let Err(because) = answer_options(world, edns, asker, &mut writer)
+    {
+        return refuse(Rcode::FORMERR, because, writer);
+    }
+    refuse(rcode, because, writer)
 }
 
 /// Completes the answer to what is malformed.
-fn refuse(malformed: &Malformed<'_>, mut writer: Writer<'_>) -> Response {
-    if let Some((name, qtype, class)) = malformed.question {
-        writer.question(name, qtype, class);
-    }
-    writer.rcode(malformed.rcode);
-    let because = Because::Malformed(malformed.because);
-    Response::Send { octets: writer.finish(), rcode: malformed.rcode, because }
+fn refuse(rcode: Rcode, because: &'static str, mut writer: Writer<'_>) -> Response {
+    writer.rcode(rcode);
+    Response::Send { octets: writer.finish(), rcode, because: Because::Malformed(because) }
 }
 
 /// A question in one line: `www.someschool.edu. A? rd`.

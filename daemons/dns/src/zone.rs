@@ -466,6 +466,10 @@ impl Builder {
                     continue;
                 }
                 if count == u16::MAX {
+                    let text =
+                        format!("more than {} {} records: no message can carry them all", u16::MAX, set[0].rtype);
+                    let owner = stored(&names, nodes[set[0].node as usize].name).to_name();
+                    findings.push(Finding { severity: Severity::Error, owner, place: record.place, text });
                     break;
                 }
                 data.extend_from_slice(framed);

@@ -28,6 +28,8 @@ use std::{
 
 /// How deep `$INCLUDE` may go: a file that includes itself must end.
 const INCLUDE_DEPTH_MAX: usize = 8;
+/// Octets of a word that an error repeats.
+const WORD_SHOWN_MAX: usize = 60;
 /// RFC 2181 §8: a TTL has 31 bits.
 const TTL_MAX: u32 = 0x7fff_ffff;
 
@@ -150,7 +152,10 @@ struct Word<'t> {
 
 impl fmt::Display for Word<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shared::transcript::readable(self.text))
+        // A stray quote can make a word of megabytes.
+        let shown = &self.text[..self.text.len().min(WORD_SHOWN_MAX)];
+        f.write_str(&shared::transcript::readable(shown))?;
+        if shown.len() < self.text.len() { f.write_str("...") } else { Ok(()) }
     }
 }
 
