@@ -241,6 +241,7 @@ impl Registry {
         if slot.rules.dnssec == Dnssec::Sign && asking.message.authority.iter().any(|it| is_made_by_signing(it.rtype)) {
             return refuse(Rcode::REFUSED, "the zone is signed here; signatures and keys are not to be given");
         }
+        *lock(&slot.live.changed_by) = Some(asking.talk.id());
         self.update(Arc::clone(slot), asking.message.clone()).await
     }
 

@@ -263,6 +263,18 @@ impl Registry {
         talk.note(
             &have.map_or_else(|| "there is no copy here".to_owned(), |have| format!("our copy has serial {have}")),
         );
+        let result = Self::ask_soa_over(slot, &socket, &talk).await;
+        match result {
+            Ok(soa) => Ok((soa, talk)),
+            Err(error) => {
+                talk.note(&error.to_string());
+                talk.closed();
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask_soa_over(slot: &Slot, socket: &UdpSocket, talk: &Conversation) -> Result<Soa, AskError> {
         for patience in UDP_PATIENCE {
             let id = random() as u16;
             let mut message = transfer::question(id, &slot.name, None);
@@ -278,24 +290,15 @@ impl Registry {
                     let octets = socket.recv(&mut answer).await?;
                     // Whoever guesses may answer too: what is not ours is passed over.
                     if let Some(soa) = soa_of(&answer[..octets], id, &slot.name, asked.as_mut()) {
-                        return Ok::<_, io::Error>((soa, answer[..octets].to_vec()));
+                        tell_answer(talk, &answer[..octets]);
+                        return soa;
                     }
                 }
             });
-            let Ok(answer) = answer.await else { continue };
-            let (soa, answer) = answer?;
-            tell_answer(&talk, &answer);
-            return match soa {
-                Ok(soa) => Ok((soa, talk)),
-                Err(error) => {
-                    talk.note(&error.to_string());
-                    talk.closed();
-                    Err(error)
-                }
-            };
+            if let Ok(answer) = answer.await {
+                return answer;
+            }
         }
-        talk.note("no answer");
-        talk.closed();
         Err(AskError::Silent)
     }
 
@@ -429,7 +432,8 @@ impl Registry {
     async fn try_tell(&self, slot: &Slot, zone: &Zone, server: SocketAddr) -> Result<Rcode, AskError> {
         let socket = UdpSocket::bind(self.local_for(server)).await?;
         socket.connect(server).await?;
-        let talk = self.conversation(Transport::Udp, socket.local_addr()?, server, None);
+        let cause = *lock(&slot.live.changed_by);
+        let talk = self.conversation(Transport::Udp, socket.local_addr()?, server, cause);
         talk.note(&format!("the zone has serial {} now", zone.serial()));
         for patience in notify::PATIENCE {
             let id = random() as u16;

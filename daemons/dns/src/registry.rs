@@ -167,6 +167,8 @@ pub(crate) struct Live {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// The zone is another one: tell the secondaries.
     pub(crate) changed: Notify,
+    /// The conversation that has changed it.
+    pub(crate) changed_by: Mutex<Option<u64>>,
     /// Somebody says that our copy is old: look now.
     pub(crate) refresh: Notify,
     /// Who said so: the primary to begin with, and the conversation.
@@ -342,9 +344,12 @@ impl Registry {
         let old = self.taken();
         // What is wrong here is wrong with the configuration as a whole: nothing is taken.
         let mut fresh = Taken::new(config, &old.slots)?;
-        let mut problems = vec![];
+        let (mut well, mut problems) = (0, vec![]);
         fresh.slots.retain(|slot| match slot.load(config) {
-            Ok(()) => true,
+            Ok(()) => {
+                well += 1;
+                true
+            }
             Err(problem) => {
                 let is_served = slot.shown().zone.is_some();
                 let fate = if is_served { "the old zone stays" } else { "the zone is not served" };
@@ -352,15 +357,13 @@ impl Registry {
                 is_served
             }
         });
-        let all = fresh.slots.len();
         *lock(&self.taken) = Arc::new(fresh);
         self.publish();
         self.reloaded.send_replace(());
         if problems.is_empty() {
             Ok(())
         } else {
-            let well = all.saturating_sub(problems.len());
-            Err(unfit(format!("{well} zones were taken, not these:\n{}", problems.join("\n"))))
+            Err(unfit(format!("the configuration and {well} zones were taken, but not:\n{}", problems.join("\n"))))
         }
     }
 

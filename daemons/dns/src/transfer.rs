@@ -102,7 +102,8 @@ impl Transfer {
             Transfer::Whole(zone) => format!("the whole zone, {} records, serial {serial}", zone.len()),
             Transfer::Differences(_, chain) => {
                 let from = chain.first().map_or(serial, |first| first.from);
-                format!("{} differences, from serial {from} to {serial}", chain.len())
+                let count = chain.len();
+                format!("{count} difference{}, from serial {from} to {serial}", if count == 1 { "" } else { "s" })
             }
         }
     }

@@ -62,7 +62,11 @@ fn query(name: &str) -> Vec<u8> {
 
 /// Says something over UDP and waits for the answer.
 fn ask(server: SocketAddr, message: &[u8]) -> Vec<u8> {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    ask_from("127.0.0.1:0", server, message)
+}
+
+fn ask_from(client: &str, server: SocketAddr, message: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind(client).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket.send_to(message, server).unwrap();
     let mut answer = [0; 4096];
@@ -190,6 +194,51 @@ fn a_zone_that_is_not_here_is_notauth_and_a_malformed_message_is_formerr() {
     for octets in [12, 20, message.len() - 1] {
         assert_eq!(rcode(&ask(running.address, &message[..octets])), 1, "{octets}");
     }
+    running.stop();
+}
+
+#[test]
+fn an_update_changes_the_zone_that_its_client_sees() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    let clients = vec!["127.0.0.2".parse().unwrap()];
+    config.views = vec![dns::View { name: "inside".to_owned(), clients }];
+    config.zones.push(ZoneFile { view: "inside".to_owned(), ..config.zones[0].clone() });
+    let running = start(&config);
+    let mut message = update(7, &[("new.example", 1, Type::A, 60, &[127, 0, 0, 9])]);
+    tsig::sign(&mut message, &key("ours"), now());
+    assert_eq!(rcode(&ask_from("127.0.0.2:0", running.address, &message)), NOERROR);
+    let new = query("new.example");
+    assert_eq!(rcode(&ask_from("127.0.0.2:0", running.address, &new)), NOERROR);
+    assert_eq!(rcode(&ask_from("127.0.0.1:0", running.address, &new)), NXDOMAIN);
+    assert!(dir.path().join("state/inside/example.journal").exists());
+    running.stop();
+    let running = start(&config);
+    assert_eq!(rcode(&ask_from("127.0.0.2:0", running.address, &new)), NOERROR);
+    assert_eq!(rcode(&ask_from("127.0.0.1:0", running.address, &new)), NXDOMAIN);
+    running.stop();
+}
+
+#[test]
+fn a_wrong_list_or_key_is_told_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let running = start(&config);
+    let with = |change: &dyn Fn(&mut ZoneFile)| {
+        let mut config = config.clone();
+        change(&mut config.zones[0]);
+        running.reloader.reload(&config).unwrap_err().to_string()
+    };
+    for (error, want) in [
+        (with(&|zone| zone.update = vec!["key:nobody".to_owned()]), "there is no such key among the `keys`"),
+        (with(&|zone| zone.transfer = vec!["everybody".to_owned()]), "is not a network"),
+        (with(&|zone| zone.key = "nobody".to_owned()), "there is no key `nobody`"),
+        (with(&|zone| zone.file = None), "no `primaries` to copy it from"),
+        (with(&|zone| zone.primaries = vec!["127.0.0.1:53".parse().unwrap()]), "comes from one of them"),
+    ] {
+        assert!(error.contains(want), "{error}");
+    }
+    assert_eq!(running.update(&key("ours"), &[("new.example", 1, Type::A, 60, &[127, 0, 0, 9])]), NOERROR);
     running.stop();
 }
 
