@@ -24,8 +24,12 @@
 //!    zone proves what it has not (RFC 4035, RFC 5155), and [`sign`]: how a zone is signed (RFC 4034).
 //! 7. [`respond`]: from the octets of a query to those of its answer, with [`cookie`]s for those who are where they say, and
 //!    a [`rate`] for those who may not be.
-//! 8. [`registry`]: who keeps the zones, and how new ones come in without losing a query.
-//! 9. `server.rs`: the sockets and the counters; `datagrams.rs`, with `batch.rs`: UDP, many at a time; `connection.rs`: TCP and
+//! 8. Zones that change: [`record`]s by themselves, and who signed a message ([`tsig`], RFC 8945); what a client wants changed
+//!    ([`update`], RFC 2136), the zone while it is being changed ([`draft`]), and where that is kept ([`journal`]).
+//! 9. Zones that are copied: [`transfer`] (RFC 5936, RFC 1995), [`notify`] (RFC 1996), and when a [`secondary`] looks
+//!    (RFC 1034 §4.3.5); `outgoing.rs` does it.
+//! 10. [`registry`]: who keeps the zones, and how new ones come in without losing a query; `errands.rs`: what only it can answer.
+//! 11. `server.rs`: the sockets and the counters; `datagrams.rs`, with `batch.rs`: UDP, many at a time; `connection.rs`: TCP and
 //!    TLS (RFC 7766, RFC 7858).
 //!
 //! What is asked of a recursive server ([RFC 1034 §5.3.3](https://www.rfc-editor.org/rfc/rfc1034#section-5.3.3)) would stand

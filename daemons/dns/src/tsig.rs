@@ -265,7 +265,7 @@ impl Signature {
         octets
     }
 
-    /// §4.3.3.1: all that is signed of the record in the later messages of a stream.
+    /// §5.3.1: all that is signed of the record in the later messages of a stream.
     fn timers(&self) -> [u8; 8] {
         let [_, _, time @ ..] = self.time.to_be_bytes();
         let mut octets = [0; 8];
