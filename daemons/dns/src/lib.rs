@@ -30,7 +30,7 @@
 //!    (RFC 1034 §4.3.5); `outgoing.rs` does it.
 //! 10. [`registry`]: who keeps the zones, and how new ones come in without losing a query; `errands.rs`: what only it can answer.
 //! 11. `server.rs`: the sockets and the counters; `datagrams.rs`, with `batch.rs`: UDP, many at a time; `connection.rs`: TCP and
-//!    TLS (RFC 7766, RFC 7858).
+//!     TLS (RFC 7766, RFC 7858).
 //!
 //! What is asked of a recursive server ([RFC 1034 §5.3.3](https://www.rfc-editor.org/rfc/rfc1034#section-5.3.3)) would stand
 //! beside [`authority`], behind the same sockets: step 4, the cache, is where it begins. Here RA is never set.

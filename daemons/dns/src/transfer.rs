@@ -416,6 +416,7 @@ mod tests {
         draft::{Draft, Set},
         zonefile::{self, Rewrite},
     };
+    use proptest::prelude::*;
     use std::{fmt::Write as _, path::Path};
 
     fn name(text: &str) -> Name {
@@ -632,5 +633,47 @@ mod tests {
         let mut incoming = Incoming::new(7, &name("crepes.fr"), Some(&have));
         let copied = incoming.take(&message(7, [0x84, 0], Type::IXFR, &[SOA_12, A, SOA_12])).unwrap();
         assert!(matches!(copied, Some(Copied::Whole(zone)) if zone.len() == 2));
+    }
+
+    proptest! {
+        /// Whatever a primary sends, in whatever messages: a verdict, and at the end a zone that has one SOA.
+        #[test]
+        fn no_order_of_records_makes_it_panic(
+            picks in proptest::collection::vec(0..6_usize, 1..12),
+            size in 1..5_usize,
+            is_incremental in any::<bool>(),
+        ) {
+            let have = zonefile::records(Path::new("test"), SOA_10.as_bytes()).unwrap().remove(0);
+            let have = is_incremental.then_some(&have);
+            let qtype = if is_incremental { Type::IXFR } else { Type::AXFR };
+            let all = [SOA_10, SOA_11, SOA_12, A, "x.crepes.fr. 1 A 1.2.3.4", "www.edu. 1 A 1.2.3.4"];
+            let records: Vec<&str> = picks.into_iter().map(|pick| all[pick]).collect();
+            let mut incoming = Incoming::new(7, &name("crepes.fr"), have);
+            for records in records.chunks(size) {
+                match incoming.take(&message(7, [0x84, 0], qtype, records)) {
+                    Ok(None) => {}
+                    Ok(Some(Copied::Whole(zone))) => {
+                        prop_assert_eq!(zone.apex().set(Type::SOA).map(crate::zone::RrSet::len), Some(1));
+                        break;
+                    }
+                    Ok(Some(Copied::Differences(steps))) => {
+                        prop_assert_eq!(steps.first().map(|step| step.from), Some(10));
+                        prop_assert!(steps.windows(2).all(|pair| pair[0].to == pair[1].from));
+                        break;
+                    }
+                    Ok(Some(Copied::Current)) | Err(_) => break,
+                }
+            }
+        }
+
+        #[test]
+        fn any_octets_are_a_transfer_or_are_not(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut octets = octets;
+            // Past the header, so that the records are looked at.
+            if let Some(head) = octets.first_chunk_mut::<8>() {
+                *head = [0, 7, 0x84, 0, 0, 0, 0, head[7] % 4];
+            }
+            let _ = Incoming::new(7, &name("crepes.fr"), None).take(&octets);
+        }
     }
 }
