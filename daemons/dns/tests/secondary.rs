@@ -286,6 +286,29 @@ fn a_secondary_follows_its_primary_and_outlives_it() {
 }
 
 #[test]
+fn differences_that_do_not_fit_are_replaced_by_the_whole_zone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("example.zone"), text(10, "127.0.0.2", 100)).unwrap();
+    let first = start(&primary(dir.path()));
+    let config = secondary(dir.path(), &[first.address]);
+    let second = start(&config);
+    second.wait_for("www.example", (NOERROR, [127, 0, 0, 2]));
+    second.stop();
+    // Somebody has edited the copy: a name is gone, and one is there that is about to come.
+    let path = dir.path().join("secondary/-/example.copy");
+    let copy = fs::read_to_string(&path).unwrap();
+    let edited = copy.replace("www.example. 300 IN A 127.0.0.2", "new.example. 60 IN A 127.0.0.9");
+    assert_ne!(copy, edited);
+    fs::write(&path, edited).unwrap();
+    first.update("new.example", [127, 0, 0, 9]);
+    let second = start(&config);
+    second.wait_for("www.example", (NOERROR, [127, 0, 0, 2]));
+    assert_eq!(second.ask("new.example"), (NOERROR, [127, 0, 0, 9]));
+    first.stop();
+    second.stop();
+}
+
+#[test]
 fn a_secondary_asks_its_primaries_in_turn() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("example.zone"), text(10, "127.0.0.2", 0)).unwrap();
