@@ -1,7 +1,7 @@
 //! The copy of somebody else's zone, on disk: a restart serves at once, and does not forget when the copy expires.
 //!
-//! The file is a master file with one record on each line, SOA first. When it was last changed is when a primary last said that this is the
-//! newest version.
+//! The file is a master file with one record on each line, SOA first. When it was last changed is when a primary last
+//! said that this is the newest version.
 
 use crate::{
     durable,
@@ -45,7 +45,8 @@ pub(crate) fn checked(path: &Path, now: SystemTime) -> io::Result<()> {
     File::options().write(true).open(path)?.set_modified(now)
 }
 
-/// Reads the copy, and when it was last checked. One that is not there, or is not whole, is no copy: it will come again.
+/// Reads the copy, and when it was last checked. One that is not there, or is not whole, is no copy: it will come
+/// again.
 pub(crate) fn load(path: &Path, name: &Name) -> Option<(Arc<Zone>, Soa, SystemTime)> {
     let text = fs::read(path).ok()?;
     let checked = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;

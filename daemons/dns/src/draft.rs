@@ -1,8 +1,8 @@
 //! A zone that is being changed.
 //!
-//! Zones never change ([`crate::zone`]). A draft lies over one: names that are touched are copied out and changed there, all others
-//! are looked up below. At the end the draft makes a new zone, and says how the two differ, in the form that journals
-//! ([`crate::journal`]) and incremental transfers (RFC 1995 §4) share:
+//! Zones never change ([`crate::zone`]). A draft lies over one: names that are touched are copied out and changed
+//! there, all others are looked up below. At the end the draft makes a new zone, and says how the two differ, in the
+//! form that journals ([`crate::journal`]) and incremental transfers (RFC 1995 §4) share:
 //!
 //! ```text
 //!   deleted:  SOA 2026010101, and what went        added:  SOA 2026010102, and what came
@@ -54,7 +54,8 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// From records as a journal or a transfer has them; `None` unless each side begins with its SOA record and has no other.
+    /// From records as a journal or a transfer has them; `None` unless each side begins with its SOA record and has no
+    /// other.
     pub fn new(deleted: Vec<Record>, added: Vec<Record>) -> Option<Self> {
         let serial = |records: &[Record]| {
             let (soa, rest) = records.split_first()?;
@@ -86,7 +87,8 @@ impl Difference {
         let indices = |records: &[Record]| -> HashMap<_, usize> {
             records.iter().enumerate().map(|(index, record)| (key(record), index)).collect()
         };
-        // What the first one added and the second one deletes was never there; what it deleted and comes back never went.
+        // What the first one added and the second one deletes was never there; what it deleted and comes back never
+        // went.
         let (came, went) = (indices(&self.added), indices(&self.deleted));
         let cancelled = |records: &[Record], known: &HashMap<_, usize>| -> HashSet<usize> {
             records.iter().filter_map(|record| known.get(&key(record)).copied()).collect()
@@ -261,7 +263,8 @@ impl Draft {
     /// The changed zone. A name with no data and nothing below it is gone; those between a new name and the apex exist
     /// (RFC 4592 §2.2.2).
     ///
-    /// What [`Builder::finish`] finds doubtful is not looked at: RFC 2136 lets an update take the address away from a server.
+    /// What [`Builder::finish`] finds doubtful is not looked at: RFC 2136 lets an update take the address away from a
+    /// server.
     ///
     /// # Errors
     /// The zone is too large.

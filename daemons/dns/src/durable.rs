@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Replaces a file: whoever reads it, also after a crash, finds the old octets or the new ones. When this returns the new ones
-/// are on disk.
+/// Replaces a file: whoever reads it, also after a crash, finds the old octets or the new ones. When this returns the
+/// new ones are on disk.
 ///
 /// ```text
 ///   NAME.tmp written ... fsync ... renamed to NAME ... fsync of the directory

@@ -140,8 +140,8 @@ fn line(message: &Message) -> String {
 }
 
 impl Registry {
-    /// Answers UPDATE, NOTIFY, transfers and whatever is signed. Every message of the answer goes into `answers`, which may be
-    /// full for a while: a zone is larger than what a client takes at once.
+    /// Answers UPDATE, NOTIFY, transfers and whatever is signed. Every message of the answer goes into `answers`, which
+    /// may be full for a while: a zone is larger than what a client takes at once.
     pub async fn serve(self: &Arc<Self>, errand: &Errand, talk: &Conversation, answers: &mpsc::Sender<Vec<u8>>) {
         // Whoever asked may be gone before the last message is sent: then there is nothing more to do.
         let _ = self.answer(errand, talk, answers).await;
@@ -233,8 +233,8 @@ impl Registry {
             // §6 lets a secondary pass updates on. This one does not: the client finds the primary in the SOA.
             return refuse(Rcode::NOTIMP, "this is a copy; ask the primary, which the SOA names");
         }
-        // Deviates: §3.3 would have this looked at after the prerequisites. Then whoever may not change the zone could still ask it
-        // questions with them, past whatever hides it.
+        // Deviates: §3.3 would have this looked at after the prerequisites. Then whoever may not change the zone could
+        // still ask it questions with them, past whatever hides it.
         if !slot.rules.update.admits(asking.client(), asking.key()) {
             return refuse(Rcode::REFUSED, "updates of this zone are not for everybody");
         }
@@ -271,7 +271,8 @@ impl Registry {
         let Source::Primaries(primaries) = &slot.rules.source else {
             return refuse(Rcode::NOTAUTH, "this server is the primary of the zone");
         };
-        // §3.10: only those whom we copy from can tell us something: by their address, or by the key that we share with them.
+        // §3.10: only those whom we copy from can tell us something: by their address, or by the key that we share with
+        // them.
         let is_known = primaries.iter().any(|primary| primary.ip().to_canonical() == asking.client());
         let has_key = asking.key().is_some() && asking.key() == slot.rules.key.as_ref().map(|key| key.name());
         if !is_known && !has_key {

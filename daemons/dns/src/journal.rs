@@ -9,15 +9,15 @@
 //!   + www2.crepes.fr. 3600 IN A 10.77.1.81
 //! ```
 //!
-//! The number of octets and their hash tell an entry that is whole from one that a crash has cut off. Such a one can only be the
-//! last, was never answered, and is dropped.
+//! The number of octets and their hash tell an entry that is whole from one that a crash has cut off. Such a one can
+//! only be the last, was never answered, and is dropped.
 //!
 //! # The master file and its journal
 //!
 //! | serial of the file | what happens |
 //! | --- | --- |
 //! | where the journal begins | all entries are done again |
-//! | where one of its entries ends | those behind it are done again; those before it are in the file already, and are dropped |
+//! | where one of its entries ends | those behind it are done again; those before it are in the file, and are dropped |
 //! | newer than where it ends | the file was edited, and counts: the journal is put aside |
 //! | anything else | nobody can know what is meant: an error that names the cure |
 //!
@@ -40,7 +40,8 @@ use std::{
 
 /// A journal is not made shorter below this size.
 const COMPACT_OCTETS_MIN: u64 = 1 << 20;
-/// The last entries stay by themselves when the others become one: a secondary that is a little behind is told a little.
+/// The last entries stay by themselves when the others become one: a secondary that is a little behind is told a
+/// little.
 const COMPACT_KEEPS: usize = 64;
 /// The octets of a hash that are written: they guard against accidents, not against people.
 const HASH_OCTETS: usize = 8;
@@ -71,8 +72,8 @@ pub enum JournalError {
     },
     /// The master file has a serial that the journal does not know.
     #[error(
-        "the master file has the serial {serial}, and the changes in {} lead from {from} to {to}: give the file a serial above \
-         {to} to go on with the file alone, or {from} to have the changes done again",
+        "the master file has the serial {serial}, and the changes in {} lead from {from} to {to}: give the file a serial \
+         above {to} to go on with the file alone, or {from} to have the changes done again",
         path.display()
     )]
     Unknown {
@@ -168,8 +169,8 @@ impl Journal {
             let aside = path.with_extension(format!("journal.{to}"));
             fs::rename(path, &aside).map_err(io)?;
             warnings.push(format!(
-                "{zone}: the master file has the serial {serial}, newer than {to}, where the changes by UPDATE end: the file counts, \
-                 and the changes are put aside as {}",
+                "{zone}: the master file has the serial {serial}, newer than {to}, where the changes by UPDATE end: the \
+                 file counts, and the changes are put aside as {}",
                 aside.display()
             ));
             journal.octets = 0;
@@ -186,8 +187,8 @@ impl Journal {
         let text = entries(differences);
         let written = match &mut self.file {
             Some(file) => file.write_all(text.as_bytes()).and_then(|()| file.sync_data()),
-            // After a failure nobody knows what of the file is on disk: what had been made sure of is written anew with the
-            // rest. The same makes the file, when there was none.
+            // After a failure nobody knows what of the file is on disk: what had been made sure of is written anew with
+            // the rest. The same makes the file, when there was none.
             None => self.begin(&text),
         };
         match written {

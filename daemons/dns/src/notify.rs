@@ -18,8 +18,8 @@ use std::{
     time::Duration,
 };
 
-/// How long an answer is waited for, time after time (§3.6 suggests a minute and five times; in a lab nobody waits for a minute). The
-/// last one is the end: the secondary looks by itself when REFRESH has gone by.
+/// How long an answer is waited for, time after time (§3.6 suggests a minute and five times; in a lab nobody waits for
+/// a minute). The last one is the end: the secondary looks by itself when REFRESH has gone by.
 pub const PATIENCE: [Duration; 5] = [
     Duration::from_secs(3),
     Duration::from_secs(6),
@@ -83,8 +83,8 @@ pub fn is_answer(id: u16, octets: &[u8]) -> Option<Rcode> {
     (header.id == id && header.is_response() && header.opcode() == Opcode::NOTIFY).then(|| header.rcode())
 }
 
-/// Who is to be notified of a zone's changes because its NS records name them: the servers with the addresses that `addresses_of` knows,
-/// but not the primary that SOA names (§2.1).
+/// Who is to be notified of a zone's changes because its NS records name them: the servers with the addresses that
+/// `addresses_of` knows, but not the primary that SOA names (§2.1).
 pub fn servers(zone: &Zone, addresses_of: impl Fn(&Name) -> Vec<IpAddr>, port: u16) -> Vec<SocketAddr> {
     let primary = zone.soa().and_then(|(_, rdata)| crate::name::NameRef::parse(rdata).ok());
     let mut servers = vec![];

@@ -118,7 +118,7 @@ impl Registry {
                     }
                 }
                 Due::Expire => {
-                    tracing::error!(zone = %slot.name, "no primary could be asked for too long: the copy has expired and is not served");
+                    tracing::error!(zone = %slot.name, "the copy has expired: no primary could be asked for too long");
                     self.hide_copy(slot);
                     if let Some(schedule) = &mut *lock(&slot.live.schedule) {
                         schedule.expired();

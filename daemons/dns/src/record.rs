@@ -1,7 +1,7 @@
 //! Records by themselves: out of a message, and on paper.
 //!
-//! A query is read where it lies ([`crate::message`]). What UPDATE, NOTIFY and transfers carry is kept for longer, so here every
-//! record owns its octets, with names unpacked, and can be written as a line of a master file:
+//! A query is read where it lies ([`crate::message`]). What UPDATE, NOTIFY and transfers carry is kept for longer, so
+//! here every record owns its octets, with names unpacked, and can be written as a line of a master file:
 //!
 //! ```text
 //!   www.crepes.fr. 3600 IN A 10.77.1.80
@@ -132,8 +132,8 @@ impl Reader<'_> {
     }
 }
 
-/// The data of a record with its names written out. RFC 3597 §4: names are expected to be compressed in the types of RFC 1035,
-/// and to be understood so in some later ones; where one stands we read it either way.
+/// The data of a record with its names written out. RFC 3597 §4: names are expected to be compressed in the types of
+/// RFC 1035, and to be understood so in some later ones; where one stands we read it either way.
 fn unpack(message: &[u8], rtype: Type, begin: usize, end: usize) -> Option<Vec<u8>> {
     let whole = message.get(begin..end)?;
     let Some(fields) = rdata::fields(rtype) else { return Some(whole.to_vec()) };
@@ -205,8 +205,8 @@ impl Soa {
     }
 }
 
-/// RFC 1982 §3.2: whether `one` is newer than `other`. Serials go round; what is half the way round apart is neither newer nor
-/// older.
+/// RFC 1982 §3.2: whether `one` is newer than `other`. Serials go round; what is half the way round apart is neither
+/// newer nor older.
 pub fn is_newer(one: u32, other: u32) -> bool {
     one != other && one.wrapping_sub(other) < 1 << 31
 }

@@ -1,7 +1,7 @@
 //! Who keeps the zones, and gives them to those who answer.
 //!
-//! Zones never change; a new one takes the place of the old one in a new [`World`], which the workers look at before each
-//! answer. So no query waits for a change, and none sees half of one.
+//! Zones never change; a new one takes the place of the old one in a new [`World`], which the workers look at before
+//! each answer. So no query waits for a change, and none sees half of one.
 //!
 //! ```text
 //!   master file + journal --+                        +--> World: who answers queries
@@ -9,12 +9,14 @@
 //!   transfers from primaries+                        +--> NOTIFY: who should come for a copy
 //! ```
 //!
-//! A slot is one zone of one view. What it may be asked for stands in its rules, which a reload replaces; what it has lives on.
+//! A slot is one zone of one view. What it may be asked for stands in its rules, which a reload replaces; what it has
+//! lives on.
 //!
 //! # What a change passes through
 //!
-//! UPDATEs of a zone that come while another one is being written wait, and then go together: one new zone, one fdatasync. The order
-//! is: the new zone is made, the journal is on disk, the new world is seen by everybody, the client is told NOERROR.
+//! UPDATEs of a zone that come while another one is being written wait, and then go together: one new zone, one
+//! fdatasync. The order is: the new zone is made, the journal is on disk, the new world is seen by everybody, the
+//! client is told NOERROR.
 
 use crate::{
     acl::Acl,
@@ -49,8 +51,8 @@ use tokio_util::sync::CancellationToken;
 
 /// UPDATEs of one zone that may wait for each other; those beyond are told SERVFAIL and come again.
 const WAITING_MAX: usize = 1024;
-/// Differences between versions of a zone that are kept for incremental transfers, and how many records they may have. A secondary that is
-/// further behind takes the whole zone.
+/// Differences between versions of a zone that are kept for incremental transfers, and how many records they may have.
+/// A secondary that is further behind takes the whole zone.
 const HISTORY_MAX: usize = 1000;
 const HISTORY_RECORDS_MAX: usize = 100_000;
 
@@ -88,12 +90,12 @@ pub struct Errand {
 pub struct Reloader(pub(crate) Arc<Registry>);
 
 impl Reloader {
-    /// Reads all zones anew, and takes keys, views and lists anew. Addresses, limits and times stay as they were at the start.
-    /// No query is lost: whoever is being answered is answered from the old zones.
+    /// Reads all zones anew, and takes keys, views and lists anew. Addresses, limits and times stay as they were at the
+    /// start. No query is lost: whoever is being answered is answered from the old zones.
     ///
     /// # Errors
-    /// The configuration is wrong, then everything stays; or a zone is, then its old data stays, if it was served before, and the
-    /// others are taken.
+    /// The configuration is wrong, then everything stays; or a zone is, then its old data stays, if it was served
+    /// before, and the others are taken.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         self.0.reload(config)
     }
@@ -130,8 +132,8 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 struct Signing {
     signer: Signer,
-    /// The serial that was served last, in digits: with new signatures a zone is another zone, and secondaries must notice, also
-    /// after a restart.
+    /// The serial that was served last, in digits: with new signatures a zone is another zone, and secondaries must
+    /// notice, also after a restart.
     serial: PathBuf,
 }
 
@@ -259,8 +261,8 @@ impl Counters {
     }
 }
 
-/// Makes the keys that are not there yet of all zones that are signed here, and leaves their DS records. A server does so when it
-/// starts; where several start together, all keys should be there before the first zone is signed.
+/// Makes the keys that are not there yet of all zones that are signed here, and leaves their DS records. A server does
+/// so when it starts; where several start together, all keys should be there before the first zone is signed.
 ///
 /// # Errors
 /// A key cannot be read or made.
@@ -605,7 +607,7 @@ impl Slot {
                     && is_newer(old.serial(), zone.serial())
                 {
                     let (serial, old) = (zone.serial(), old.serial());
-                    tracing::warn!(zone = %self.name, serial, old, "the serial is older than before: no secondary will take this version");
+                    tracing::warn!(zone = %self.name, serial, old, "the serial is older than before: no secondary takes this");
                 }
                 *kept = Kept { content: Some(Arc::clone(&zone)), journal: Some(journal) };
                 if before.zone.is_none() {
@@ -630,7 +632,8 @@ impl Slot {
                 if let Some((zone, ..)) = copy {
                     tracing::info!(zone = %self.name, records = zone.len(), serial = zone.serial(), "a copy was kept");
                     kept.content = Some(Arc::clone(&zone));
-                    // One that has expired meanwhile is not served: it may be that a primary says that it is still the newest.
+                    // One that has expired meanwhile is not served: it may be that a primary says that it is still the
+                    // newest.
                     if schedule.as_ref().is_some_and(|schedule| schedule.due(now) != Due::Expire) {
                         self.show(Some(zone), How::Whole)?;
                     }
@@ -679,8 +682,8 @@ fn load(name: &Name, file: &Path, rewrite: Rewrite, path: &Path) -> Result<Loade
             if let Some(misfit) = misfits.first() {
                 let (file, serial, count) = (file.display(), difference.from, misfits.len());
                 warnings.push(format!(
-                    "{file}: the file was changed but not its serial, so the change by UPDATE from {serial} does not fit in {count} \
-                     places: {misfit}"
+                    "{file}: the file was changed but not its serial, so the change by UPDATE from {serial} does not fit \
+                     in {count} places: {misfit}"
                 ));
             }
         }

@@ -19,7 +19,8 @@ use std::time::{Duration, SystemTime};
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Nor longer: four weeks, after which the world is another one.
 const PAUSE_MAX: Duration = Duration::from_hours(4 * 7 * 24);
-/// As long as there has never been a copy there is no RETRY: the pauses begin with `PAUSE_MIN`, double, and end with this.
+/// As long as there has never been a copy there is no RETRY: the pauses begin with `PAUSE_MIN`, double, and end with
+/// this.
 const FIRST_PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// The times of one zone.
@@ -60,7 +61,8 @@ pub enum Due {
 }
 
 impl Schedule {
-    /// With no copy, or with one that was checked at a time: a restart does not make it younger. The primaries are asked at once.
+    /// With no copy, or with one that was checked at a time: a restart does not make it younger. The primaries are
+    /// asked at once.
     pub fn new(now: SystemTime, copy: Option<(Soa, SystemTime)>) -> Self {
         // A clock that was wrong must not keep a copy alive.
         let copy = copy.map(|(soa, checked)| Copy { soa, checked: checked.min(now), life: Life::Served });

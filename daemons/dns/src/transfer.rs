@@ -8,8 +8,9 @@
 //!   not known     as AXFR
 //! ```
 //!
-//! The records are cut into as many messages as they need. All are of one version of the zone: whoever answers holds that version,
-//! and changes make others. Going out: [`choose`] and [`Messages`]. Coming in: [`Incoming`], which believes nothing.
+//! The records are cut into as many messages as they need. All are of one version of the zone: whoever answers holds
+//! that version, and changes make others. Going out: [`choose`] and [`Messages`]. Coming in: [`Incoming`], which
+//! believes nothing.
 
 use crate::{
     draft::Difference,
@@ -21,12 +22,13 @@ use crate::{
 };
 use std::{iter::Peekable, sync::Arc};
 
-/// A message is full with so many octets: pointers of compression reach no further (RFC 1035 §4.1.4), and a client can work on one while
-/// the next is on its way.
+/// A message is full with so many octets: pointers of compression reach no further (RFC 1035 §4.1.4), and a client can
+/// work on one while the next is on its way.
 const MESSAGE_OCTETS: usize = 16 * 1024;
 /// A record alone may need a message of the largest size.
 const MESSAGE_OCTETS_MAX: usize = u16::MAX as usize;
-/// More than this no primary makes us keep, whatever it sends: four times the largest zone that this server was measured with.
+/// More than this no primary makes us keep, whatever it sends: four times the largest zone that this server was
+/// measured with.
 const INCOMING_OCTETS_MAX: u64 = 1 << 30;
 
 /// What is sent to somebody who wants a copy.
@@ -40,8 +42,8 @@ pub enum Transfer {
     Differences(Arc<Zone>, Vec<Arc<Difference>>),
 }
 
-/// What to send to somebody who has the version with `serial`. `history` leads to the version of `zone`, each difference from where the
-/// one before ends.
+/// What to send to somebody who has the version with `serial`. `history` leads to the version of `zone`, each
+/// difference from where the one before ends.
 pub fn choose(zone: &Arc<Zone>, history: &[Arc<Difference>], serial: u32) -> Transfer {
     // RFC 1995 §2: also to whoever has a newer one than we do.
     if !is_newer(zone.serial(), serial) {
@@ -133,8 +135,8 @@ enum First {
 pub struct Oversized;
 
 impl<'t> Messages<'t> {
-    /// The messages of `transfer`, as the answer to a question. Each leaves `room` octets for its signature. `edns` is what the client
-    /// said, and the size of datagrams that we take.
+    /// The messages of `transfer`, as the answer to a question. Each leaves `room` octets for its signature. `edns` is
+    /// what the client said, and the size of datagrams that we take.
     pub fn new(
         transfer: &'t Transfer,
         header: Header,

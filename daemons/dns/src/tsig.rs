@@ -9,10 +9,11 @@
 //!   |<-------- what the MAC is over -------->|      and its name, algorithm, time, fudge
 //! ```
 //!
-//! An answer's MAC is over the request's MAC too, so that an answer to another question cannot be put in its place; in a transfer
-//! each message's is over that of the message before it (§5.3.1).
+//! An answer's MAC is over the request's MAC too, so that an answer to another question cannot be put in its place; in
+//! a transfer each message's is over that of the message before it (§5.3.1).
 //!
-//! [`verify`] is for servers and gives an [`Answerer`], [`sign`] is for clients and gives an [`Asked`]. Time is an argument.
+//! [`verify`] is for servers and gives an [`Answerer`], [`sign`] is for clients and gives an [`Asked`]. Time is an
+//! argument.
 
 use crate::{
     message::{Rcode, read_name},
@@ -26,7 +27,8 @@ use std::{fmt, sync::Arc};
 
 /// How far two clocks may be apart, in seconds (§10: 300 is recommended).
 pub const FUDGE: u16 = 300;
-/// A key's name has so many octets at most, so that the largest question and TSIG fit into 512 together with OPT and a cookie.
+/// A key's name has so many octets at most, so that the largest question and TSIG fit into 512 together with OPT and a
+/// cookie.
 pub const KEY_NAME_OCTETS_MAX: usize = 80;
 /// §5.3.1: at most so many messages of a stream may be unsigned in a row.
 const UNSIGNED_MAX: usize = 99;
@@ -132,7 +134,8 @@ impl Key {
 
     /// How many octets a TSIG record of this key has at most: what an answer must leave free.
     pub fn record_octets(&self) -> usize {
-        // The owner and the record's head; algorithm, time, fudge, MAC with its length, id, error; six octets of other data.
+        // The owner and the record's head; algorithm, time, fudge, MAC with its length, id, error; six octets of other
+        // data.
         self.name.borrow().as_wire().len()
             + 10
             + self.algorithm.wire().len()
@@ -361,7 +364,8 @@ impl Refusal {
         let Request { signature: asked, key, now } = &**request;
         let mut signature = Signature { mac: vec![], error: fault.code(), other: vec![], ..asked.clone() };
         match (fault, key) {
-            // §5.2.3: signed, with the client's time, and ours in the other data, so that it learns which clock is wrong.
+            // §5.2.3: signed, with the client's time, and ours in the other data, so that it learns which clock is
+            // wrong.
             (Fault::BadTime, Some(key)) => {
                 signature.other = now.to_be_bytes()[2..].to_vec();
                 let signed = [&framed(&asked.mac), &answer[..], &signature.variables(key)].concat();
@@ -523,8 +527,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Checks the next message of an answer. In a stream messages after the first may be unsigned (§5.3.1); they may be believed
-    /// when [`Asked::is_complete`] says so.
+    /// Checks the next message of an answer. In a stream messages after the first may be unsigned (§5.3.1); they may be
+    /// believed when [`Asked::is_complete`] says so.
     ///
     /// # Errors
     /// It cannot be believed.
@@ -582,7 +586,8 @@ mod tests {
     const NOW: u64 = 1_766_000_000;
     /// `secretsecretsecret`
     const SECRET: &str = "c2VjcmV0c2VjcmV0c2VjcmV0";
-    /// Where the time stands in the TSIG record of a message that [`signed`] has made: behind the names, type, class, TTL, length.
+    /// Where the time stands in the TSIG record of a message that [`signed`] has made: behind the names, type, class,
+    /// TTL, length.
     const TIME_AT: usize = 25 + 11 + 10 + 13;
 
     fn key(name: &str, algorithm: &str, secret: &str) -> Arc<Key> {
@@ -617,7 +622,8 @@ mod tests {
         octets.iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().concat()
     }
 
-    /// Made with dnspython: the MAC of a request, of its answer, and of the message behind that in a stream, a second later.
+    /// Made with dnspython: the MAC of a request, of its answer, and of the message behind that in a stream, a second
+    /// later.
     const VECTORS: [(&str, &str, &str, &str); 4] = [
         (
             "hmac-sha1",

@@ -9,8 +9,8 @@
 //!   additional      TSIG                                   who asks
 //! ```
 //!
-//! Either all of it happens or nothing. What happens is done to a [`Draft`]; the [`Difference`] that comes out of it is what is
-//! written into the journal.
+//! Either all of it happens or nothing. What happens is done to a [`Draft`]; the [`Difference`] that comes out of it is
+//! what is written into the journal.
 
 use crate::{
     draft::{Difference, Draft, Set},

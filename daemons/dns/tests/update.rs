@@ -317,7 +317,8 @@ impl Process {
     }
 }
 
-/// Updates over one connection, one after the other, until the server is gone; returns how many were answered with NOERROR.
+/// Updates over one connection, one after the other, until the server is gone; returns how many were answered with
+/// NOERROR.
 fn stream(address: SocketAddr, first: u32) -> std::io::Result<u32> {
     let (key, mut number) = (key("ours"), first);
     let mut connection = TcpStream::connect(address)?;
