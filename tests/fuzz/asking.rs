@@ -87,6 +87,6 @@ fn end_of_name(message: &[u8], mut at: usize) -> usize {
 
 /// Lines go to terminals and into logs, where the octets of a stranger must not move the cursor.
 pub(crate) fn assert_printable(line: &str) {
-    assert!(!line.is_empty());
+    assert!(!line.is_empty() && line.len() <= 4096, "{} octets: {line}", line.len());
     assert!(!line.contains(char::is_control), "{line:?}");
 }

@@ -3,16 +3,18 @@
 //! secondaries live on.
 #![no_main]
 
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
+#[path = "../example.rs"]
+mod example;
 
-use dns::Rewrite;
-use dns::draft::{Draft, is_same};
-use dns::name::Name;
+use std::sync::Arc;
+
+use dns::draft::{Difference, Draft, is_same};
 use dns::rdata::Type;
-use dns::record::{Message, is_newer};
+use dns::record::{Message, Record, is_newer};
+use dns::transfer::{self, Copied, Incoming, Messages, Transfer};
 use dns::update;
 use dns::zone::Zone;
+use example::{ZONE, soa};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -36,21 +38,41 @@ fuzz_target!(|data: &[u8]| {
         Ok(Some(difference)) => difference,
     };
     assert!(!difference.is_empty() && is_newer(difference.to, difference.from), "{difference:?}");
-    let zone = draft.finish().expect("an update of 64 KiB makes no zone too large");
+    let zone = Arc::new(draft.finish().expect("an update of 64 KiB makes no zone too large"));
     assert_stands(&zone);
-
-    let mut again = Draft::new(Arc::clone(&ZONE));
-    assert_eq!(again.apply(&difference), [], "the difference fits the zone that it is from");
-    let again = again.finish().expect("it is as large as the other");
-    assert!(is_same(&zone, &again), "{difference:?} leads elsewhere");
+    for have in [None, Some(&soa(&ZONE))] {
+        let copy = copied(&zone, difference.clone(), have);
+        assert!(is_same(&zone, &copy), "{difference:?} leads elsewhere");
+    }
 });
 
-static ZONE: LazyLock<Arc<Zone>> = LazyLock::new(|| {
-    let text = include_str!("../../../daemons/dns/tests/zones/example.zone");
-    let name: Name = "example".parse().expect("a name");
-    let loaded = dns::zonefile::read(name.borrow(), Path::new("zone"), text.as_bytes(), None, Rewrite::None);
-    Arc::new(loaded.expect("the zone files of the tree are right").zone)
-});
+/// Sends what leads from the old zone to the new one, over the wire as a secondary gets it.
+fn copied(new: &Arc<Zone>, difference: Difference, have: Option<&Record>) -> Arc<Zone> {
+    let transfer = match have {
+        None => Transfer::Whole(Arc::clone(new)),
+        Some(_) => transfer::choose(new, &[Arc::new(difference)], ZONE.serial()),
+    };
+    let origin = new.name().to_name();
+    let asked = Message::parse(&transfer::question(1, &origin, have)).expect("we ask in well-formed messages");
+    let question = asked.question().expect("it has a question");
+    let mut incoming = Incoming::new(1, &origin, have);
+    for message in Messages::new(&transfer, asked.header, question, None, 0) {
+        let message = message.expect("what came in a message fits into one");
+        match incoming.take(&message).expect("we believe ourselves") {
+            None => {}
+            Some(Copied::Current) => panic!("there is something newer"),
+            Some(Copied::Whole(zone)) => return Arc::new(*zone),
+            Some(Copied::Differences(differences)) => {
+                let mut draft = Draft::new(Arc::clone(&ZONE));
+                for difference in &differences {
+                    assert_eq!(draft.apply(difference), [], "the difference fits the zone that it is from");
+                }
+                return Arc::new(draft.finish().expect("it is as large as the other"));
+            }
+        }
+    }
+    panic!("a transfer that does not end");
+}
 
 /// What no update may take from a zone (RFC 2136 §3.4.2), and what RFC 2181 §10.1 says of aliases.
 fn assert_stands(zone: &Zone) {
