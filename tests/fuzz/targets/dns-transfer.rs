@@ -11,6 +11,7 @@ use dns::draft::Draft;
 use dns::rdata::Type;
 use dns::record::{Record, is_newer};
 use dns::transfer::{Copied, Incoming};
+use dns::zone::RrSet;
 use example::{ZONE, soa};
 use libfuzzer_sys::fuzz_target;
 
@@ -48,7 +49,7 @@ fn check(copied: Copied, have: Option<&Record>) {
         Copied::Current => assert!(have.is_some(), "whoever has nothing has not the newest"),
         Copied::Whole(zone) => {
             assert_eq!(zone.name(), ZONE.name());
-            assert_eq!(zone.apex().set(Type::SOA).map(|set| set.len()), Some(1), "a zone has one SOA");
+            assert_eq!(zone.apex().set(Type::SOA).map(RrSet::len), Some(1), "a zone has one SOA");
             assert!(zone.nodes().all(|node| node.name().is_within(ZONE.name())), "a name of another zone");
         }
         Copied::Differences(differences) => {

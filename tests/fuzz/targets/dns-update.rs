@@ -13,7 +13,7 @@ use dns::rdata::Type;
 use dns::record::{Message, Record, is_newer};
 use dns::transfer::{self, Copied, Incoming, Messages, Transfer};
 use dns::update;
-use dns::zone::Zone;
+use dns::zone::{RrSet, Zone};
 use example::{ZONE, soa};
 use libfuzzer_sys::fuzz_target;
 
@@ -76,7 +76,7 @@ fn copied(new: &Arc<Zone>, difference: Difference, have: Option<&Record>) -> Arc
 
 /// What no update may take from a zone (RFC 2136 §3.4.2), and what RFC 2181 §10.1 says of aliases.
 fn assert_stands(zone: &Zone) {
-    let records = |rtype| zone.apex().set(rtype).map_or(0, |set| set.len());
+    let records = |rtype| zone.apex().set(rtype).map_or(0, RrSet::len);
     assert_eq!(records(Type::SOA), 1, "a zone has one SOA");
     assert!(records(Type::NS) > 0, "a zone has a name server");
     for node in zone.nodes() {
