@@ -28,7 +28,9 @@ pub(crate) fn store(path: &Path, zone: &Zone) -> io::Result<()> {
     let mut text = format!("; A copy of {}, made by tomte-dns: changes here are lost.\n", zone.name());
     let soa = zone.soa().map(|(ttl, rdata)| (zone.name(), Type::SOA, ttl, rdata));
     let all = zone.nodes().flat_map(|node| {
-        node.sets().flat_map(move |set| set.records().map(move |rdata| (node.name(), set.rtype, set.ttl, rdata)))
+        node.sets().flat_map(move |set| {
+            set.records().map(move |rdata| (node.name(), set.rtype, node.ttl_of(set, rdata), rdata))
+        })
     });
     for (owner, rtype, ttl, rdata) in soa.into_iter().chain(all.filter(|(_, rtype, ..)| *rtype != Type::SOA)) {
         let record = Record { owner: owner.to_name(), rtype, class: Class::IN, ttl, rdata: rdata.to_vec() };

@@ -13,7 +13,7 @@ use crate::{
     rdata::{Class, Type},
     record::{Record, Soa},
     sign::canonical,
-    zone::{AddError, Builder, Node, Place, Zone},
+    zone::{AddError, Builder, Node, Place, RrSet, Zone},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -135,9 +135,7 @@ pub struct Draft {
 }
 
 fn sets_of(node: Node<'_>) -> Sets {
-    let set = |set: crate::zone::RrSet<'_>| {
-        (set.rtype, Set { ttl: set.ttl, records: set.records().map(<[u8]>::to_vec).collect() })
-    };
+    let set = |set: RrSet<'_>| (set.rtype, Set { ttl: set.ttl, records: set.records().map(<[u8]>::to_vec).collect() });
     node.sets().map(set).collect()
 }
 
@@ -312,7 +310,9 @@ fn missing(from: &Zone, other: &Zone) -> Vec<Record> {
         let other = guess.or_else(|| other.node(node.name()));
         next = other.map_or(next, |found| found.index() + 1);
         for set in node.sets() {
-            let same = other.and_then(|other| other.set(set.rtype)).filter(|same| same.ttl == set.ttl);
+            // Signatures have the TTLs of what they sign, so those of their set say nothing.
+            let has_ttl = |same: &RrSet<'_>| same.ttl == set.ttl || set.rtype == Type::RRSIG;
+            let same = other.and_then(|other| other.set(set.rtype)).filter(has_ttl);
             // Nearly all sets of a large zone are as they were.
             if same.is_some_and(|same| same.records().eq(set.records())) {
                 continue;
@@ -325,7 +325,7 @@ fn missing(from: &Zone, other: &Zone) -> Vec<Record> {
                 owner: node.name().to_name(),
                 rtype: set.rtype,
                 class: Class::IN,
-                ttl: set.ttl,
+                ttl: node.ttl_of(set, rdata),
                 rdata: rdata.to_vec(),
             }));
         }
@@ -459,6 +459,16 @@ a.b.c A   10.77.1.9
         let new = draft.finish().unwrap();
         assert_eq!(new.serial(), 11);
         assert!(new.node("new.crepes.fr".parse::<Name>().unwrap().borrow()).is_some());
+    }
+
+    #[test]
+    fn a_signature_has_the_ttl_of_what_it_signs() {
+        let signature =
+            |rtype: &str| format!("ns RRSIG {rtype} 13 3 60 20260131120000 20260101120000 1 crepes.fr. AQID\n");
+        let text = ZONE.replace("ns    A", "ns 60 A") + "ns TXT \"x\"\n" + &signature("A") + &signature("TXT");
+        let difference = between(&zone(&ZONE.replace(" 10 ", " 9 ")), &zone(&text)).unwrap();
+        let ttls: Vec<_> = difference.added.iter().filter(|it| it.rtype == Type::RRSIG).map(|it| it.ttl).collect();
+        assert_eq!(ttls, [60, 300]);
     }
 
     #[test]

@@ -83,8 +83,9 @@ impl Transfer {
             // RFC 5936 §2.2: SOA first and last, and nowhere else.
             Transfer::Whole(_) => {
                 let all = zone.nodes().flat_map(|node| {
-                    node.sets()
-                        .flat_map(move |set| set.records().map(move |rdata| (node.name(), set.rtype, set.ttl, rdata)))
+                    node.sets().flat_map(move |set| {
+                        set.records().map(move |rdata| (node.name(), set.rtype, node.ttl_of(set, rdata), rdata))
+                    })
                 });
                 Box::new(soa().chain(all.filter(|line| line.1 != Type::SOA)).chain(soa()))
             }

@@ -179,6 +179,14 @@ impl<'z> Node<'z> {
         })
     }
 
+    /// The TTL of one record of a set of this node. A signature has that of what it signs (RFC 4034 §3), whatever the
+    /// others have that stand beside it.
+    pub fn ttl_of(self, set: RrSet<'_>, rdata: &[u8]) -> u32 {
+        let covered = rdata.first_chunk().map(|covered| Type(u16::from_be_bytes(*covered)));
+        let signed = covered.filter(|_| set.rtype == Type::RRSIG).and_then(|covered| self.set(covered));
+        signed.map_or(set.ttl, |signed| signed.ttl)
+    }
+
     /// The set of one type.
     pub fn set(self, rtype: Type) -> Option<RrSet<'z>> {
         self.sets().find(|set| set.rtype == rtype)
