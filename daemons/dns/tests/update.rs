@@ -311,7 +311,14 @@ impl Process {
     }
 
     /// No goodbye.
-    fn kill(mut self) {
+    fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Process {
+    /// A test that fails leaves nobody behind.
+    fn drop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
