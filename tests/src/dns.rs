@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::net::{self, AddressFamily, SocketType};
 
 /// How long a server on this machine may think.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
@@ -22,7 +23,10 @@ const ID: u16 = 0x746f;
 #[expect(missing_docs, reason = "they are the RFC's own names")]
 pub enum Type {
     A = 1,
+    Ns = 2,
+    Cname = 5,
     Soa = 6,
+    Mx = 15,
 }
 
 /// How a question travels.
@@ -61,6 +65,8 @@ pub struct Record {
     pub ttl: u32,
     /// Its data as they stand in the message.
     pub data: Vec<u8>,
+    /// Where NS, CNAME and MX lead to, written as `owner` is.
+    pub target: Option<String>,
 }
 
 impl Record {
@@ -68,6 +74,11 @@ impl Record {
     pub fn address(&self) -> Option<Ipv4Addr> {
         let octets: [u8; 4] = self.data.as_slice().try_into().ok()?;
         (self.rtype == Type::A as u16).then(|| octets.into())
+    }
+
+    /// The preference of an MX record.
+    pub fn preference(&self) -> Option<u16> {
+        (self.rtype == Type::Mx as u16).then(|| u16_at(&self.data, 0).ok()).flatten()
     }
 }
 
@@ -79,10 +90,15 @@ impl fmt::Debug for Record {
 
 /// Asks once. No answer within two seconds is an error.
 pub fn ask(server: SocketAddr, over: Over, name: &str, rtype: Type) -> Result<Answer> {
+    ask_from(Ipv4Addr::LOCALHOST, server, over, name, rtype)
+}
+
+/// The same from an address of ours that the server shall see.
+pub fn ask_from(client: Ipv4Addr, server: SocketAddr, over: Over, name: &str, rtype: Type) -> Result<Answer> {
     let query = query(name, rtype)?;
     let answer = match over {
         Over::Udp => {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let socket = UdpSocket::bind((client, 0))?;
             socket.set_read_timeout(Some(SILENCE_MAX))?;
             socket.connect(server)?;
             socket.send(&query)?;
@@ -92,7 +108,10 @@ pub fn ask(server: SocketAddr, over: Over, name: &str, rtype: Type) -> Result<An
             buffer
         }
         Over::Tcp => {
-            let mut stream = TcpStream::connect_timeout(&server, SILENCE_MAX)?;
+            let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            net::bind(&socket, &SocketAddr::from((client, 0)))?;
+            net::connect(&socket, &server)?;
+            let mut stream = TcpStream::from(socket);
             stream.set_read_timeout(Some(SILENCE_MAX))?;
             // RFC 7766 §8: the length and the message in one write.
             stream.write_all(&[&(query.len() as u16).to_be_bytes(), &query[..]].concat())?;
@@ -135,7 +154,15 @@ fn read(message: &[u8]) -> Result<Answer> {
                 let begin = end + 10;
                 at = begin + usize::from(u16_at(message, end + 8)?);
                 let data = message.get(begin..at).context("a record is cut off")?.to_vec();
-                Ok(Record { owner, rtype: u16_at(message, end)?, ttl, data })
+                let rtype = u16_at(message, end)?;
+                let target_at = match rtype {
+                    2 | 5 => Some(begin),
+                    // Behind the preference.
+                    15 => Some(begin + 2),
+                    _ => None,
+                };
+                let target = target_at.map(|at| name(message, at)).transpose()?.map(|(target, _)| target);
+                Ok(Record { owner, rtype, ttl, data, target })
             })
             .collect()
     };

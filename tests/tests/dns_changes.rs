@@ -9,6 +9,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use tempfile::TempDir;
+use tests::lab::Lab;
 use tests::nameserver::{Bind, Key, Ours, ask, client, nsupdate, until};
 use tests::process::free_address;
 use tests::program::run;
@@ -304,4 +305,32 @@ fn ldns_verifies_the_copy_of_a_zone_that_signs_itself() {
     // A change is signed at once.
     add(ours.address(), "new");
     assert!(verify(&ours).contains("new.change.test."));
+}
+
+/// CLAIMS C122: a start-up registers its name, two records in com, and everybody finds it.
+#[test]
+#[ignore = "needs nsupdate and dig: tests/run clients"]
+fn networkutopia_is_registered_in_the_lab_by_whoever_has_the_registrars_key() {
+    let lab = Lab::up().unwrap();
+    let com = lab.address("ns.nic.com", 8053);
+    let key = Key { name: "registrar", algorithm: "hmac-sha256", secret: "dG9tdGUtbGFiLXJlZ2lzdHJhci1zZWNyZXQ=" };
+    let referral = || ask("dig", com, &["+norecurse", "www.networkutopia.com"]).unwrap();
+    assert!(referral().contains("NXDOMAIN"));
+    let script = "zone com
+update add networkutopia.com 172800 NS dns1.networkutopia.com.
+update add dns1.networkutopia.com 172800 A 212.212.212.1
+send";
+    let stranger = nsupdate(com, &[], script).unwrap();
+    assert!(stranger.err.contains("REFUSED"), "{stranger:?}");
+    let registered = nsupdate(com, &["-y", &key.flag()], script).unwrap();
+    assert_eq!(registered.code, Some(0), "{registered:?}");
+    let said = referral();
+    for words in ["NOERROR", "ANSWER: 0, AUTHORITY: 1", "dns1.networkutopia.com.", "212.212.212.1"] {
+        assert!(said.contains(words), "no `{words}` in {said}");
+    }
+    // What is registered is public: the school lets everybody in the lab look at its zone, Alice's site does not.
+    let school = ask("dig", lab.address("ns.someschool.edu", 8053), &["someschool.edu", "AXFR"]).unwrap();
+    assert!(school.contains("www.someschool.edu.") && school.contains("XFR size"), "{school}");
+    let alice = ask("dig", lab.address("ns.crepes.fr", 8053), &["crepes.fr", "AXFR"]).unwrap();
+    assert!(alice.contains("Transfer failed"), "{alice}");
 }
