@@ -23,6 +23,7 @@ pub(crate) fn world(zones: Vec<Arc<Zone>>) -> World {
     };
     World {
         policy: Arc::new(policy),
+        resolver: None,
         everybody: Zones::new(zones),
         views: vec![],
         identity: Arc::new(Identity::new("tomte", "ns.example")),

@@ -60,6 +60,7 @@ fn main() {
         views: vec![],
         identity,
         policy: Arc::new(policy),
+        resolver: None,
         udp_octets_max: 1232,
     };
     let asker = Asker { address: Ipv4Addr::LOCALHOST.into(), carrier: Carrier::Udp, now: SystemTime::UNIX_EPOCH };

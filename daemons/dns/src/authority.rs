@@ -556,6 +556,11 @@ impl Default for Rotation {
 }
 
 impl Rotation {
+    /// Every name begins with the record of this number.
+    pub fn beginning_with(turn: u16) -> Self {
+        Self([turn; 256])
+    }
+
     /// The turn of this name and type; the next call has the next turn.
     pub fn turn(&mut self, name: NameRef<'_>, qtype: Type) -> usize {
         let slot =

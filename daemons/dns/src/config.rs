@@ -2,9 +2,9 @@
 
 use crate::zonefile::Rewrite;
 use serde::{Deserialize, Serialize};
-use shared::units::{Network, Span};
+use shared::units::{Network, Size, Span};
 use std::{
-    net::{Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -32,6 +32,23 @@ pub struct Config {
     pub ds_dir: PathBuf,
     /// `none` takes addresses as the zone files have them; `loopback` makes 10.x.y.z 127.x.y.z, for the lab in one process.
     pub rewrite: Rewrite,
+    /// Whether it finds out for its clients what it does not know itself (RFC 1034 §5.3.3). Its own zones come first.
+    pub recurse: bool,
+    /// Who may have others asked. Only private networks and this machine, unless you say otherwise: an open resolver is a weapon.
+    pub allow: Vec<Network>,
+    /// A file with the NS records of the root and their servers' addresses; without one, the root of the Internet is asked.
+    pub hints: Option<PathBuf>,
+    /// Servers that do the asking instead of us: a larger resolver that knows more.
+    pub forward: Vec<SocketAddr>,
+    /// The most that the cache may use.
+    pub cache: Size,
+    /// Whether a server is shown only as many labels of a name as it needs (RFC 9156). The lab does without, so that its messages
+    /// are those of the textbook.
+    pub minimise_names: bool,
+    /// Whether servers are asked over IPv6 too.
+    pub query_ipv6: bool,
+    /// The address that questions to other servers come from; `0.0.0.0` lets the system choose.
+    pub query_from: IpAddr,
     /// What `version.bind` is told; empty refuses the question.
     pub version: String,
     /// What `hostname.bind` and `id.server` are told; empty means the host's name.
@@ -125,6 +142,10 @@ pub struct Key {
     pub secret: String,
 }
 
+/// This machine, and the networks that are nobody's on the Internet (RFC 1918, RFC 4193, RFC 4291 §2.5.6).
+const PRIVATE: [&str; 7] =
+    ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7", "fe80::/10"];
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -137,6 +158,14 @@ impl Default for Config {
             state: "/var/lib/tomte/dns".into(),
             ds_dir: "/var/lib/tomte/ds".into(),
             rewrite: Rewrite::None,
+            recurse: false,
+            allow: PRIVATE.map(|network| network.parse().expect("these are networks")).to_vec(),
+            hints: None,
+            forward: vec![],
+            cache: Size::mib(64),
+            minimise_names: true,
+            query_ipv6: true,
+            query_from: Ipv4Addr::UNSPECIFIED.into(),
             version: concat!("tomte-dns ", env!("CARGO_PKG_VERSION")).to_owned(),
             identity: String::new(),
             udp_octets_max: 1232,

@@ -28,8 +28,8 @@ const OCTETS_MAX: usize = u16::MAX as usize;
 const BATCH_OCTETS: usize = 16 * 1024;
 /// How much is read at once. A message that is longer makes the buffer grow to its size.
 const READ_OCTETS: usize = 4 * 1024;
-/// Errands of one connection that are under way; with more, no further message is read until one is done.
-const ERRANDS_MAX: usize = 4;
+/// Errands of one connection, and questions for others, that are under way; with more, no further message is read until one is done.
+const ERRANDS_MAX: usize = 32;
 /// Messages of a transfer that wait for a client that reads slowly.
 const WAITING_MAX: usize = 2;
 
@@ -80,6 +80,20 @@ pub(crate) async fn serve(
                     let taken = place.take();
                     tasks.spawn(async move {
                         serving.registry.serve(&errand, &talk, &sender).await;
+                        drop(taken);
+                    });
+                    place = Arc::clone(&places).try_acquire_owned().ok();
+                    continue;
+                }
+                Response::Recurse => {
+                    let (serving, talk, sender) = (Arc::clone(serving), Arc::clone(talk), sender.clone());
+                    let (world, query, taken) = (view.world(), query.to_vec(), place.take());
+                    tell(&talk, &received, query.len(), response, &answer);
+                    tasks.spawn(async move {
+                        if let Some(answer) = serving.recurse(&world, &query, asker, &talk).await {
+                            // The client may be gone.
+                            let _ = sender.send(answer).await;
+                        }
                         drop(taken);
                     });
                     place = Arc::clone(&places).try_acquire_owned().ok();

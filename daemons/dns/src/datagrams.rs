@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const TURN: usize = 16;
 /// Errands that came as datagrams and are under way, for each socket. Above it they are dropped; whoever means it asks again.
 const ERRANDS_MAX: usize = 64;
+/// The same for questions that others must be asked.
+const QUESTIONS_MAX: usize = 2000;
 
 /// Answers all that comes to `socket`, for ever.
 pub(crate) async fn serve(serving: &Arc<Serving>, socket: Arc<UdpSocket>, tasks: &TaskTracker) -> io::Result<()> {
@@ -35,6 +37,7 @@ pub(crate) async fn serve(serving: &Arc<Serving>, socket: Arc<UdpSocket>, tasks:
     let mut view = View::of(serving);
     let mut batch = Batch::new(view.udp_octets_max(), LearnsLocal::on(socket.as_fd(), local)?);
     let errands = Arc::new(Semaphore::new(ERRANDS_MAX));
+    let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
     let mut turn = 0;
     loop {
         let mut received = 0;
@@ -69,13 +72,28 @@ pub(crate) async fn serve(serving: &Arc<Serving>, socket: Arc<UdpSocket>, tasks:
             let asker = Asker { address: peer.ip().to_canonical(), carrier: Carrier::Udp, now };
             let response = view.respond(&came, asker, room);
             serving.counters.count(Carrier::Udp, response, room);
+            let mut heard = None;
             if serving.transcript.is_heard() && response != Response::Errand {
                 let talk = serving.transcript.conversation(Transport::Udp, local, peer);
                 tell(&talk, &came, query.len(), response, room);
+                heard = Some(talk);
             }
             match response {
                 Response::Send { octets, .. } => batch.answered(index, octets),
                 Response::Silence(_) => {}
+                Response::Recurse => {
+                    let Ok(permit) = Arc::clone(&questions).try_acquire_owned() else { continue };
+                    let talk = heard.unwrap_or_else(|| serving.transcript.conversation(Transport::Udp, local, peer));
+                    let (serving, socket) = (Arc::clone(serving), Arc::clone(&socket));
+                    let (world, query) = (view.world(), query.to_vec());
+                    tasks.spawn(async move {
+                        let answer = serving.recurse(&world, &query, asker, &talk).await;
+                        if let Some(answer) = answer {
+                            send(&socket, &answer, peer).await;
+                        }
+                        drop(permit);
+                    });
+                }
                 Response::Errand => {
                     let errand = Errand { message: query.to_vec(), peer, carrier: Carrier::Udp };
                     let Ok(permit) = Arc::clone(&errands).try_acquire_owned() else { continue };
@@ -106,9 +124,13 @@ async fn run(serving: &Serving, socket: &UdpSocket, local: SocketAddr, errand: &
     let ((), answer) = tokio::join!(async move { serving.registry.serve(errand, &talk, &sender).await }, async move {
         answers.recv().await
     });
-    if let Some(answer) = answer
-        && let Err(error) = socket.send_to(&answer, errand.peer).await
-    {
-        tracing::debug!(peer = %errand.peer, %error, "cannot send");
+    if let Some(answer) = answer {
+        send(socket, &answer, errand.peer).await;
+    }
+}
+
+async fn send(socket: &UdpSocket, answer: &[u8], peer: SocketAddr) {
+    if let Err(error) = socket.send_to(answer, peer).await {
+        tracing::debug!(%peer, %error, "cannot send");
     }
 }

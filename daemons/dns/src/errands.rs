@@ -395,6 +395,16 @@ impl Registry {
                 asking.talk.note(because);
                 Ok(())
             }
+            Response::Recurse => {
+                let (world, cause) = (Arc::clone(&asking.world), asking.talk.id());
+                match respond::recurse(&world, &errand.message, asker, cause, 0).await {
+                    Some((answer, _, because)) => {
+                        asking.talk.note(&because.to_string());
+                        asking.send(answer).await
+                    }
+                    None => Ok(()),
+                }
+            }
             Response::Errand => Ok(()),
         }
     }

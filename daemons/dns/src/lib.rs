@@ -57,6 +57,7 @@ pub mod rate;
 pub mod rdata;
 pub mod record;
 pub mod registry;
+pub mod resolver;
 pub mod respond;
 pub mod secondary;
 mod server;

@@ -32,6 +32,10 @@ pub const NSID: u16 = 3;
 pub const KEEPALIVE: u16 = 11;
 /// Octets that say nothing (RFC 7830).
 pub const PADDING: u16 = 12;
+/// Extended DNS error (RFC 8914).
+pub const EXPLANATION: u16 = 15;
+/// The text of an explanation is for people, who read a line.
+const EXPLANATION_OCTETS_MAX: usize = 120;
 /// The bit of OPT's flags that asks for DNSSEC records (RFC 3225).
 const DO: u16 = 0x8000;
 
@@ -39,6 +43,8 @@ const QR: u16 = 0x8000;
 const AA: u16 = 0x0400;
 const TC: u16 = 0x0200;
 const RD: u16 = 0x0100;
+const RA: u16 = 0x0080;
+const AD: u16 = 0x0020;
 const CD: u16 = 0x0010;
 
 /// What a message is about (RFC 1035 §4.1.1, RFC 6895 §2.2).
@@ -522,6 +528,22 @@ impl<'b> Writer<'b> {
     /// We are the authority for the name asked for (or for the first alias).
     pub fn authoritative(&mut self) {
         self.flags |= AA;
+    }
+
+    /// We ask others for those who ask us (RFC 1035 §4.1.1).
+    pub fn recursion_available(&mut self) {
+        self.flags |= RA;
+    }
+
+    /// All that is said has been validated (RFC 4035 §3.2.3).
+    pub fn authentic(&mut self) {
+        self.flags |= AD;
+    }
+
+    /// Says more than RCODE can (RFC 8914): a code, and words for people.
+    pub fn explain(&mut self, code: u16, text: &str) {
+        let text = &text.as_bytes()[..text.len().min(EXPLANATION_OCTETS_MAX)];
+        self.option(EXPLANATION, &[&code.to_be_bytes()[..], text].concat());
     }
 
     /// Repeats the question. Its name becomes the place that most owners point to.

@@ -29,6 +29,7 @@ use crate::{
     message::{Rcode, UDP_OCTETS_PLAIN},
     name::Name,
     record::{Message, is_newer},
+    resolver::Resolver,
     respond::{Carrier, Policy, View, World},
     secondary::{Due, Schedule},
     sign::Signer,
@@ -298,7 +299,7 @@ impl Registry {
         for slot in &taken.slots {
             slot.load(config).map_err(unfit)?;
         }
-        let world = taken.world(Arc::new(Policy::new(config)?), &shared.host);
+        let world = taken.world(Arc::new(Policy::new(config)?), Resolver::open(config, shared)?, &shared.host);
         Ok(Arc::new(Self {
             world: watch::Sender::new(Arc::new(world)),
             taken: Mutex::new(Arc::new(taken)),
@@ -378,7 +379,8 @@ impl Registry {
     pub(crate) fn publish(&self) {
         let taken = lock(&self.taken);
         let policy = Arc::clone(&self.world.borrow().policy);
-        let world = taken.world(policy, &self.host);
+        let resolver = self.world.borrow().resolver.clone();
+        let world = taken.world(policy, resolver, &self.host);
         self.world.send_replace(Arc::new(world));
     }
 
@@ -755,7 +757,7 @@ impl Taken {
     }
 
     /// A world with what the slots have now.
-    fn world(&self, policy: Arc<Policy>, host: &str) -> World {
+    fn world(&self, policy: Arc<Policy>, resolver: Option<Arc<Resolver>>, host: &str) -> World {
         let Self { config, slots, .. } = self;
         let of = |view: &str| -> (Vec<Arc<Zone>>, Vec<Name>) {
             let (mut zones, mut absent) = (vec![], vec![]);
@@ -784,6 +786,7 @@ impl Taken {
             everybody: Zones::new(everybody.clone()).with_absent(everybodys_absent.clone()),
             identity: Arc::new(Identity::new(&config.version, identity)),
             policy,
+            resolver,
             // RFC 6891 §6.2.3: a datagram of 512 octets is taken by everybody.
             udp_octets_max: config.udp_octets_max.max(UDP_OCTETS_PLAIN as u16),
         }

@@ -1,11 +1,13 @@
 //! From the octets of a query to the octets of its answer: the whole server, but for its sockets.
 
 use crate::{
-    authority::{self, Identity, Rotation, Zones},
+    authority::{self, Identity, Reason, Rotation, Zones},
     config::Config,
     cookie::{self, Cookies, Standing},
     message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
     rate::{Rates, Verdict},
+    rdata::Class,
+    resolver::{self, Now, Resolver},
     zone::Zone,
 };
 use shared::{daemon::StartError, units::Network};
@@ -38,6 +40,8 @@ pub struct World {
     pub identity: Arc<Identity>,
     /// How it deals with its clients.
     pub policy: Arc<Policy>,
+    /// Who asks others for its clients, if anybody does.
+    pub resolver: Option<Arc<Resolver>>,
     /// The largest datagram that it sends, and says that it takes.
     pub udp_octets_max: u16,
 }
@@ -97,15 +101,25 @@ pub enum Response {
     Silence(&'static str),
     /// The zones alone do not tell: [`crate::registry::Registry::serve`] looks at the message.
     Errand,
+    /// Others must be asked: [`recurse`] does.
+    Recurse,
 }
 
 /// Why an answer is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Because {
     /// The query was well-formed.
-    Answered(authority::Reason),
+    Answered(Reason),
     /// It was not.
     Malformed(&'static str),
+    /// Others have told it, and we have kept it.
+    Cached,
+    /// Others have told it now.
+    Found,
+    /// Others were asked, and nobody could tell.
+    NotFound,
+    /// Others are not asked for this client.
+    NotAllowed,
     /// The network has had too many of the same answer: this client may come over TCP.
     Slips,
 }
@@ -115,6 +129,10 @@ impl std::fmt::Display for Because {
         match self {
             Because::Answered(reason) => reason.fmt(f),
             Because::Malformed(because) => f.write_str(because),
+            Because::Cached => f.write_str("the cache has it"),
+            Because::Found => f.write_str("others have told it"),
+            Because::NotFound => f.write_str("nobody could tell"),
+            Because::NotAllowed => f.write_str("others are not asked for this client; see `dns.allow`"),
             Because::Slips => f.write_str("too many of the same for one network; over TCP it is answered"),
         }
     }
@@ -211,6 +229,13 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
         writer.question(name, qtype, class);
     }
     let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
+    // RFC 1034 §4.3.2 step 4, and §5.3.3: what is in no zone of ours, others know.
+    if let Some(resolver) = &world.resolver {
+        if answer.reason == Reason::NotOurZone && query.class == Class::IN {
+            return from_cache(resolver, query, asker, rotation, writer);
+        }
+        writer.recursion_available();
+    }
     let rcode = answer.rcode;
     if asker.carrier == Carrier::Udp && standing == Standing::Unknown && world.policy.rates.is_on() {
         match world.policy.rates.check(asker.address, answer.kind(query), asker.now) {
@@ -225,6 +250,68 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
     let turn = if answer.has_choice() { rotation.turn(name, qtype) } else { 0 };
     answer.write(&mut writer, turn);
     Response::Send { octets: writer.finish(), rcode, because: Because::Answered(answer.reason) }
+}
+
+/// Answers what is in none of our zones, if the cache knows.
+fn from_cache(
+    resolver: &Arc<Resolver>,
+    query: &Query<'_>,
+    asker: Asker,
+    rotation: &mut Rotation,
+    mut writer: Writer<'_>,
+) -> Response {
+    let (rcode, because) = match resolver.at_once(query, asker.address) {
+        Now::Later => return Response::Recurse,
+        Now::Reply(reply) => {
+            resolver::write(&reply, query, &mut writer, rotation.turn(query.name, query.qtype));
+            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Cached)
+        }
+        Now::Refused => {
+            resolver::write_refusal(&mut writer);
+            (Rcode::REFUSED, Because::NotAllowed)
+        }
+        Now::NothingKnown => {
+            writer.recursion_available();
+            (Rcode::NOERROR, Because::NotFound)
+        }
+    };
+    Response::Send { octets: writer.finish(), rcode, because }
+}
+
+/// Answers what others must be asked for. `cause` is the client's conversation.
+pub async fn recurse(
+    world: &World,
+    message: &[u8],
+    asker: Asker,
+    cause: u64,
+    turn: usize,
+) -> Option<(Vec<u8>, Rcode, Because)> {
+    let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
+    let found = resolver.find(&query.name.to_name(), query.qtype, cause).await;
+    let mut buffer = vec![0; octets_max(world, asker, query.edns)];
+    let room = buffer.len();
+    let mut writer = Writer::new(&mut buffer, room, query.header);
+    if let Some(edns) = query.edns {
+        writer.edns(edns, world.udp_octets_max);
+    }
+    writer.question(query.name, query.qtype, query.class);
+    if let Some(edns) = query.edns {
+        // Malformed options were told so before.
+        let _ = answer_options(world, edns, asker, &mut writer);
+    }
+    let (rcode, because) = match found {
+        Ok(reply) => {
+            resolver::write(&reply, &query, &mut writer, turn);
+            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Found)
+        }
+        Err((code, text)) => {
+            resolver::write_failure(Rcode::SERVFAIL, code, &text, &mut writer);
+            (Rcode::SERVFAIL, Because::NotFound)
+        }
+    };
+    let octets = writer.finish();
+    buffer.truncate(octets);
+    Some((buffer, rcode, because))
 }
 
 /// Puts what the client's options ask for into OPT, and says whether its cookie proves its address.
@@ -303,7 +390,7 @@ pub fn question_line(received: &Received<'_>) -> String {
         Received::Malformed(malformed) => format!("opcode {} ({})", malformed.header.opcode().0, malformed.because),
         Received::Query(Query { header, name, qtype, class, edns, .. }) => {
             let mut line = name.to_string();
-            if *class != crate::rdata::Class::IN {
+            if *class != Class::IN {
                 let _ = write!(line, " {class}");
             }
             let _ = write!(line, " {qtype}?");

@@ -20,7 +20,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 use tokio::{net::TcpStream, sync::watch, time::timeout};
@@ -53,6 +56,8 @@ pub(crate) struct Serving {
     pub(crate) transcript: Transcript,
     pub(crate) counters: Counters,
     acceptor: Option<TlsAcceptor>,
+    /// Which address of a set the next connection begins with: most of them ask one question.
+    turns: AtomicU16,
 }
 
 /// What is counted.
@@ -88,18 +93,20 @@ impl Counters {
             Carrier::Tls => self.tls.inc(),
         };
         match response {
-            Response::Errand => {}
+            Response::Errand | Response::Recurse => {}
             Response::Silence(_) => {
                 self.silent.inc();
             }
-            Response::Send { rcode, .. } => {
-                if let Some(index) = Rcode::ALL.iter().position(|known| *known == rcode) {
-                    self.by_rcode[index].inc();
-                }
-                if answer.get(2).is_some_and(|flags| flags & 0x02 != 0) {
-                    self.truncated.inc();
-                }
-            }
+            Response::Send { rcode, .. } => self.answered(rcode, answer),
+        }
+    }
+
+    fn answered(&self, rcode: Rcode, answer: &[u8]) {
+        if let Some(index) = Rcode::ALL.iter().position(|known| *known == rcode) {
+            self.by_rcode[index].inc();
+        }
+        if answer.get(2).is_some_and(|flags| flags & 0x02 != 0) {
+            self.truncated.inc();
         }
     }
 }
@@ -165,6 +172,7 @@ impl Server {
             transcript: shared.transcript.clone(),
             counters: Counters::new(shared),
             acceptor: tls.map(TlsAcceptor::from),
+            turns: AtomicU16::new(0),
         };
         Ok(Self {
             serving: Arc::new(serving),
@@ -281,6 +289,26 @@ impl Serving {
     }
 }
 
+impl Serving {
+    /// Answers what others must be asked for, and tells those who watch.
+    pub(crate) async fn recurse(
+        &self,
+        world: &World,
+        message: &[u8],
+        asker: Asker,
+        talk: &Conversation,
+    ) -> Option<Vec<u8>> {
+        let turn = usize::from(self.turns.fetch_add(1, Ordering::Relaxed));
+        let (answer, rcode, because) = respond::recurse(world, message, asker, talk.id(), turn).await?;
+        self.counters.answered(rcode, &answer);
+        if talk.is_heard() {
+            talk.note(&because.to_string());
+            talk.server(respond::answer_line(&answer, rcode).as_bytes(), answer.len());
+        }
+        Some(answer)
+    }
+}
+
 /// The zones as they are now, and what one thread remembers from one answer to the next.
 pub(crate) struct View {
     changes: watch::Receiver<Arc<World>>,
@@ -292,7 +320,8 @@ impl View {
     pub(crate) fn of(serving: &Serving) -> Self {
         let mut changes = serving.registry.world();
         let world = Arc::clone(&changes.borrow_and_update());
-        Self { changes, world, rotation: Rotation::default() }
+        let rotation = Rotation::beginning_with(serving.turns.fetch_add(1, Ordering::Relaxed));
+        Self { changes, world, rotation }
     }
 
     /// Takes new zones, if there are any: one atomic load, if not.
@@ -307,6 +336,11 @@ impl View {
         usize::from(self.world.udp_octets_max)
     }
 
+    /// The zones as they are now.
+    pub(crate) fn world(&self) -> Arc<World> {
+        Arc::clone(&self.world)
+    }
+
     pub(crate) fn respond(&mut self, received: &Received<'_>, asker: Asker, buffer: &mut [u8]) -> Response {
         respond::respond(&self.world, received, asker, &mut self.rotation, buffer)
     }
@@ -316,7 +350,7 @@ impl View {
 pub(crate) fn tell(talk: &Conversation, received: &Received<'_>, octets_in: usize, response: Response, answer: &[u8]) {
     talk.client(respond::question_line(received).as_bytes(), octets_in);
     match response {
-        Response::Errand => {}
+        Response::Errand | Response::Recurse => {}
         Response::Silence(because) => talk.note(&format!("no answer: {because}")),
         Response::Send { octets, rcode, because } => {
             talk.note(&because.to_string());

@@ -78,6 +78,11 @@ impl<'z> RrSet<'z> {
         Self { rtype, ttl, count: 1, records: framed }
     }
 
+    /// `count` records that are not in a zone; `framed` is the data of each with its length before it.
+    pub fn of_framed(rtype: Type, ttl: u32, count: u16, framed: &'z [u8]) -> Self {
+        Self { rtype, ttl, count, records: framed }
+    }
+
     /// How many records.
     pub fn len(self) -> usize {
         usize::from(self.count)

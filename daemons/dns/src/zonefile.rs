@@ -44,6 +44,16 @@ pub enum Rewrite {
     Loopback,
 }
 
+impl Rewrite {
+    /// An address as it is to be used.
+    pub fn address(self, mut octets: [u8; 4]) -> Ipv4Addr {
+        if self == Rewrite::Loopback && octets[0] == 10 {
+            octets[0] = 127;
+        }
+        octets.into()
+    }
+}
+
 /// A mistake in a zone file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{problem}", place(file, *line))]
@@ -496,11 +506,8 @@ impl Reader<'_> {
                 name::append_text(out, word.text, Some(origin.borrow())).map_err(|error| name_mistake(word, error))?;
             }
             Field::Ipv4 => {
-                let mut octets = text.parse::<Ipv4Addr>().map_err(|_| no())?.octets();
-                if self.rewrite == Rewrite::Loopback && octets[0] == 10 {
-                    octets[0] = 127;
-                }
-                out.extend(octets);
+                let octets = text.parse::<Ipv4Addr>().map_err(|_| no())?.octets();
+                out.extend(self.rewrite.address(octets).octets());
             }
             Field::Ipv6 => out.extend(text.parse::<Ipv6Addr>().map_err(|_| no())?.octets()),
             Field::Text => append_string(out, word)?,

@@ -43,6 +43,7 @@ fn world() -> World {
         views: vec![],
         identity: Arc::new(Identity::new("tomte", "ns.example")),
         policy: Arc::new(policy()),
+        resolver: None,
         udp_octets_max: 1232,
     }
 }
@@ -110,7 +111,7 @@ fn answer(world: &World, rotation: &mut Rotation, query: &[u8], carrier: Carrier
         rotation,
         &mut buffer,
     ) {
-        Response::Silence(_) | Response::Errand => None,
+        Response::Silence(_) | Response::Errand | Response::Recurse => None,
         Response::Send { octets, rcode, .. } => {
             buffer.truncate(octets);
             Some((buffer, rcode))

@@ -128,9 +128,13 @@ impl Host {
             dns.rewrite = dns::Rewrite::Loopback;
             dns.zones.iter_mut().filter_map(|zone| zone.file.as_mut()).for_each(|file| *file = state.join(&*file));
             dns.state = state.join("dns").join(&self.name);
-            for list in dns.zones.iter_mut().flat_map(|zone| [&mut zone.transfer, &mut zone.update]) {
-                list.iter_mut().for_each(|who| *who = on_loopback(who));
+            for who in dns.zones.iter_mut().flat_map(|zone| zone.transfer.iter_mut().chain(&mut zone.update)) {
+                *who = on_loopback(who);
             }
+            dns.hints = dns.hints.take().map(|file| state.join(file));
+            // Both ends of a question show the same addresses, as they would in a network.
+            dns.query_from = address;
+            dns.query_ipv6 = false;
             dns.ds_dir = state.join("dns").join("ds");
             dns.peer_port = ports.map(53);
         }

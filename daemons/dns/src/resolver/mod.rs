@@ -1,0 +1,383 @@
+//! The local name server: it knows only where the root is, and goes down the tree for its clients (RFC 1034 §5.3.3).
+//!
+//! ```text
+//!   C: gaia.cs.umass.edu. A? rd     a client asks us                          1
+//!     C: gaia.cs.umass.edu. A?      we ask a root server                      2
+//!     S: ask the servers of edu     a referral                                3
+//!     C: gaia.cs.umass.edu. A?      we ask a server of edu                    4
+//!     S: ask ns.umass.edu           a referral                                5
+//!     C: gaia.cs.umass.edu. A?      we ask the server of umass.edu            6
+//!     S: 128.119.245.12             the answer                                7
+//!   S: 128.119.245.12               the client has it, and so has our cache   8
+//! ```
+//!
+//! 1. [`cache`]: what others have told us.
+//! 2. [`iterate`]: **the way down**, with the four steps of the RFC.
+//! 3. [`scrub`]: what of an answer is believed.
+//! 4. [`servers`]: whom to ask first.
+//! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
+
+pub mod cache;
+pub mod iterate;
+pub mod scrub;
+pub mod servers;
+pub mod upstream;
+
+use crate::{
+    config::Config,
+    message::{Query, Rcode, Section, Writer},
+    name::Name,
+    rdata::{Class, Type},
+    zone::RrSet,
+    zonefile,
+};
+use cache::{Cache, Set};
+use iterate::{Failure, Freshness, Reply, Task};
+use prometheus_client::metrics::counter::Counter;
+use servers::Servers;
+use shared::{Shared, daemon::StartError, units::Network};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{sync::OnceCell, time::timeout};
+use tokio_util::task::TaskTracker;
+use upstream::Upstream;
+
+/// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>).
+const ROOT: [[u8; 4]; 13] = [
+    [198, 41, 0, 4],
+    [170, 247, 170, 2],
+    [192, 33, 4, 12],
+    [199, 7, 91, 13],
+    [192, 203, 230, 10],
+    [192, 5, 5, 241],
+    [192, 112, 36, 4],
+    [198, 97, 190, 53],
+    [192, 36, 148, 17],
+    [192, 58, 128, 30],
+    [193, 0, 14, 129],
+    [199, 7, 83, 42],
+    [202, 12, 27, 33],
+];
+
+/// How long a client waits for a fresh answer before it gets a stale one, if there is one (RFC 8767 §5).
+const STALE_AFTER: Duration = Duration::from_millis(1800);
+/// How long a client waits at all. Its own patience is about five seconds for each try.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a failure is remembered (RFC 9520 §3.2: at least one second, at most five minutes).
+const FAILURE_SECS: u64 = 5;
+/// Failures that are remembered, and questions that are being answered.
+const FAILURES_MAX: usize = 10_000;
+/// RFC 8914 §4.4.
+const STALE_ANSWER: u16 = 3;
+/// RFC 8914 §4.14.
+const CACHED_ERROR: u16 = 13;
+/// RFC 8914 §4.19.
+const PROHIBITED: u16 = 18;
+
+/// A name in lower case, and a type.
+type Key = (Vec<u8>, Type);
+/// What all who ask the same at the same time wait for.
+type Answering = Arc<OnceCell<Result<Reply, Failure>>>;
+
+/// A local name server.
+#[derive(Debug)]
+pub struct Resolver {
+    cache: Cache,
+    servers: Servers,
+    upstream: Upstream,
+    hints: Vec<SocketAddr>,
+    forward: Vec<SocketAddr>,
+    allow: Vec<Network>,
+    port: u16,
+    minimises: bool,
+    speaks_ipv6: bool,
+    started: Instant,
+    answering: Mutex<HashMap<Key, Answering>>,
+    failures: Mutex<HashMap<Key, (u64, Failure)>>,
+    tasks: TaskTracker,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Counters {
+    hits: Counter,
+    misses: Counter,
+    joined: Counter,
+    stale: Counter,
+    failures: Counter,
+    refused: Counter,
+    prefetched: Counter,
+}
+
+/// What a client's question comes to at once.
+#[derive(Debug)]
+pub enum Now {
+    /// The cache knows.
+    Reply(Reply),
+    /// This client is not served here.
+    Refused,
+    /// The client wants to know what we know already, and that is nothing (RD is clear).
+    NothingKnown,
+    /// Others must be asked.
+    Later,
+}
+
+impl Resolver {
+    /// A resolver, if the configuration wants one.
+    ///
+    /// # Errors
+    /// The hints cannot be read.
+    pub fn open(config: &Config, shared: &Shared) -> Result<Option<Arc<Self>>, StartError> {
+        if !config.recurse {
+            return Ok(None);
+        }
+        let hints = match &config.hints {
+            None => ROOT.map(IpAddr::from).to_vec(),
+            Some(file) => read_hints(config, file)
+                .map_err(|problem| StartError::Unfit { key: "dns.hints".to_owned(), problem })?,
+        };
+        let port = config.peer_port;
+        let counted =
+            |what: &'static str| shared.metrics.labelled("recursion", "Questions of clients", &[("result", what)]);
+        Ok(Some(Arc::new(Self {
+            cache: Cache::new(config.cache.octets()),
+            servers: Servers::default(),
+            upstream: Upstream::new(config.query_from, shared.transcript.clone(), &shared.metrics),
+            hints: hints.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(),
+            forward: config.forward.clone(),
+            allow: config.allow.clone(),
+            port,
+            minimises: config.minimise_names,
+            speaks_ipv6: config.query_ipv6,
+            started: Instant::now(),
+            answering: Mutex::default(),
+            failures: Mutex::default(),
+            tasks: TaskTracker::new(),
+            counters: Counters {
+                hits: counted("hit"),
+                misses: counted("miss"),
+                joined: counted("joined"),
+                stale: counted("stale"),
+                failures: counted("failure"),
+                refused: counted("refused"),
+                prefetched: counted("prefetched"),
+            },
+        })))
+    }
+
+    /// Seconds since the start; the first one is 1.
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_secs() + 1
+    }
+
+    /// What is cached.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// All that is cached and good.
+    pub fn list(&self) -> Vec<cache::Listed> {
+        self.cache.list(self.now())
+    }
+
+    /// What can be said at once to a client at this address.
+    pub fn at_once(self: &Arc<Self>, query: &Query<'_>, client: IpAddr) -> Now {
+        if !self.allow.iter().any(|network| network.contains(client)) {
+            self.counters.refused.inc();
+            return Now::Refused;
+        }
+        match self.look(query.name, query.qtype, Freshness::Good, self.now()) {
+            Some(reply) => {
+                self.counters.hits.inc();
+                if reply.is_ending && query.header.recursion_desired() {
+                    self.prefetch(&query.name.to_name(), query.qtype);
+                }
+                Now::Reply(reply)
+            }
+            None if query.header.recursion_desired() => Now::Later,
+            None => Now::NothingKnown,
+        }
+    }
+
+    /// Fetches anew what will be past its time soon, so that nobody has to wait for it.
+    fn prefetch(self: &Arc<Self>, name: &Name, rtype: Type) {
+        let (resolver, name, key) = (Arc::clone(self), name.clone(), key(name, rtype));
+        if self.lock_answering().contains_key(&key) {
+            return;
+        }
+        self.counters.prefetched.inc();
+        self.tasks.spawn(async move {
+            let task = Task::new(0);
+            // What is still good would be found in the cache: the way down is gone without a look at it.
+            let _ = resolver.refresh(&name, rtype, &task).await;
+        });
+    }
+
+    /// Finds out what a client wants to know.
+    ///
+    /// # Errors
+    /// Nobody tells, and nothing stale will do.
+    pub async fn find(self: &Arc<Self>, name: &Name, rtype: Type, cause: u64) -> Result<Reply, (u16, String)> {
+        self.counters.misses.inc();
+        let key = key(name, rtype);
+        if let Some(failure) = self.known_failure(&key) {
+            self.counters.failures.inc();
+            return Err((CACHED_ERROR, failure.to_string()));
+        }
+        // Whoever asks what is being asked already waits with the others.
+        let cell = {
+            let mut answering = self.lock_answering();
+            match answering.get(&key) {
+                Some(cell) => {
+                    self.counters.joined.inc();
+                    Arc::clone(cell)
+                }
+                None if answering.len() >= FAILURES_MAX => return Err((0, "too many questions at a time".to_owned())),
+                None => {
+                    let cell = Answering::default();
+                    answering.insert(key.clone(), Arc::clone(&cell));
+                    cell
+                }
+            }
+        };
+        // In a task of its own: it goes on when the client has been given something stale, and when it has gone.
+        let work = {
+            let (resolver, name) = (Arc::clone(self), name.clone());
+            self.tasks.spawn(async move {
+                let work = async {
+                    let task = Task::new(cause);
+                    let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
+                    let outcome = outcome.unwrap_or(Err(Failure::TooLong));
+                    if let Err(failure) = &outcome {
+                        resolver.remember_failure(&key, failure);
+                    }
+                    resolver.lock_answering().remove(&key);
+                    outcome
+                };
+                cell.get_or_init(|| work).await.clone()
+            })
+        };
+        tokio::pin!(work);
+        // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
+        let stale = || {
+            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, self.now())?;
+            self.counters.stale.inc();
+            Some(reply)
+        };
+        let outcome = match timeout(STALE_AFTER, &mut work).await {
+            Ok(outcome) => outcome,
+            Err(_) => match stale() {
+                Some(reply) => return Ok(reply),
+                None => work.await,
+            },
+        };
+        let failure = match outcome.unwrap_or(Err(Failure::TooLong)) {
+            Ok(reply) => return Ok(reply),
+            Err(failure) => failure,
+        };
+        stale().ok_or_else(|| {
+            self.counters.failures.inc();
+            (failure.code(), failure.to_string())
+        })
+    }
+
+    fn lock_answering(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Answering>> {
+        self.answering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_failure(&self, key: &Key) -> Option<Failure> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(key).filter(|(until, _)| *until > self.now()).map(|(_, failure)| failure.clone())
+    }
+
+    fn remember_failure(&self, key: &Key, failure: &Failure) {
+        let now = self.now();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= FAILURES_MAX {
+            failures.retain(|_, (until, _)| *until > now);
+        }
+        if failures.len() < FAILURES_MAX {
+            failures.insert(key.clone(), (now + FAILURE_SECS, failure.clone()));
+        }
+    }
+}
+
+fn key(name: &Name, rtype: Type) -> Key {
+    (name.borrow().as_wire().to_ascii_lowercase(), rtype)
+}
+
+/// The root servers' addresses in a hints file.
+fn read_hints(config: &Config, file: &std::path::Path) -> Result<Vec<IpAddr>, String> {
+    let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let records = zonefile::records(file, &text).map_err(|error| error.to_string())?;
+    let servers: Vec<&[u8]> = records
+        .iter()
+        .filter(|record| record.rtype == Type::NS && record.owner.borrow().is_root())
+        .map(|record| &record.rdata[..])
+        .collect();
+    let is_server = |owner: &Name| servers.iter().any(|wire| owner.borrow().as_wire().eq_ignore_ascii_case(wire));
+    let mut addresses: Vec<IpAddr> = vec![];
+    for record in records.iter().filter(|record| is_server(&record.owner)) {
+        let address = match record.rtype {
+            Type::A => record.rdata.first_chunk::<4>().map(|octets| config.rewrite.address(*octets).into()),
+            Type::AAAA => record.rdata.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+            _ => None,
+        };
+        addresses.extend(address.filter(|address| !addresses.contains(address)));
+    }
+    if addresses.is_empty() {
+        return Err(format!("{}: no NS record of the root whose server has an address there", file.display()));
+    }
+    Ok(addresses)
+}
+
+/// Writes what was found. `turn` says which address of a set comes first.
+pub fn write(reply: &Reply, query: &Query<'_>, writer: &mut Writer<'_>, turn: usize) {
+    let wants_signatures = query.edns.is_some_and(|edns| edns.dnssec_ok);
+    writer.recursion_available();
+    writer.rcode(if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR });
+    if reply.is_stale {
+        writer.explain(STALE_ANSWER, "");
+    }
+    let mut put = |section, set: &Set, ttl| {
+        let signatures: Vec<u8> = set
+            .signatures
+            .iter()
+            .flat_map(|signature| [&(signature.len() as u16).to_be_bytes()[..], signature].concat())
+            .collect();
+        let signed = wants_signatures
+            .then(|| (RrSet::of_framed(Type::RRSIG, ttl, set.signatures.len() as u16, &signatures), set.rtype));
+        let first = if matches!(set.rtype, Type::A | Type::AAAA) { turn } else { 0 };
+        writer.set(section, set.owner.borrow(), Class::IN, set.with_ttl(ttl), first, signed)
+    };
+    let denial = reply.denial.iter().flat_map(|(denial, ttl)| {
+        let proofs = denial.proofs.iter().filter(|_| wants_signatures);
+        denial.soa.iter().chain(proofs).map(|set| (Section::Authority, &**set, *ttl))
+    });
+    let proofs = reply.proofs.iter().filter(|_| wants_signatures && reply.denial.is_none());
+    let proofs = proofs.map(|set| (Section::Authority, &**set, set.ttl));
+    let answers = reply.answers.iter().map(|(set, ttl)| (Section::Answer, &**set, *ttl));
+    for (section, set, ttl) in answers.chain(denial).chain(proofs) {
+        if put(section, set, ttl) == crate::message::Fit::NoRoom {
+            writer.truncate();
+            return;
+        }
+    }
+}
+
+/// Writes that nobody can tell, and why (RFC 8914).
+pub fn write_failure(rcode: Rcode, code: u16, text: &str, writer: &mut Writer<'_>) {
+    writer.recursion_available();
+    writer.rcode(rcode);
+    writer.explain(code, text);
+}
+
+/// Writes that the client is not served.
+pub fn write_refusal(writer: &mut Writer<'_>) {
+    writer.rcode(Rcode::REFUSED);
+    writer.explain(PROHIBITED, "recursion is for the networks in `dns.allow`");
+}

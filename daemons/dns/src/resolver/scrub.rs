@@ -1,0 +1,324 @@
+//! An answer of another server, looked at before anything of it is believed (RFC 1034 §5.3.3 step 4, RFC 2181 §5.4.1).
+//!
+//! A server is believed about its own zone and about nothing else (its bailiwick). So what counts is which zone's server was asked,
+//! and for what; everything in the message that this does not cover is as if it were not there.
+
+use super::cache::{Denial, Set};
+use crate::{
+    message::Rcode,
+    name::{Name, NameRef},
+    rdata::{Class, Type},
+    record::{Message, Record},
+};
+use std::sync::Arc;
+
+/// Aliases that one message may have: no server of good will has more (RFC 1034 §5.2.2 speaks of one).
+const ALIASES_MAX: usize = 16;
+/// Servers of a zone that are looked at. The root has thirteen.
+const SERVERS_MAX: usize = 26;
+
+/// What a server was asked, and as whose server.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'q> {
+    /// The zone that it is a server of.
+    pub zone: NameRef<'q>,
+    /// The name.
+    pub name: NameRef<'q>,
+    /// The type.
+    pub rtype: Type,
+}
+
+/// What a message says.
+#[derive(Clone, Debug)]
+pub enum Said {
+    /// It answers.
+    Answer(Answer),
+    /// Others know (step 4b).
+    Referral(Referral),
+    /// The server is of no use for this zone, for this reason (step 4d).
+    Useless(&'static str),
+}
+
+/// An answer: aliases, and where they end.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// CNAME and DNAME sets on the way, in order.
+    pub aliases: Vec<Arc<Set>>,
+    /// The name at the end of the aliases.
+    pub name: Name,
+    /// What is there.
+    pub end: End,
+    /// Proofs that go with an answer that a wildcard made.
+    pub proofs: Vec<Arc<Set>>,
+    /// Whether the server is an authority for it.
+    pub is_authoritative: bool,
+}
+
+/// Where the aliases end.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// The records.
+    Data(Arc<Set>),
+    /// The name exists, without data of this type.
+    NoData(Arc<Denial>),
+    /// There is no such name.
+    NoName(Arc<Denial>),
+    /// The last alias leads to where this server is not believed: go on there (step 4c).
+    Leads,
+}
+
+/// Where to ask on.
+#[derive(Clone, Debug)]
+pub struct Referral {
+    /// The servers of the next zone; the set's owner is the zone.
+    pub servers: Arc<Set>,
+    /// What is said about the zone's keys: DS, or the proof that there is none.
+    pub about_keys: Vec<Arc<Set>>,
+    /// Addresses of the servers.
+    pub glue: Vec<Arc<Set>>,
+}
+
+/// The sets of `records` that `wanted` picks, each with the signatures that cover it.
+fn sets(records: &[Record], wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Set>> {
+    let mut sets: Vec<Arc<Set>> = vec![];
+    let is_ours =
+        |record: &&Record| record.class == Class::IN && !record.rtype.is_meta() && record.rtype != Type::RRSIG;
+    for record in records.iter().filter(is_ours).filter(|record| wanted(record)) {
+        if sets.iter().any(|known| known.owner == record.owner && known.rtype == record.rtype) {
+            continue;
+        }
+        let same: Vec<&Record> = records
+            .iter()
+            .filter(|it| it.owner == record.owner && it.rtype == record.rtype && it.class == Class::IN)
+            .collect();
+        let Some(mut set) = Set::of(&same) else { continue };
+        let covers = |it: &&Record| {
+            it.rtype == Type::RRSIG && it.owner == record.owner && it.rdata.starts_with(&record.rtype.0.to_be_bytes())
+        };
+        set.signatures = records.iter().filter(covers).map(|it| it.rdata.clone().into()).collect();
+        sets.push(Arc::new(set));
+    }
+    sets
+}
+
+/// Reads what a server of `asked.zone` said to the question `asked`.
+pub fn read(message: &Message, asked: Asked<'_>) -> Said {
+    match message.header.rcode() {
+        Rcode::NOERROR | Rcode::NXDOMAIN => {}
+        Rcode::SERVFAIL => return Said::Useless("it says SERVFAIL"),
+        Rcode::REFUSED => return Said::Useless("it says REFUSED"),
+        Rcode::FORMERR => return Said::Useless("it says FORMERR"),
+        Rcode::NOTIMP => return Said::Useless("it says NOTIMP"),
+        _ => return Said::Useless("it says an error"),
+    }
+    let is_believed = |record: &Record| record.owner.borrow().is_within(asked.zone);
+    let answers = sets(&message.answers, is_believed);
+    let authority = sets(&message.authority, is_believed);
+    let is_proof = |set: &&Arc<Set>| set.rtype == Type::NSEC || set.rtype == Type::NSEC3;
+    let proofs: Vec<Arc<Set>> = authority.iter().filter(is_proof).cloned().collect();
+
+    // Step 4c: along the aliases.
+    let (mut aliases, mut name) = (vec![], asked.name.to_name());
+    let data = loop {
+        let at = |rtype| answers.iter().find(|set| set.rtype == rtype && set.owner == name).cloned();
+        if let Some(set) = at(asked.rtype) {
+            break Some(set);
+        }
+        let alias = answers
+            .iter()
+            .find(|set| set.rtype == Type::DNAME && name != set.owner && name.borrow().is_within(set.owner.borrow()));
+        let next = match (alias, at(Type::CNAME)) {
+            (Some(dname), _) => {
+                let target = dname.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok());
+                let below = name.borrow().as_wire().len() - dname.owner.borrow().as_wire().len();
+                let made = target.and_then(|target| Name::join(&name.borrow().as_wire()[..below], target).ok());
+                made.map(|made| (Arc::clone(dname), made))
+            }
+            (None, Some(cname)) => {
+                let target = cname.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok()).map(NameRef::to_name);
+                target.map(|target| (cname, target))
+            }
+            (None, None) => break None,
+        };
+        let Some((set, target)) = next else { return Said::Useless("an alias that leads to no name") };
+        if aliases.len() == ALIASES_MAX {
+            return Said::Useless("more aliases than anybody needs");
+        }
+        aliases.push(set);
+        name = target;
+        if !name.borrow().is_within(asked.zone) {
+            break None;
+        }
+    };
+    let is_authoritative = message.header.is_authoritative();
+    let answer = |end| {
+        Said::Answer(Answer {
+            aliases: aliases.clone(),
+            name: name.clone(),
+            end,
+            proofs: proofs.clone(),
+            is_authoritative,
+        })
+    };
+    if let Some(set) = data {
+        return answer(End::Data(set));
+    }
+    if !name.borrow().is_within(asked.zone) {
+        return answer(End::Leads);
+    }
+    // RFC 2308 §2.1 and §2.2: with SOA it is a negative answer.
+    let soa =
+        authority.iter().find(|set| set.rtype == Type::SOA && name.borrow().is_within(set.owner.borrow())).cloned();
+    if message.header.rcode() == Rcode::NXDOMAIN {
+        // Without SOA and without AA it is no authority's word.
+        return if soa.is_some() || is_authoritative {
+            answer(End::NoName(Arc::new(Denial { soa, proofs: proofs.clone() })))
+        } else {
+            Said::Useless("it says NXDOMAIN without being an authority")
+        };
+    }
+    // Step 4b: a referral is down from this zone, and on the way to the name. Others lead astray, or in a circle.
+    let leads_down = |set: &&Arc<Set>| {
+        set.rtype == Type::NS && set.owner.borrow() != asked.zone && name.borrow().is_within(set.owner.borrow())
+    };
+    if soa.is_none()
+        && aliases.is_empty()
+        && let Some(servers) = authority.iter().find(leads_down)
+    {
+        let names: Vec<NameRef<'_>> =
+            servers.rdata().take(SERVERS_MAX).filter_map(|rdata| NameRef::parse(rdata).ok()).collect();
+        let is_glue = |record: &Record| {
+            matches!(record.rtype, Type::A | Type::AAAA)
+                && is_believed(record)
+                && names.contains(&record.owner.borrow())
+        };
+        let is_about_keys = |set: &&Arc<Set>| is_proof(set) || set.rtype == Type::DS && set.owner == servers.owner;
+        return Said::Referral(Referral {
+            about_keys: authority.iter().filter(is_about_keys).cloned().collect(),
+            glue: sets(&message.additional, is_glue),
+            servers: Arc::clone(servers),
+        });
+    }
+    if soa.is_some() || is_authoritative {
+        return answer(End::NoData(Arc::new(Denial { soa, proofs: proofs.clone() })));
+    }
+    if !aliases.is_empty() {
+        return answer(End::Leads);
+    }
+    if authority.iter().any(|set| set.rtype == Type::NS) || message.authority.iter().any(|it| it.rtype == Type::NS) {
+        return Said::Useless("it refers to where we come from (lame)");
+    }
+    Said::Useless("it says nothing, and is no authority (lame)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Header;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn record(line: &str) -> Record {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let rtype: Type = words[1].parse().unwrap();
+        let rdata = match rtype {
+            Type::A => words[2].parse::<std::net::Ipv4Addr>().unwrap().octets().to_vec(),
+            Type::SOA => [&b"\0\0"[..], &[0; 20]].concat(),
+            _ => name(words[2]).borrow().as_wire().to_vec(),
+        };
+        Record { owner: name(words[0]), rtype, class: Class::IN, ttl: 60, rdata }
+    }
+
+    /// What is understood of a message that a server of `fr` sends when it is asked for the address of `www.crepes.fr`.
+    fn said(flags: u16, answers: &[&str], authority: &[&str], additional: &[&str]) -> String {
+        let head = [0, 1, (flags >> 8) as u8, flags as u8, 0, 0, 0, 0, 0, 0, 0, 0];
+        let records = |lines: &[&str]| lines.iter().map(|line| record(line)).collect();
+        let message = Message {
+            header: Header::parse(&head).unwrap(),
+            questions: vec![],
+            answers: records(answers),
+            authority: records(authority),
+            additional: records(additional),
+            tsig_at: None,
+        };
+        let (zone, qname) = (name("fr"), name("www.crepes.fr"));
+        let asked = Asked { zone: zone.borrow(), name: qname.borrow(), rtype: Type::A };
+        let list = |sets: &[Arc<Set>]| {
+            sets.iter().map(|set| format!("{} {}", set.owner, set.rtype)).collect::<Vec<_>>().join(", ")
+        };
+        match read(&message, asked) {
+            Said::Useless(because) => because.to_owned(),
+            Said::Referral(Referral { servers, glue, .. }) => format!("to {}: {}", servers.owner, list(&glue)),
+            Said::Answer(Answer { aliases, name, end, .. }) => {
+                let end = match end {
+                    End::Data(set) => format!("{} records", set.with_ttl(0).len()),
+                    End::NoData(denial) => format!("no data, soa {}", denial.soa.is_some()),
+                    End::NoName(denial) => format!("no name, soa {}", denial.soa.is_some()),
+                    End::Leads => "leads on".to_owned(),
+                };
+                format!("[{}] {name} {end}", list(&aliases))
+            }
+        }
+    }
+
+    const AA: u16 = 0x8400;
+    const NOT_AA: u16 = 0x8000;
+    const NXDOMAIN: u16 = 3;
+
+    #[test]
+    fn answers_are_taken_apart() {
+        let a = "www.crepes.fr A 192.0.2.1";
+        assert_eq!(said(AA, &[a, "WWW.crepes.fr A 192.0.2.2"], &[], &[]), "[] www.crepes.fr. 2 records");
+        let alias = "www.crepes.fr CNAME web.crepes.fr";
+        assert_eq!(
+            said(AA, &[alias, "web.crepes.fr A 192.0.2.1"], &[], &[]),
+            "[www.crepes.fr. CNAME] web.crepes.fr. 1 records"
+        );
+        assert_eq!(said(AA, &[alias], &["fr SOA"], &[]), "[www.crepes.fr. CNAME] web.crepes.fr. no data, soa true");
+        assert_eq!(said(NOT_AA, &[alias], &[], &[]), "[www.crepes.fr. CNAME] web.crepes.fr. leads on");
+        assert_eq!(
+            said(AA | NXDOMAIN, &[alias], &["fr SOA"], &[]),
+            "[www.crepes.fr. CNAME] web.crepes.fr. no name, soa true"
+        );
+        assert_eq!(
+            said(AA, &["crepes.fr DNAME baguettes.fr", "www.baguettes.fr A 192.0.2.1"], &[], &[]),
+            "[crepes.fr. DNAME] www.baguettes.fr. 1 records"
+        );
+        assert_eq!(said(AA, &[], &["crepes.fr SOA"], &[]), "[] www.crepes.fr. no data, soa true");
+        assert_eq!(said(AA | NXDOMAIN, &[], &[], &[]), "[] www.crepes.fr. no name, soa false");
+    }
+
+    #[test]
+    fn a_referral_leads_down_and_its_glue_is_for_its_servers() {
+        let ns = "crepes.fr NS ns.crepes.fr";
+        assert_eq!(
+            said(NOT_AA, &[], &[ns], &["ns.crepes.fr A 192.0.2.1", "www.bank.fr A 192.0.2.6"]),
+            "to crepes.fr.: ns.crepes.fr. A"
+        );
+        assert_eq!(said(NOT_AA, &[], &["fr NS ns.nic.fr"], &[]), "it refers to where we come from (lame)");
+        assert_eq!(said(NOT_AA, &[], &[". NS a.root-servers.net"], &[]), "it refers to where we come from (lame)");
+        assert_eq!(said(NOT_AA, &[], &["bank.fr NS ns.bank.fr"], &[]), "it refers to where we come from (lame)");
+        assert_eq!(said(NOT_AA, &[], &[], &[]), "it says nothing, and is no authority (lame)");
+    }
+
+    #[test]
+    fn nobody_is_believed_about_what_is_not_theirs() {
+        // An alias out of the zone, and the attacker's word about where it leads.
+        assert_eq!(
+            said(AA, &["www.crepes.fr CNAME www.bank.com", "www.bank.com A 192.0.2.6"], &[], &[]),
+            "[www.crepes.fr. CNAME] www.bank.com. leads on"
+        );
+        // Glue of another zone (the Kaminsky attack's aim).
+        assert_eq!(said(NOT_AA, &[], &["crepes.fr NS www.bank.com"], &["www.bank.com A 192.0.2.6"]), "to crepes.fr.: ");
+        assert_eq!(said(AA, &["www.bank.com A 192.0.2.6"], &[], &[]), "[] www.crepes.fr. no data, soa false");
+        assert_eq!(said(NOT_AA, &[], &["bank.com NS ns.evil.fr"], &[]), "it refers to where we come from (lame)");
+        let circle = ["www.crepes.fr CNAME a.fr", "a.fr CNAME www.crepes.fr"];
+        assert_eq!(said(AA, &circle, &[], &[]), "more aliases than anybody needs");
+        assert_eq!(said(NOT_AA | NXDOMAIN, &[], &[], &[]), "it says NXDOMAIN without being an authority");
+        for (rcode, want) in [(1, "FORMERR"), (2, "SERVFAIL"), (4, "NOTIMP"), (5, "REFUSED")] {
+            assert_eq!(said(NOT_AA | rcode, &[], &[], &[]), format!("it says {want}"));
+        }
+    }
+}

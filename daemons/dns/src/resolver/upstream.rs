@@ -1,0 +1,276 @@
+//! Questions of ours to other servers: one socket for each, so that a forger has to guess its port too (RFC 5452 §9).
+//!
+//! What must fit before an answer is looked at: it comes from the address and port that was asked, to the port that asked, with the
+//! id, and with the question in the very case in which it was asked (draft-vixie-dnsext-dns0x20): sixteen bits, about fifteen more, and
+//! one for each letter. What does not fit is counted and passed over; the true answer may still come.
+
+use crate::{
+    message::{HEADER_OCTETS, Header},
+    name::NameRef,
+    rdata::{Class, Type},
+    record::Message,
+    respond,
+};
+use prometheus_client::metrics::counter::Counter;
+use shared::{
+    metrics::Metrics,
+    transcript::{Conversation, Transcript, Transport},
+};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, UdpSocket},
+    time::{Instant, timeout_at},
+};
+
+/// What we take over UDP without fragments (RFC 9715).
+const UDP_OCTETS: u16 = 1232;
+/// Datagrams that do not fit, until the question is taken back: somebody is guessing, and will guess on.
+const FORGERIES_MAX: usize = 64;
+
+/// How others are asked.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The address that questions come from.
+    pub source: IpAddr,
+    /// Who listens.
+    pub transcript: Transcript,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Counters {
+    udp: Counter,
+    tcp: Counter,
+    timeouts: Counter,
+    forged: Counter,
+}
+
+/// One question.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'q> {
+    /// The name.
+    pub name: NameRef<'q>,
+    /// The type.
+    pub rtype: Type,
+    /// Whether the server shall do the work (it is a forwarder), or say what it knows.
+    pub recursion: Recursion,
+    /// For whose sake: the client's conversation.
+    pub cause: u64,
+}
+
+/// The bit RD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recursion {
+    /// It is set.
+    Desired,
+    /// It is not: we go the way ourselves.
+    NotDesired,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Nothing came in time.
+    #[error("no answer in {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The system could not send, or the other side has nobody there.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// What came is no message.
+    #[error("the answer is malformed: {0}")]
+    Malformed(&'static str),
+    /// Wrong answers came, and no right one.
+    #[error("{0} answers that nobody asked for: somebody guesses")]
+    Forged(usize),
+}
+
+impl Upstream {
+    /// Asks from `source`, which may be unspecified.
+    pub fn new(source: IpAddr, transcript: Transcript, metrics: &Metrics) -> Self {
+        let asked = |over| metrics.labelled("upstream_queries", "Questions to other servers", &[("transport", over)]);
+        let counters = Counters {
+            udp: asked("udp"),
+            tcp: asked("tcp"),
+            timeouts: metrics.counter("upstream_timeouts", "Questions to other servers without an answer in time"),
+            forged: metrics.counter("upstream_forged", "Answers that do not fit the question"),
+        };
+        Self { source, transcript, counters }
+    }
+
+    /// Asks `server`, and waits for so long; an answer that is cut off is fetched over TCP (RFC 7766 §5).
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn ask(&self, server: SocketAddr, question: Question<'_>, wait: Duration) -> Result<Message, Trouble> {
+        let message = match self.ask_udp(server, question, wait).await {
+            Ok(message) if !message.header.is_truncated() => return Ok(message),
+            // Cut off; or forged, and over TCP nobody can guess.
+            Ok(_) | Err(Trouble::Forged(_)) => self.ask_tcp(server, question, wait * 2).await,
+            Err(trouble) => Err(trouble),
+        };
+        if let Err(Trouble::Timeout(_)) = message {
+            self.counters.timeouts.inc();
+        }
+        message
+    }
+
+    fn source_for(&self, server: SocketAddr) -> SocketAddr {
+        let any = if server.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        SocketAddr::new(if self.source.is_ipv4() == server.is_ipv4() { self.source } else { any }, 0)
+    }
+
+    async fn ask_udp(&self, server: SocketAddr, question: Question<'_>, wait: Duration) -> Result<Message, Trouble> {
+        self.counters.udp.inc();
+        // The kernel chooses a port that nobody else can know, and lets in what comes from this server only.
+        let socket = UdpSocket::bind(self.source_for(server)).await?;
+        socket.connect(server).await?;
+        let query = query(question)?;
+        let talk =
+            self.transcript.conversation(Transport::Udp, socket.local_addr()?, server).because_of(question.cause);
+        tell_question(&talk, question, query.len());
+        let (asked, deadline) = (&query[HEADER_OCTETS..], Instant::now() + wait);
+        socket.send(&query).await?;
+        let mut buffer = vec![0; usize::from(UDP_OCTETS) + 1];
+        for _ in 0..FORGERIES_MAX {
+            let octets = match timeout_at(deadline, socket.recv(&mut buffer)).await {
+                Err(_) => {
+                    talk.note(&Trouble::Timeout(wait).to_string());
+                    return Err(Trouble::Timeout(wait));
+                }
+                Ok(received) => received.inspect_err(|error| talk.note(&format!("nobody is there: {error}")))?,
+            };
+            let answer = &buffer[..octets];
+            let is_ours = answer.starts_with(&query[..2])
+                && Header::parse(answer).is_some_and(Header::is_response)
+                && has_question(answer, asked, question.name);
+            if !is_ours {
+                self.counters.forged.inc();
+                talk.note("an answer with another id or question is passed over");
+                continue;
+            }
+            return read(&talk, answer);
+        }
+        Err(Trouble::Forged(FORGERIES_MAX))
+    }
+
+    async fn ask_tcp(&self, server: SocketAddr, question: Question<'_>, wait: Duration) -> Result<Message, Trouble> {
+        self.counters.tcp.inc();
+        let exchange = async {
+            let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.bind(self.source_for(server))?;
+            let mut stream = socket.connect(server).await?;
+            let query = query(question)?;
+            let talk =
+                self.transcript.conversation(Transport::Tcp, stream.local_addr()?, server).because_of(question.cause);
+            talk.opened();
+            tell_question(&talk, question, query.len());
+            stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).await?;
+            let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+            stream.read_exact(&mut answer).await?;
+            let is_ours = answer.starts_with(&query[..2]) && Header::parse(&answer).is_some_and(Header::is_response);
+            let message =
+                if is_ours { read(&talk, &answer) } else { Err(Trouble::Malformed("it is no answer of ours")) };
+            talk.closed();
+            message
+        };
+        timeout_at(Instant::now() + wait, exchange).await.unwrap_or(Err(Trouble::Timeout(wait)))
+    }
+}
+
+/// A query with a random id, the letters of its name in random case, and EDNS with DO: what is validated later must have come
+/// with its signatures.
+fn query(question: Question<'_>) -> io::Result<Vec<u8>> {
+    let Question { name, rtype, recursion, .. } = question;
+    let mut random = [0; 2 + 32];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let mut query = random[..2].to_vec();
+    query.extend([u8::from(recursion == Recursion::Desired), 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+    let bits = random[2..].iter().flat_map(|octet| (0..8).map(move |bit| octet >> bit & 1));
+    // Length octets are below 64, letters are above.
+    query.extend(
+        name.as_wire()
+            .iter()
+            .zip(bits)
+            .map(|(octet, bit)| if octet.is_ascii_alphabetic() { octet & !0x20 | bit << 5 } else { *octet }),
+    );
+    query.extend(rtype.0.to_be_bytes());
+    query.extend(Class::IN.0.to_be_bytes());
+    query.extend([0, 0, 41]);
+    query.extend(UDP_OCTETS.to_be_bytes());
+    query.extend([0, 0, 0x80, 0, 0, 0]);
+    Ok(query)
+}
+
+/// Whether the answer repeats the question, case included. An error may come without a question.
+fn has_question(answer: &[u8], asked: &[u8], name: NameRef<'_>) -> bool {
+    let octets = name.as_wire().len() + 4;
+    match answer.get(4..6) {
+        Some([0, 1]) => answer.get(HEADER_OCTETS..HEADER_OCTETS + octets) == asked.get(..octets),
+        Some([0, 0]) => Header::parse(answer).is_some_and(|header| header.rcode().0 != 0),
+        _ => false,
+    }
+}
+
+fn read(talk: &Conversation, answer: &[u8]) -> Result<Message, Trouble> {
+    let message = Message::parse(answer).map_err(Trouble::Malformed);
+    if talk.is_heard() {
+        match &message {
+            Ok(message) => talk.server(respond::answer_line(answer, message.header.rcode()).as_bytes(), answer.len()),
+            Err(trouble) => talk.note(&trouble.to_string()),
+        }
+    }
+    message
+}
+
+fn tell_question(talk: &Conversation, question: Question<'_>, octets: usize) {
+    if talk.is_heard() {
+        let desired = if question.recursion == Recursion::Desired { " rd" } else { "" };
+        talk.client(format!("{} {}?{desired}", question.name, question.rtype).as_bytes(), octets);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+
+    fn question(name: NameRef<'_>) -> Question<'_> {
+        Question { name, rtype: Type::A, recursion: Recursion::NotDesired, cause: 0 }
+    }
+
+    #[test]
+    fn questions_have_random_ids_and_random_case() {
+        let name: Name = "www.someschool.edu".parse().unwrap();
+        let queries: Vec<Vec<u8>> = (0..100).map(|_| query(question(name.borrow())).unwrap()).collect();
+        let mut names: Vec<&[u8]> = queries.iter().map(|query| &query[12..32]).collect();
+        assert!(names.iter().all(|wire| NameRef::parse(wire).unwrap() == name.borrow()));
+        names.sort_unstable();
+        names.dedup();
+        // Sixteen letters: two of a hundred are the same in one of fourteen runs.
+        assert!(names.len() > 90, "{}", names.len());
+        // C118: ids of a good spread; each octet's bits are set in about half.
+        let set: u32 = queries.iter().map(|query| query[0].count_ones() + query[1].count_ones()).sum();
+        assert!((650..950).contains(&set), "{set} of 1600 bits");
+    }
+
+    #[test]
+    fn an_answer_repeats_the_question_in_its_case() {
+        let name: Name = "www.fr".parse().unwrap();
+        let query = query(question(name.borrow())).unwrap();
+        let asked = &query[HEADER_OCTETS..];
+        let mut answer = query.clone();
+        answer[2] = 0x80;
+        assert!(has_question(&answer, asked, name.borrow()));
+        let mut other = answer.clone();
+        other[13] ^= 0x20;
+        assert!(!has_question(&other, asked, name.borrow()));
+        let error = [1, 1, 0x80, 5, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(has_question(&error, asked, name.borrow()));
+        assert!(!has_question(&[1, 1, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0], asked, name.borrow()));
+    }
+}
