@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 fn lab() -> Config {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/zones");
     let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "zone"));
     let zone = |file: PathBuf| {
         let stem = file.file_stem().unwrap().to_str().unwrap().to_owned();
         ZoneFile { name: if stem == "root" { ".".to_owned() } else { stem }, file: Some(file), ..ZoneFile::default() }
