@@ -12,7 +12,8 @@
 //! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen.
 //! 5. [`admin`], [`metrics`], [`logging`]: looking into a running daemon.
 //! 6. [`accounts`], [`tls`]: who may, and how to keep it private.
-//! 7. `testing` (feature `testing`): the player of transcript files.
+//! 7. [`maildir`]: mailboxes, delivered to by one daemon and read by another.
+//! 8. `testing` (feature `testing`): the player of transcript files.
 
 pub mod daemon;
 
@@ -30,6 +31,8 @@ pub mod metrics;
 
 pub mod accounts;
 pub mod tls;
+
+pub mod maildir;
 
 #[cfg(feature = "testing")]
 pub mod testing;
