@@ -15,9 +15,10 @@
 //!                                                  -> Denied        and the peer's next pause is twice as long
 //! ```
 //!
-//! Each account is a table so that a secret of another kind (SCRAM, say) can stand beside `password` one day.
+//! Each account is a table, so that secrets of other kinds stand beside `password`: `scram_sha_256` and `apop_secret`, for ways
+//! to log in that keep the password off the wire. They cost little to check, so [`Accounts::judge`] has no part 2 and 3.
 
-use crate::{listener::site, units::Span};
+use crate::{listener::site, sasl::ScramKeys, units::Span};
 use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
@@ -195,6 +196,42 @@ impl Accounts {
         }
     }
 
+    /// Whether `proof` shows that the peer knows the secret of `user`, for ways to log in that cost little to check. It gets the
+    /// account's clear secret, if there is one. The peer is slowed down as by [`Accounts::verify`].
+    pub fn judge(&self, user: &str, peer: IpAddr, now: Instant, proof: impl FnOnce(Option<&str>) -> bool) -> Verdict {
+        if let Err(wait) = self.patience().admit(peer, now) {
+            return Verdict::TooSoon { wait };
+        }
+        let _attempt = Attempt { accounts: self, peer };
+        let book = self.book();
+        if proof(book.secrets.get(user).and_then(|secrets| secrets.clear.as_deref())) {
+            return Verdict::Welcome;
+        }
+        let because = if book.users.contains_key(user) { Because::WrongSecret } else { Because::UnknownUser };
+        Verdict::Denied { because, pause: self.patience().failed(peer, now) }
+    }
+
+    /// What a proof of SCRAM-SHA-256 is checked with. An account without keys, and one that does not exist, have such that
+    /// fit no password: the peer must not learn who is there.
+    pub fn scram(&self, user: &str) -> ScramKeys {
+        let keys = self.book().secrets.get(user).and_then(|secrets| secrets.scram.clone());
+        keys.unwrap_or_else(|| ScramKeys::decoy(&self.remembered.key, user))
+    }
+
+    /// Whether anybody can log in by APOP.
+    pub fn has_clear_secrets(&self) -> bool {
+        self.book().secrets.values().any(|secrets| secrets.clear.is_some())
+    }
+
+    /// How long this peer has to wait before its next attempt is looked at, if it has to.
+    pub fn wait(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
+        let wait = self.patience().admit(peer, now).err();
+        if wait.is_none() {
+            self.patience().done(peer);
+        }
+        wait
+    }
+
     async fn argon2(&self, stored: PasswordHash, secret: Vec<u8>) -> Result<Match, String> {
         let _core = self.cores.acquire().await.map_err(|closed| closed.to_string())?;
         let compute = move || match Argon2::default().verify_password(&secret, &stored) {
@@ -246,11 +283,23 @@ impl Drop for Attempt<'_> {
 #[serde(deny_unknown_fields)]
 struct Account {
     password: toml::Spanned<String>,
+    /// As [`ScramKeys`] are written.
+    scram_sha_256: Option<toml::Spanned<String>>,
+    /// The password in clear: APOP cannot do without.
+    apop_secret: Option<String>,
+}
+
+/// What an account has beside its password.
+#[derive(Clone)]
+struct Secrets {
+    scram: Option<ScramKeys>,
+    clear: Option<String>,
 }
 
 /// The accounts as they are used.
 struct Book {
     users: BTreeMap<String, PasswordHash>,
+    secrets: BTreeMap<String, Secrets>,
     /// What is computed for a user who does not exist.
     decoy: PasswordHash,
 }
@@ -264,7 +313,9 @@ const ROUNDS_MAX: u32 = 20;
 
 impl Book {
     fn load(config: &Config) -> Result<Self, AccountsError> {
-        let Some(path) = config.file.clone() else { return Ok(Self { users: BTreeMap::new(), decoy: decoy() }) };
+        let Some(path) = config.file.clone() else {
+            return Ok(Self { users: BTreeMap::new(), secrets: BTreeMap::new(), decoy: decoy() });
+        };
         match std::fs::read_to_string(&path) {
             Ok(text) => Self::parse(&text).map_err(|(line, problem)| AccountsError::Invalid { path, line, problem }),
             Err(source) => Err(AccountsError::Unreadable { path, source }),
@@ -284,7 +335,7 @@ impl Book {
                 ),
             )
         })?;
-        let mut users = BTreeMap::new();
+        let (mut users, mut secrets) = (BTreeMap::new(), BTreeMap::new());
         let mut decoy = decoy();
         for (name, account) in accounts {
             let line = line_of(account.password.span().start);
@@ -294,9 +345,14 @@ impl Book {
             if cost(&hash) > cost(&decoy) {
                 decoy = hash.clone();
             }
+            let scram = account.scram_sha_256.map(|text| {
+                let wrong = |problem| (line_of(text.span().start), format!("[{name}] scram_sha_256 {problem}"));
+                ScramKeys::parse(text.get_ref()).map_err(wrong)
+            });
+            secrets.insert(name.clone(), Secrets { scram: scram.transpose()?, clear: account.apop_secret });
             users.insert(name, hash);
         }
-        Ok(Self { users, decoy })
+        Ok(Self { users, secrets, decoy })
     }
 }
 
@@ -497,7 +553,7 @@ mod tests {
         let accounts = Accounts::load(&config_of(&file)).unwrap();
         let cheap = PasswordHash::new(&cheap_hash("decoy")).unwrap();
         let users = accounts.book().users.clone();
-        *accounts.book.write().unwrap() = Arc::new(Book { users, decoy: cheap });
+        *accounts.book.write().unwrap() = Arc::new(Book { users, secrets: BTreeMap::new(), decoy: cheap });
         accounts
     }
 
@@ -550,6 +606,21 @@ mod tests {
         assert_eq!(accounts.verify("alice", b"crepes", peer(1), now + half).await, Verdict::TooSoon { wait: half });
         assert_eq!(accounts.verify("alice", b"crepes", peer(2), now + half).await, Verdict::Welcome);
         assert_eq!(accounts.verify("alice", b"crepes", peer(1), now + SECOND).await, Verdict::Welcome);
+    }
+
+    #[test]
+    fn proofs_that_cost_little_are_slowed_down_as_well() {
+        let hash = cheap_hash("crepes");
+        let file = accounts_file(&format!("[alice]\npassword = \"{hash}\"\napop_secret = \"crepes\"\n"));
+        let (accounts, now) = (Accounts::load(&config_of(&file)).unwrap(), Instant::now());
+        let judge = |user, last, now, right: &str| accounts.judge(user, peer(last), now, |clear| clear == Some(right));
+        assert!(accounts.has_clear_secrets());
+        assert_eq!(judge("alice", 1, now, "crepes"), Verdict::Welcome);
+        assert_eq!(judge("alice", 1, now, "x"), Verdict::Denied { because: Because::WrongSecret, pause: SECOND });
+        assert_eq!((accounts.wait(peer(1), now), accounts.wait(peer(2), now)), (Some(SECOND), None));
+        assert_eq!(judge("alice", 1, now, "crepes"), Verdict::TooSoon { wait: SECOND });
+        assert_eq!(judge("mallory", 2, now, "x"), Verdict::Denied { because: Because::UnknownUser, pause: SECOND });
+        assert!(accounts.scram("alice") == accounts.scram("alice") && accounts.scram("alice") != accounts.scram("eve"));
     }
 
     #[test]
@@ -616,6 +687,10 @@ mod tests {
             (format!("[alice]\npassword = \"{greedy}\"\n"), ":2: [alice] password asks for more than"),
             ("[alice]\npassword = \"$argon2id$v=19$m=8,t=1,p=1\"\n".to_owned(), ":2: [alice] password is not"),
             ("[alice]\npassword = \"$scrypt$ln=4$letmein\"\n".to_owned(), ":2: [alice] password is not"),
+            (
+                format!("[a]\npassword = \"{good}\"\nscram_sha_256 = \"letmein\"\n"),
+                ":3: [a] scram_sha_256 is not SCRAM",
+            ),
         ];
         for (text, want) in table {
             let file = accounts_file(&text);
@@ -662,6 +737,10 @@ mod tests {
         let book = Book::load(&Config { file: Some(file.into()), ..Config::default() }).unwrap();
         for (user, secret) in [("alice", "crepes"), ("bob", "hungry")] {
             assert_eq!(Argon2::default().verify_password(secret.as_bytes(), &book.users[user]), Ok(()), "{user}");
+            let Secrets { scram, clear } = &book.secrets[user];
+            assert_eq!(clear.as_deref(), Some(secret), "{user}");
+            let scram = scram.as_ref().unwrap();
+            assert_eq!(scram, &scram.of_the_same_salt(secret.as_bytes()), "{user}");
         }
         assert_eq!(book.users.len(), 2);
     }

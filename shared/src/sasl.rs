@@ -1,0 +1,359 @@
+//! Logging in without a protocol of its own: PLAIN (RFC 4616) and SCRAM-SHA-256 (RFC 5802, RFC 7677) as mail protocols embed
+//! them with AUTH.
+//!
+//! ```text
+//!   C: n,,n=bob,r=<client's nonce>                        ClientFirst::parse
+//!   S: r=<both nonces>,s=<salt>,i=<rounds>                ClientFirst::challenge
+//!   C: c=biws,r=<both nonces>,p=<proof>                   Challenge::check: does it know the password?
+//!   S: v=<signature>                                      and the client sees that we know it too
+//! ```
+//!
+//! The password never travels, and what is stored here cannot be used to log in. Everything is pure: octets in, octets out;
+//! the nonce comes from the caller.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use ring::{
+    digest::{SHA256, digest},
+    hmac::{self, HMAC_SHA256, Key},
+    pbkdf2::{self, PBKDF2_HMAC_SHA256},
+};
+use std::num::NonZeroU32;
+
+/// What the client sent is not of the mechanism's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(&'static str);
+
+// --- PLAIN -----------------------------------------------------------------------------------------------------------
+
+/// The message of PLAIN.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Plain {
+    /// Who it says to be.
+    pub user: String,
+    /// The password.
+    pub secret: Vec<u8>,
+}
+
+/// RFC 4616 §2: `[authzid] NUL authcid NUL passwd`. To act for somebody else is not offered, so authzid is empty or the same.
+///
+/// # Errors
+/// The message has another form.
+pub fn plain(message: &[u8]) -> Result<Plain, Malformed> {
+    let parts: Vec<&[u8]> = message.split(|octet| *octet == 0).collect();
+    let [authzid, user, secret] = parts[..] else {
+        return Err(Malformed("PLAIN is NUL, user, NUL, password, in base64"));
+    };
+    if !authzid.is_empty() && authzid != user {
+        return Err(Malformed("nobody may act for somebody else here"));
+    }
+    let user = String::from_utf8(user.to_vec()).map_err(|_| Malformed("the user's name is not UTF-8"))?;
+    if user.is_empty() || secret.is_empty() {
+        return Err(Malformed("PLAIN has a user and a password, and neither is empty"));
+    }
+    Ok(Plain { user, secret: secret.to_vec() })
+}
+
+// --- SCRAM-SHA-256 ---------------------------------------------------------------------------------------------------
+
+/// RFC 7677 §4: at least 4096 rounds.
+pub const ROUNDS: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
+/// A stored line that asks the client for more is a mistake: clients refuse or hang.
+const ROUNDS_MAX: u32 = 1_000_000;
+/// What is said before anything is proven.
+const NONCE_OCTETS_MAX: usize = 256;
+
+type Hash = [u8; 32];
+
+/// What is stored of a password (RFC 5802 §3): enough to check a proof, not to make one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ScramKeys {
+    salt: Vec<u8>,
+    rounds: NonZeroU32,
+    stored: Hash,
+    server: Hash,
+}
+
+impl ScramKeys {
+    /// The keys of a password.
+    pub fn derive(secret: &[u8], salt: &[u8], rounds: NonZeroU32) -> Self {
+        let mut salted = [0; 32];
+        pbkdf2::derive(PBKDF2_HMAC_SHA256, rounds, salt, secret, &mut salted);
+        let stored = sha256(&hmac(&salted, b"Client Key"));
+        Self { salt: salt.to_vec(), rounds, stored, server: hmac(&salted, b"Server Key") }
+    }
+
+    /// The keys of another password with the same salt, to compare.
+    #[cfg(test)]
+    pub(crate) fn of_the_same_salt(&self, secret: &[u8]) -> Self {
+        Self::derive(secret, &self.salt, self.rounds)
+    }
+
+    /// Keys of nobody's password, which look to a stranger as those of a user would: the same each time.
+    pub fn decoy(key: &[u8], user: &str) -> Self {
+        let salt = hmac(key, user.as_bytes());
+        // Nobody can make a proof that fits a random stored key.
+        Self { salt: salt[..16].to_vec(), rounds: ROUNDS, stored: hmac(key, &salt), server: hmac(key, b"server") }
+    }
+
+    /// Reads `SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>` (RFC 5803's form, which PostgreSQL has too).
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        const FORM: Malformed = Malformed("is not SCRAM-SHA-256$ROUNDS:SALT$STORED:SERVER");
+        let mut parts = text.split('$');
+        let (Some("SCRAM-SHA-256"), Some(salt), Some(keys), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(FORM);
+        };
+        let ((rounds, salt), (stored, server)) = salt.split_once(':').zip(keys.split_once(':')).ok_or(FORM)?;
+        let rounds = rounds.parse().ok().filter(|rounds: &NonZeroU32| rounds.get() <= ROUNDS_MAX).ok_or(FORM)?;
+        let octets = |text| BASE64_STANDARD.decode(text).map_err(|_| FORM);
+        let hash = |text| Hash::try_from(octets(text)?).map_err(|_| FORM);
+        Ok(Self { salt: octets(salt)?, rounds, stored: hash(stored)?, server: hash(server)? })
+    }
+}
+
+impl std::fmt::Display for ScramKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |octets: &[u8]| BASE64_STANDARD.encode(octets);
+        let (salt, stored, server) = (text(&self.salt), text(&self.stored), text(&self.server));
+        write!(f, "SCRAM-SHA-256${}:{salt}${stored}:{server}", self.rounds)
+    }
+}
+
+impl std::fmt::Debug for ScramKeys {
+    /// Without the keys: this may end up in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScramKeys").field("rounds", &self.rounds).finish_non_exhaustive()
+    }
+}
+
+fn hmac(key: &[u8], message: &[u8]) -> Hash {
+    let tag = hmac::sign(&Key::new(HMAC_SHA256, key), message);
+    tag.as_ref().try_into().expect("HMAC with SHA-256 has 32 octets")
+}
+
+fn sha256(octets: &[u8]) -> Hash {
+    digest(&SHA256, octets).as_ref().try_into().expect("SHA-256 has 32 octets")
+}
+
+/// The client's first message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientFirst {
+    /// Who it says to be.
+    pub user: String,
+    header: String,
+    bare: String,
+    nonce: String,
+}
+
+impl ClientFirst {
+    /// RFC 5802 §7: `gs2-cbind-flag "," [authzid] "," "n=" user ",r=" nonce`.
+    ///
+    /// # Errors
+    /// The message has another form, or asks for what is not offered.
+    pub fn parse(message: &[u8]) -> Result<Self, Malformed> {
+        const FORM: Malformed = Malformed("SCRAM begins n,,n=USER,r=NONCE");
+        let text = str::from_utf8(message).map_err(|_| FORM)?;
+        let mut parts = text.splitn(3, ',');
+        let (flag, authzid, bare) = (parts.next().ok_or(FORM)?, parts.next().ok_or(FORM)?, parts.next().ok_or(FORM)?);
+        match flag {
+            // `y`: it would bind to the channel and thinks that we cannot. It is right (§6).
+            "n" | "y" => {}
+            _ if flag.starts_with("p=") => return Err(Malformed("channel binding is not offered")),
+            _ => return Err(FORM),
+        }
+        // §5.1: an extension that we do not know, and that must be understood.
+        if bare.starts_with("m=") {
+            return Err(Malformed("no mandatory extension of SCRAM is known here"));
+        }
+        let mut attributes = bare.split(',');
+        let attribute = |part: Option<&str>, key: &str| part.and_then(|p| p.strip_prefix(key).map(str::to_owned));
+        let user = attribute(attributes.next(), "n=").and_then(|name| unescape(&name)).ok_or(FORM)?;
+        let nonce = attribute(attributes.next(), "r=").ok_or(FORM)?;
+        let printable = nonce.bytes().all(|octet| octet.is_ascii_graphic());
+        if user.is_empty() || nonce.is_empty() || nonce.len() > NONCE_OCTETS_MAX || !printable {
+            return Err(FORM);
+        }
+        let same = authzid.is_empty() || authzid.strip_prefix("a=").and_then(unescape).as_ref() == Some(&user);
+        if !same {
+            return Err(Malformed("nobody may act for somebody else here"));
+        }
+        Ok(Self { user, header: format!("{flag},{authzid},"), bare: bare.to_owned(), nonce })
+    }
+
+    /// What we answer. `nonce` is ours: printable, without comma, and never the same twice.
+    pub fn challenge(self, keys: ScramKeys, nonce: &str) -> (Challenge, String) {
+        let nonce = format!("{}{nonce}", self.nonce);
+        let message = format!("r={nonce},s={},i={}", BASE64_STANDARD.encode(&keys.salt), keys.rounds);
+        let so_far = format!("{},{message}", self.bare);
+        (Challenge { user: self.user, header: self.header, nonce, so_far, keys }, message)
+    }
+}
+
+/// §5.1: a comma in a name is `=2C`, an equals sign `=3D`, and no other equals sign may be there.
+fn unescape(name: &str) -> Option<String> {
+    let plain = name.replace("=2C", ",").replace("=3D", "\0");
+    (!plain.contains('=') && !name.contains('\0')).then(|| plain.replace('\0', "="))
+}
+
+/// We have challenged the client, and wait for its proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    user: String,
+    header: String,
+    nonce: String,
+    so_far: String,
+    keys: ScramKeys,
+}
+
+/// What the client's proof is worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It knows the password. This proves to it that we know it too.
+    Right(String),
+    /// It does not.
+    Wrong,
+}
+
+impl Challenge {
+    /// Who it says to be.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// RFC 5802 §7: `"c=" channel-binding ",r=" nonce [extensions] ",p=" proof`.
+    ///
+    /// # Errors
+    /// The message has another form, or does not belong to this exchange.
+    pub fn check(&self, message: &[u8]) -> Result<Proof, Malformed> {
+        const FORM: Malformed = Malformed("SCRAM ends c=biws,r=NONCE,p=PROOF");
+        let text = str::from_utf8(message).map_err(|_| FORM)?;
+        let (without_proof, proof) = text.rsplit_once(",p=").ok_or(FORM)?;
+        let mut parts = without_proof.split(',');
+        let binding = parts.next().and_then(|part| part.strip_prefix("c=")).ok_or(FORM)?;
+        let nonce = parts.next().and_then(|part| part.strip_prefix("r=")).ok_or(FORM)?;
+        if BASE64_STANDARD.decode(binding).ok().as_deref() != Some(self.header.as_bytes()) {
+            return Err(Malformed("the channel binding is another than at the beginning"));
+        }
+        if nonce != self.nonce {
+            return Err(Malformed("the nonce is another than in the challenge"));
+        }
+        let proof = BASE64_STANDARD.decode(proof).ok().and_then(|octets| Hash::try_from(octets).ok()).ok_or(FORM)?;
+        // §3: ClientKey := ClientProof XOR HMAC(StoredKey, AuthMessage); right if H(ClientKey) is StoredKey. A comparison of
+        // hashes that stops at the first difference tells nothing that could be used.
+        let all = format!("{},{without_proof}", self.so_far);
+        let signature = hmac(&self.keys.stored, all.as_bytes());
+        let client_key: Vec<u8> = proof.iter().zip(signature).map(|(proof, signature)| proof ^ signature).collect();
+        if sha256(&client_key) != self.keys.stored {
+            return Ok(Proof::Wrong);
+        }
+        Ok(Proof::Right(format!("v={}", BASE64_STANDARD.encode(hmac(&self.keys.server, all.as_bytes())))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_is_taken_apart() {
+        let right = |message: &[u8]| plain(message).map(|plain| (plain.user, plain.secret));
+        assert_eq!(right(b"\0bob\0hungry"), Ok(("bob".to_owned(), b"hungry".to_vec())));
+        assert_eq!(right(b"bob\0bob\0h\xff"), Ok(("bob".to_owned(), b"h\xff".to_vec())));
+        for wrong in [
+            &b""[..],
+            b"bob",
+            b"bob\0hungry",
+            b"\0bob\0hungry\0",
+            b"alice\0bob\0hungry",
+            b"\0\0x",
+            b"\0bob\0",
+            b"\0\xff\0x",
+        ] {
+            assert!(plain(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    /// The example of RFC 7677 §3.
+    fn example() -> (ClientFirst, ScramKeys) {
+        let first = ClientFirst::parse(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
+        let salt = BASE64_STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        (first, ScramKeys::derive(b"pencil", &salt, ROUNDS))
+    }
+
+    const SERVER_NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+
+    #[test]
+    fn the_example_of_the_rfc_is_played_to_the_octet() {
+        let (first, keys) = example();
+        assert_eq!(first.user, "user");
+        let (challenge, message) = first.challenge(keys, SERVER_NONCE);
+        let nonce = format!("rOprNGfwEbeRWgbNEkqO{SERVER_NONCE}");
+        assert_eq!(message, format!("r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"));
+        let answer = format!("c=biws,r={nonce},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
+        let want = Proof::Right("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=".to_owned());
+        assert_eq!(challenge.check(answer.as_bytes()), Ok(want));
+        let wrong = answer.replace("p=dH", "p=aH");
+        assert_eq!(challenge.check(wrong.as_bytes()), Ok(Proof::Wrong));
+        for malformed in [
+            answer.replace("c=biws", "c=eSws"),
+            answer.replace("r=rO", "r=rX"),
+            answer.replace("p=dHz", "p=d"),
+            answer.replace(",p=", ",q="),
+            String::new(),
+        ] {
+            assert!(challenge.check(malformed.as_bytes()).is_err(), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn first_messages_are_checked() {
+        let user = |message: &str| ClientFirst::parse(message.as_bytes()).map(|first| first.user);
+        for (message, name) in
+            [("y,,n=bob,r=x", "bob"), ("n,a=bob,n=bob,r=x,e=1", "bob"), ("n,,n=a=2Cb=3Dc,r=x", "a,b=c")]
+        {
+            assert_eq!(user(message).as_deref(), Ok(name), "{message}");
+        }
+        for wrong in [
+            "",
+            "n",
+            "n,",
+            "n,,",
+            "n,,n=bob",
+            "n,,n=,r=x",
+            "n,,n=bob,r=",
+            "x,,n=bob,r=x",
+            "n,a=alice,n=bob,r=x",
+            "n,,n=a=b,r=x",
+            "n,,m=1,n=bob,r=x",
+            "p=tls-unique,,n=bob,r=x",
+            "n,,r=x,n=bob",
+            "n,,n=bob,r=a b",
+        ] {
+            assert!(user(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_written_and_a_decoy_stays_the_same() {
+        let (_, keys) = example();
+        assert_eq!(ScramKeys::parse(&keys.to_string()), Ok(keys.clone()));
+        let text = keys.to_string();
+        for wrong in [
+            "",
+            "SCRAM-SHA-256$",
+            "SCRAM-SHA-1$4096:AA==$AA==:AA==",
+            &text[..text.len() - 4],
+            &text.replace("4096", "0"),
+        ] {
+            assert!(ScramKeys::parse(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(ScramKeys::decoy(b"key", "bob"), ScramKeys::decoy(b"key", "bob"));
+        assert_ne!(ScramKeys::decoy(b"key", "bob").salt, ScramKeys::decoy(b"key", "eve").salt);
+        assert!(!format!("{keys:?}").contains(&BASE64_STANDARD.encode(keys.stored)));
+    }
+}
