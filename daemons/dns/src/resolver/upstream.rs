@@ -144,10 +144,11 @@ impl Upstream {
                 }
                 Ok(received) => received.inspect_err(|error| talk.note(&format!("nobody is there: {error}")))?,
             };
-            let answer = &buffer[..octets];
+            let answer = &mut buffer[..octets];
             let is_ours = answer.starts_with(&query[..2])
                 && Header::parse(answer).is_some_and(Header::is_response)
                 && has_question(answer, asked, question.name);
+            restore_case(answer, question.name);
             if !is_ours {
                 self.counters.forged.inc();
                 talk.note("an answer with another id or question is passed over");
@@ -213,6 +214,16 @@ fn has_question(answer: &[u8], asked: &[u8], name: NameRef<'_>) -> bool {
         Some([0, 1]) => answer.get(HEADER_OCTETS..HEADER_OCTETS + octets) == asked.get(..octets),
         Some([0, 0]) => Header::parse(answer).is_some_and(|header| header.rcode().0 != 0),
         _ => false,
+    }
+}
+
+/// Takes the random case out of the question: the names in the answer point to it, and people will read them.
+fn restore_case(answer: &mut [u8], name: NameRef<'_>) {
+    let wire = name.as_wire();
+    if let Some(asked) = answer.get_mut(HEADER_OCTETS..HEADER_OCTETS + wire.len())
+        && asked.eq_ignore_ascii_case(wire)
+    {
+        asked.copy_from_slice(wire);
     }
 }
 
