@@ -1,4 +1,4 @@
-//! Names and who knows them: the servers that own zones.
+//! Names and who knows them: the servers that own zones, and the one that asks them.
 //!
 //! The name system is a tree that is cut into zones. Each zone has servers that know everything in it and nothing else, but for
 //! where it was cut further: there they name the servers of the next zone. So a question that begins at the root gets two
@@ -10,7 +10,8 @@
 //!   C: www.crepes.fr. A?      to crepes.fr    S: 10.77.1.80                               (the answer, with AA)
 //! ```
 //!
-//! One program plays all three parts; its zones make the difference.
+//! One program plays all three parts; its zones make the difference. It plays the fourth part too: the local name server that
+//! goes this way for its clients and keeps what it learns (`recurse = true`).
 //!
 //! # Reading order
 //!
@@ -31,9 +32,8 @@
 //! 10. [`registry`]: who keeps the zones, and how new ones come in without losing a query; `errands.rs`: what only it can answer.
 //! 11. `server.rs`: the sockets and the counters; `datagrams.rs`, with `batch.rs`: UDP, many at a time; `connection.rs`: TCP and
 //!     TLS (RFC 7766, RFC 7858).
-//!
-//! What is asked of a recursive server ([RFC 1034 §5.3.3](https://www.rfc-editor.org/rfc/rfc1034#section-5.3.3)) would stand
-//! beside [`authority`], behind the same sockets: step 4, the cache, is where it begins. Here RA is never set.
+//! 12. [`resolver`]: the local name server (RFC 1034 §5.3.3), behind the same sockets; a chapter of its own. It begins where step 4
+//!     of the algorithm above looks into a cache.
 
 mod acl;
 pub mod authority;
