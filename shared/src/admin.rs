@@ -6,9 +6,11 @@
 //! | `/metrics` | counters, as Prometheus reads them |
 //! | `/status` | JSON: daemons, hosts, addresses, since when |
 //! | `/events` | server-sent events: the live transcript; `?daemon=web&host=www.someschool.edu&connection=7` narrows it |
+//! | `/cache` | what caches hold, one line for each entry; `?host=resolver.crepes.fr` only one |
+//! | `POST /cache/NAME` | makes caches forget NAME and all below it; `.` is everything |
 //! | `POST /reload` | tells daemons to read their files anew, `?daemon=dns&host=ns.crepes.fr` only some; JSON: how each fared |
 //!
-//! All but the last only show. Transcripts hold what users say, so the socket is readable by its owner and group only, and
+//! GET only shows. Transcripts hold what users say, so the socket is readable by its owner and group only, and
 //! no TCP address is open by default. Over TCP nothing can be changed: any page in a browser could send a POST there.
 
 use crate::{
@@ -96,6 +98,29 @@ pub struct Reloaded {
     pub problem: Option<String>,
 }
 
+/// What a daemon's cache says: to be listed, or to forget a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cached {
+    /// `dns`, `web` ...
+    pub daemon: String,
+    /// The lab host or machine.
+    pub host: String,
+    /// One line for each entry, or what was done.
+    pub lines: Vec<String>,
+}
+
+/// What is asked of a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheQuestion {
+    /// What it holds.
+    List,
+    /// To forget this name, and all below it.
+    Purge(String),
+}
+
+/// How a daemon answers about its cache: lines.
+type CacheAnswer = Arc<dyn Fn(&CacheQuestion) -> Vec<String> + Send + Sync>;
+
 /// What a daemon does to read its files anew; an error is what was wrong.
 type Reload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -104,6 +129,7 @@ type Reload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 pub struct Directory {
     entries: Arc<Mutex<Vec<Entry>>>,
     reloads: Arc<Mutex<Vec<(String, String, Reload)>>>,
+    caches: Arc<Mutex<Vec<(String, String, CacheAnswer)>>>,
 }
 
 impl Directory {
@@ -115,6 +141,24 @@ impl Directory {
     pub fn on_reload(&self, daemon: &str, host: &str, reload: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
         let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
         reloads.push((daemon.to_owned(), host.to_owned(), Arc::new(reload)));
+    }
+
+    /// How a daemon answers about its cache.
+    pub fn on_cache(
+        &self,
+        daemon: &str,
+        host: &str,
+        answer: impl Fn(&CacheQuestion) -> Vec<String> + Send + Sync + 'static,
+    ) {
+        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        caches.push((daemon.to_owned(), host.to_owned(), Arc::new(answer)));
+    }
+
+    /// Asks the caches that pass the filter.
+    fn cached(&self, filter: &Filter, question: &CacheQuestion) -> Vec<Cached> {
+        let caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let wanted = caches.into_iter().filter(|(daemon, host, _)| filter.wants_daemon(daemon, host));
+        wanted.map(|(daemon, host, answer)| Cached { daemon, host, lines: answer(question) }).collect()
     }
 
     /// Tells those that pass the filter to read their files anew, one after the other.
@@ -276,6 +320,13 @@ async fn answer(request: &Request<Incoming>, entrance: Entrance, view: View) -> 
     const JSON: &str = "application/json";
     let filter = || Filter::from_query(request.uri().query().unwrap_or_default());
     match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/cache") => {
+            page(StatusCode::OK, JSON, json(&view.directory.cached(&filter(), &CacheQuestion::List)))
+        }
+        (&Method::POST, path) if entrance == Entrance::Unix && path.starts_with("/cache/") => {
+            let name = path.strip_prefix("/cache/").unwrap_or_default().to_owned();
+            page(StatusCode::OK, JSON, json(&view.directory.cached(&filter(), &CacheQuestion::Purge(name))))
+        }
         (&Method::POST, "/reload") if entrance == Entrance::Unix => {
             let filter = filter();
             match tokio::task::spawn_blocking(move || view.directory.reload(&filter)).await {

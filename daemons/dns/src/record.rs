@@ -171,6 +171,28 @@ fn unpack(message: &[u8], rtype: Type, begin: usize, end: usize) -> Option<Vec<u
     Some(rdata)
 }
 
+/// What a message comes to, for people: `www.crepes.fr. A 10.77.1.80 (+1)`, `ask ns.nic.edu. about edu.`; empty for the rest.
+pub fn gist(message: &Message) -> String {
+    let records = |section: &[Record], rtype: Option<Type>| -> Vec<String> {
+        let shown = section.iter().filter(|record| record.rtype != Type::RRSIG && rtype.is_none_or(|rtype| rtype == record.rtype));
+        shown.map(ToString::to_string).collect()
+    };
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let answers = records(&message.answers, None);
+    if let Some(last) = answers.last() {
+        // Owner, TTL, class, type, data.
+        let words = words(last);
+        let more = if answers.len() > 1 { format!(" (+{})", answers.len() - 1) } else { String::new() };
+        let data = words.get(3..).unwrap_or_default().join(" ");
+        return format!("{} {data}{more}", words.first().map_or("", String::as_str));
+    }
+    let is_negative = message.authority.iter().any(|record| record.rtype == Type::SOA);
+    match records(&message.authority, Some(Type::NS)).first().map(|line| words(line)) {
+        Some(words) if !is_negative && words.len() > 4 => format!("ask {} about {}", words[4], words[0]),
+        _ => String::new(),
+    }
+}
+
 /// What SOA says besides who the primary is (RFC 1035 §3.3.13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Soa {

@@ -5,7 +5,9 @@ use crate::{
     config::Config,
     connection, datagrams,
     message::{Rcode, Received},
+    record::{Message, gist},
     registry::{Registry, Reloader},
+    resolver::Resolver,
     respond::{self, Asker, Carrier, Response, World},
 };
 use prometheus_client::metrics::counter::Counter;
@@ -194,6 +196,11 @@ impl Server {
         Reloader(Arc::clone(&self.serving.registry))
     }
 
+    /// The local name server in it, if it asks on for its clients.
+    pub fn resolver(&self) -> Option<Arc<Resolver>> {
+        self.serving.registry.world().borrow().resolver.clone()
+    }
+
     /// Serves until `shutdown`, then lets connections finish for the grace time.
     ///
     /// # Errors
@@ -303,7 +310,10 @@ impl Serving {
         self.counters.answered(rcode, &answer);
         if talk.is_heard() {
             talk.note(&because.to_string());
-            talk.server(respond::answer_line(&answer, rcode).as_bytes(), answer.len());
+            let gist = Message::parse(&answer).map(|message| gist(&message)).unwrap_or_default();
+            let line = respond::answer_line(&answer, rcode);
+            let line = if gist.is_empty() { line } else { format!("{line}: {gist}") };
+            talk.server(line.as_bytes(), answer.len());
         }
         Some(answer)
     }

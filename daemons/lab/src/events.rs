@@ -71,13 +71,16 @@ pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-enum Heard {
+/// What a daemon tells whoever follows it.
+pub(crate) enum Heard {
+    /// An event, as JSON.
     Event(String),
+    /// So many were missed.
     Missed(String),
 }
 
 /// Reads server-sent events (WHATWG HTML §9.2) until the daemon ends.
-fn follow(socket: &Path, path: &str, sender: &mpsc::SyncSender<Heard>) -> anyhow::Result<()> {
+pub(crate) fn follow(socket: &Path, path: &str, sender: &mpsc::SyncSender<Heard>) -> anyhow::Result<()> {
     let mut kind = String::new();
     for line in get(socket, path)?.lines() {
         let line = line?;

@@ -11,6 +11,7 @@
 
 mod hosts;
 mod state;
+mod trace;
 mod up;
 
 mod client;
@@ -18,6 +19,7 @@ mod events;
 mod status;
 mod zone;
 
+mod cache;
 mod check;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +33,8 @@ const EXAMPLES: &str = "Examples:\n  \
     tomte events --daemon web --full       only the web, with all header fields\n  \
     tomte status                           who serves where\n  \
     tomte zone reload ns.crepes.fr         after its zone file was changed\n  \
+    tomte dns trace www.someschool.edu     who asks whom for a name\n  \
+    tomte cache list                       what the local name servers remember\n  \
     tomte check-config /etc/tomte/tomte.toml\n";
 
 /// A lab network of small, real internet servers
@@ -52,6 +56,12 @@ enum Command {
     /// Check zone files, and tell name servers to read them anew
     #[command(subcommand, before_help = zone::EXAMPLES)]
     Zone(zone::Command),
+    /// Show what the local name servers remember, or make them forget
+    #[command(subcommand, before_help = cache::EXAMPLES)]
+    Cache(cache::Command),
+    /// See how a name is found
+    #[command(subcommand, before_help = trace::EXAMPLES)]
+    Dns(trace::Command),
     /// Say whether configuration files are right
     CheckConfig {
         /// `tomte.toml` or `lab.toml`; without one, /etc/tomte/tomte.toml
@@ -65,6 +75,8 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::status(&arguments),
         Command::Events(arguments) => events::events(&arguments),
         Command::Zone(command) => zone::zone(&command),
+        Command::Cache(command) => cache::cache(&command),
+        Command::Dns(command) => trace::dns(&command),
         Command::CheckConfig { files } => check::check(&files),
     };
     match result {

@@ -18,6 +18,7 @@ use crate::{
 };
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -49,6 +50,18 @@ pub enum Credibility {
     Hearsay,
     /// An answer of the authority.
     Answer,
+}
+
+impl fmt::Display for Credibility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Credibility::Additional => "beside an answer",
+            Credibility::Referral => "referral",
+            Credibility::AuthorityOfAnswer => "authority section",
+            Credibility::Hearsay => "hearsay",
+            Credibility::Answer => "answer of the authority",
+        })
+    }
 }
 
 impl Credibility {

@@ -28,6 +28,7 @@ use crate::{
     message::{Query, Rcode, Section, Writer},
     name::Name,
     rdata::{Class, Type},
+    record::Record,
     zone::RrSet,
     zonefile,
 };
@@ -174,14 +175,31 @@ impl Resolver {
         self.started.elapsed().as_secs() + 1
     }
 
-    /// What is cached.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
+    /// All that is cached and good, for people: one line for each record, with the seconds that it is still good for, how far it
+    /// is believed, and who said it.
+    pub fn list(&self) -> Vec<String> {
+        let mut lines = vec![];
+        for cache::Listed { name, rtype, found } in self.cache.list(self.now()) {
+            let cache::Found { content, ttl, credibility, from, .. } = found;
+            let told = format!("; {credibility}, from {from}");
+            match content {
+                cache::Content::Set(set) => lines.extend(set.rdata().map(|rdata| {
+                    let (owner, rdata) = (set.owner.clone(), rdata.to_vec());
+                    format!("{} {told}", Record { owner, rtype: set.rtype, class: Class::IN, ttl, rdata })
+                })),
+                cache::Content::NoData(_) => {
+                    let rtype = rtype.map(|rtype| rtype.to_string()).unwrap_or_default();
+                    lines.push(format!("{name} {ttl} IN {rtype} - {told}: there is none"));
+                }
+                cache::Content::NoName(_) => lines.push(format!("{name} {ttl} IN - {told}: there is no such name")),
+            }
+        }
+        lines
     }
 
-    /// All that is cached and good.
-    pub fn list(&self) -> Vec<cache::Listed> {
-        self.cache.list(self.now())
+    /// Forgets a name and all below it; returns how many entries that were.
+    pub fn purge(&self, name: &Name) -> usize {
+        self.cache.purge(name.borrow())
     }
 
     /// What can be said at once to a client at this address.

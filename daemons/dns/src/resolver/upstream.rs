@@ -8,7 +8,7 @@ use crate::{
     message::{HEADER_OCTETS, Header},
     name::NameRef,
     rdata::{Class, Type},
-    record::Message,
+    record::{Message, gist},
     respond,
 };
 use prometheus_client::metrics::counter::Counter;
@@ -231,7 +231,12 @@ fn read(talk: &Conversation, answer: &[u8]) -> Result<Message, Trouble> {
     let message = Message::parse(answer).map_err(Trouble::Malformed);
     if talk.is_heard() {
         match &message {
-            Ok(message) => talk.server(respond::answer_line(answer, message.header.rcode()).as_bytes(), answer.len()),
+            Ok(message) => {
+                let line = respond::answer_line(answer, message.header.rcode());
+                let gist = gist(message);
+                let line = if gist.is_empty() { line } else { format!("{line}: {gist}") };
+                talk.server(line.as_bytes(), answer.len());
+            }
             Err(trouble) => talk.note(&trouble.to_string()),
         }
     }
