@@ -96,7 +96,7 @@ impl ScramKeys {
         Self { salt: salt[..16].to_vec(), rounds: ROUNDS, stored: hmac(key, &salt), server: hmac(key, b"server") }
     }
 
-    /// Reads `SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>` (RFC 5803's form, which PostgreSQL has too).
+    /// Reads `SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>` (nearly the form of RFC 5803, and that of a well-known database).
     ///
     /// # Errors
     /// What is wrong with it.

@@ -407,6 +407,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         (&mut self.stream, &mut self.input)
     }
 
+    /// What was said and has not left, for whoever says what is not lines: a message, a long list. The transcript does not see
+    /// it; who adds it here tells it by [`Conversation::message`], and calls [`Wire::flush`] now and then.
+    pub fn output_mut(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
     /// Sends what was said, then gives the stream away for a TLS handshake.
     ///
     /// RFC 3207 §4.2: what was learnt before TLS must be forgotten. That holds above all for commands which an attacker

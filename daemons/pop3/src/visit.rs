@@ -1,0 +1,441 @@
+//! One client: carries out what the [session](crate::session) decides.
+//!
+//! Files are opened and read at once when the kernel has them in memory, and on the pool for blocking work when it has not, so
+//! that a slow disk holds up nobody else.
+
+use crate::{
+    body::{Cut, Stuffing, header},
+    command::mask,
+    md5::md5,
+    reply::Reply,
+    server::Office,
+    session::{
+        AUTH_LINE_OCTETS_MAX, Channel, Credentials, Effect, Extent, Header, LINE_OCTETS_MAX, Lines, Outcome, Session,
+        Step,
+    },
+};
+use bytes::BufMut;
+use shared::{
+    accounts::Verdict,
+    maildir::{Listing, LockError, Locked, Maildir, Patience, Removal, Source},
+    sasl::Proof,
+    transcript::{Conversation, Kind, readable},
+    wire::{Role, Wire, WireError},
+};
+use std::{
+    io,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How much of a message is read, and sent, at once.
+const CHUNK_OCTETS: usize = 64 << 10;
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// How much of an answer of many lines the transcript shows.
+const SHOWN_OCTETS: usize = 16 << 10;
+
+/// How a conversation ended.
+enum End {
+    /// With words, that are still to be sent.
+    Goodbye,
+    /// Without: the client is gone, or RFC 1939 §3 wants it so.
+    Silence,
+    /// It goes on over TLS.
+    StartTls,
+}
+
+/// A client's visit.
+pub(crate) struct Visit {
+    office: Arc<Office>,
+    session: Session,
+    peer: IpAddr,
+    maildrop: Option<(Arc<Locked>, Arc<Listing>)>,
+    opened: Option<Opened>,
+}
+
+/// A message that is about to be sent.
+struct Opened {
+    source: Arc<Source>,
+    extent: Extent,
+    /// What has been read to look at the header.
+    first: Vec<u8>,
+}
+
+/// Serves a client until it leaves, falls silent, or we stop.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    office: Arc<Office>,
+    stream: S,
+    channel: Channel,
+    talk: Conversation,
+    shutdown: &CancellationToken,
+) {
+    let (connection, peer) = (talk.id(), talk.remote().ip());
+    let (session, greeting) = Session::new(Arc::clone(&office.offer), channel, office.stamp(connection));
+    let mut visit = Visit { session, peer, maildrop: None, opened: None, office };
+    let mut wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
+    wire.say(greeting.to_string());
+    match visit.converse(&mut wire, shutdown).await {
+        End::Silence => {}
+        // The client may be gone, which is how sessions end: there is nobody left to tell.
+        End::Goodbye => drop(wire.close().await),
+        // Boxed, so that those who need no TLS do not carry its size.
+        End::StartTls => Box::pin(visit.go_on_encrypted(wire, shutdown)).await,
+    }
+}
+
+impl Visit {
+    async fn go_on_encrypted<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &mut self,
+        wire: Wire<S>,
+        shutdown: &CancellationToken,
+    ) {
+        let Some(acceptor) = self.office.acceptor.clone() else { return };
+        // RFC 2595 §4 and CVE-2011-0411: what came behind STLS in clear is dropped here.
+        let Ok(unwired) = wire.into_stream_for_tls().await else { return };
+        let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(unwired.stream)).await else { return };
+        self.session.encrypted();
+        let mut wire = unwired.rest.over(stream);
+        if let End::Goodbye = self.converse(&mut wire, shutdown).await {
+            drop(wire.close().await);
+        }
+    }
+
+    async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &mut self,
+        wire: &mut Wire<S>,
+        shutdown: &CancellationToken,
+    ) -> End {
+        loop {
+            // A stop is noticed between two commands, never within one.
+            let line = match shutdown.run_until_cancelled(wire.line()).await {
+                Some(Ok(line)) => line,
+                // RFC 1939 §3: "the server should close the TCP connection without removing any messages or sending any
+                // response to the client".
+                Some(Err(reason)) => return Self::gone(wire, &reason),
+                None => {
+                    self.maildrop = None;
+                    wire.say(Reply::stopping().to_string());
+                    return End::Goodbye;
+                }
+            };
+            let mut step = self.session.on_line(&line);
+            loop {
+                step = match step {
+                    Step::Perform(effect) => {
+                        let outcome = self.perform(effect, wire, shutdown).await;
+                        self.session.on_outcome(outcome)
+                    }
+                    Step::Reply(reply) => {
+                        wire.say(reply.to_string());
+                        break;
+                    }
+                    Step::Challenge(reply) => {
+                        wire.say(reply.to_string());
+                        wire.next_line_is_secret();
+                        break;
+                    }
+                    Step::Lines(reply, lines) => match self.send_lines(wire, &reply, &lines).await {
+                        Ok(()) => break,
+                        Err(reason) => return Self::gone(wire, &reason),
+                    },
+                    Step::Message(reply) => match self.send_message(wire, &reply).await {
+                        Ok(()) => break,
+                        // A message that cannot be finished must not look finished: no dot.
+                        Err(reason) => return Self::gone(wire, &reason),
+                    },
+                    Step::StartTls(reply) => {
+                        wire.say(reply.to_string());
+                        return End::StartTls;
+                    }
+                    Step::Close(reply) => {
+                        // RFC 1939 §6: the lock goes before the goodbye, so that whoever hears it can come back at once.
+                        self.maildrop = None;
+                        wire.say(reply.to_string());
+                        return End::Goodbye;
+                    }
+                };
+            }
+            let long = self.session.is_authenticating();
+            wire.set_line_octets_max(if long { AUTH_LINE_OCTETS_MAX } else { LINE_OCTETS_MAX });
+        }
+    }
+
+    fn gone<S: AsyncRead + AsyncWrite + Unpin>(wire: &Wire<S>, reason: &WireError) -> End {
+        let connection = wire.conversation().id();
+        tracing::debug!(connection, %reason, last = wire.last_lines(), "session ends without QUIT");
+        End::Silence
+    }
+
+    async fn perform<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        effect: Effect,
+        wire: &mut Wire<S>,
+        shutdown: &CancellationToken,
+    ) -> Outcome {
+        match effect {
+            Effect::Verify(credentials) => {
+                let (outcome, pause) = self.verify(&credentials).await;
+                if let Some(pause) = pause {
+                    // Answers to what was said before need not wait with it.
+                    let _ = wire.flush().await;
+                    shutdown.run_until_cancelled(sleep(pause)).await;
+                }
+                outcome
+            }
+            Effect::FetchKeys(user) => match self.office.accounts.wait(self.peer, Instant::now()) {
+                Some(wait) => Outcome::TooSoon(wait),
+                None => match self.office.nonce() {
+                    Some(nonce) => {
+                        Outcome::Keys { keys: self.office.accounts.scram(self.office.config.account(&user)), nonce }
+                    }
+                    None => Outcome::CannotTell,
+                },
+            },
+            Effect::OpenMaildrop(user) => self.open_maildrop(&user).await,
+            Effect::Open { index, extent } => match self.open(index, extent).await {
+                Ok(header) => Outcome::Ready(header),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Outcome::Vanished,
+                Err(error) => {
+                    tracing::error!(connection = wire.conversation().id(), %error, "cannot read a message");
+                    Outcome::Unreadable
+                }
+            },
+            Effect::Remove(indexes) => self.remove(indexes).await,
+        }
+    }
+
+    /// What comes of it, and how long the answer waits.
+    async fn verify(&self, credentials: &Credentials) -> (Outcome, Option<Duration>) {
+        let Office { accounts, config, counters, .. } = &*self.office;
+        let (user, now) = (config.account(credentials.user()), Instant::now());
+        let verdict = match credentials {
+            Credentials::Password { secret, .. } => accounts.verify(user, secret, self.peer, now).await,
+            Credentials::Digest { stamp, digest, .. } => accounts.judge(user, self.peer, now, |clear| {
+                // RFC 1939 §7: the timestamp, then the shared secret.
+                clear.is_some_and(|clear| md5(format!("{stamp}{clear}").as_bytes()) == *digest)
+            }),
+            Credentials::Scram { proof, .. } => accounts.judge(user, self.peer, now, |_| *proof != Proof::Wrong),
+        };
+        match verdict {
+            Verdict::Welcome => (Outcome::Verified, None),
+            Verdict::Denied { because, pause } => {
+                counters.denied.inc();
+                tracing::info!(user, peer = %self.peer, ?because, "denied");
+                (Outcome::Denied, Some(pause))
+            }
+            Verdict::TooSoon { wait } => (Outcome::TooSoon(wait), None),
+            Verdict::CannotTell => (Outcome::CannotTell, None),
+        }
+    }
+
+    async fn open_maildrop(&mut self, user: &str) -> Outcome {
+        let account = self.office.config.account(user);
+        let Some(path) = self.office.config.mailbox(account) else { return Outcome::CannotOpen };
+        if !self.office.is_late_enough(account, Instant::now()) {
+            return Outcome::TooEarly;
+        }
+        let opening = spawn_blocking(move || lock_and_scan(&path).map_err(|error| (error, path)));
+        match opening.await {
+            Ok(Ok((locked, listing))) => {
+                let listing = Arc::new(listing);
+                self.maildrop = Some((Arc::new(locked), Arc::clone(&listing)));
+                self.office.counters.welcome.inc();
+                Outcome::Opened(listing)
+            }
+            Ok(Err((LockError::Busy, _))) => Outcome::Busy,
+            Ok(Err((LockError::Io(error), path))) => {
+                tracing::error!(mailbox = %path.display(), %error, "cannot open a mailbox");
+                Outcome::CannotOpen
+            }
+            // It panicked, which the log tells.
+            Err(_) => Outcome::CannotTell,
+        }
+    }
+
+    /// Opens a message and reads its beginning.
+    async fn open(&mut self, index: usize, extent: Extent) -> io::Result<Header> {
+        let Some((locked, listing)) = &self.maildrop else { return Err(io::ErrorKind::NotFound.into()) };
+        let source = match locked.open(listing, index, Patience::Cached) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let (locked, listing) = (Arc::clone(locked), Arc::clone(listing));
+                spawn_blocking(move || locked.open(&listing, index, Patience::Disk)).await??
+            }
+            opened => opened?,
+        };
+        let source = Arc::new(source);
+        let first = read(&source, vec![], 0).await?;
+        let header = header(&first);
+        self.opened = Some(Opened { source, extent, first });
+        Ok(header)
+    }
+
+    async fn remove(&mut self, indexes: Vec<usize>) -> Outcome {
+        let Some((locked, listing)) = self.maildrop.take() else { return Outcome::Removed { failed: indexes.len() } };
+        let all = indexes.len();
+        let removing = spawn_blocking(move || {
+            let mut failed = 0;
+            for index in indexes {
+                if let Removal::Failed(error) = locked.remove(&listing, index) {
+                    tracing::error!(%error, "cannot remove a message");
+                    failed += 1;
+                }
+            }
+            if let Err(error) = locked.sync() {
+                // They are gone for everybody who looks; only a power cut could bring them back.
+                tracing::error!(%error, "cannot make removals durable");
+            }
+            failed
+        });
+        let failed = removing.await.unwrap_or(all);
+        self.office.counters.removed.inc_by((all - failed) as u64);
+        Outcome::Removed { failed }
+    }
+
+    async fn send_lines<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        wire: &mut Wire<S>,
+        reply: &Reply,
+        lines: &Lines,
+    ) -> Result<(), WireError> {
+        let mut shown = Shown::new(wire, reply);
+        for line in self.session.lines(lines) {
+            // None of these lines begins with a dot: numbers and capabilities do not.
+            let out = wire.output_mut();
+            out.put_slice(line.as_bytes());
+            out.put_slice(b"\r\n");
+            shown.add(line.as_bytes(), line.len() + 2);
+            if wire.buffered_output() >= CHUNK_OCTETS {
+                wire.flush().await?;
+            }
+        }
+        wire.output_mut().put_slice(b".\r\n");
+        shown.tell(wire);
+        Ok(())
+    }
+
+    async fn send_message<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        wire: &mut Wire<S>,
+        reply: &Reply,
+    ) -> Result<(), WireError> {
+        let Some(Opened { source, extent, first }) = self.opened.take() else { return Err(WireError::Closed) };
+        let mut shown = Shown::new(wire, reply);
+        let (mut cut, mut stuffing, mut chunk, mut at) = (Cut::new(extent), Stuffing::default(), first, 0);
+        while !chunk.is_empty() {
+            let wanted = cut.take(&chunk);
+            let out = wire.output_mut();
+            let from = out.len();
+            stuffing.push(&chunk[..wanted], out);
+            shown.push(&out[from..]);
+            at += chunk.len() as u64;
+            if wanted < chunk.len() || at >= source.length() {
+                break;
+            }
+            if wire.buffered_output() >= CHUNK_OCTETS {
+                wire.flush().await?;
+            }
+            chunk = read(&source, chunk, at).await?;
+        }
+        stuffing.finish(wire.output_mut());
+        shown.tell(wire);
+        self.office.counters.sent.inc();
+        Ok(())
+    }
+}
+
+/// Locks a mailbox, which is made if it is not there, and lists it.
+fn lock_and_scan(path: &Path) -> Result<(Locked, Listing), LockError> {
+    let locked = match Maildir::open(path).map_err(LockError::from).and_then(Maildir::lock) {
+        Err(LockError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Maildir::open_or_create(path)?.lock()?
+        }
+        locked => locked?,
+    };
+    let listing = locked.scan()?;
+    Ok((locked, listing))
+}
+
+/// The next octets of a message; none at its end. `buffer` is used again.
+async fn read(source: &Arc<Source>, mut buffer: Vec<u8>, at: u64) -> io::Result<Vec<u8>> {
+    let rest = usize::try_from(source.length().saturating_sub(at)).unwrap_or(usize::MAX);
+    buffer.resize(rest.min(CHUNK_OCTETS), 0);
+    let octets = match source.read_at(&mut buffer, at, Patience::Cached) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let source = Arc::clone(source);
+            let reading = spawn_blocking(move || {
+                let octets = source.read_at(&mut buffer, at, Patience::Disk)?;
+                Ok::<_, io::Error>((buffer, octets))
+            });
+            let octets;
+            (buffer, octets) = reading.await??;
+            octets
+        }
+        octets => octets?,
+    };
+    buffer.truncate(octets);
+    Ok(buffer)
+}
+
+/// An answer of many lines as the transcript shows it: one message, cut off where it becomes long.
+struct Shown {
+    reply: String,
+    octets: usize,
+    /// The beginning, if somebody watches.
+    beginning: Option<Vec<u8>>,
+}
+
+impl Shown {
+    /// Says the first line.
+    fn new<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, reply: &Reply) -> Self {
+        let reply = reply.to_string();
+        let out = wire.output_mut();
+        out.put_slice(reply.as_bytes());
+        out.put_slice(b"\r\n");
+        let beginning = wire.conversation().is_heard().then(Vec::new);
+        Self { octets: reply.len() + 2, reply, beginning }
+    }
+
+    /// A line without its end.
+    fn add(&mut self, line: &[u8], octets: usize) {
+        self.octets += octets;
+        if let Some(beginning) = self.beginning.as_mut().filter(|beginning| beginning.len() < SHOWN_OCTETS) {
+            beginning.extend_from_slice(line);
+            beginning.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Octets with their line ends.
+    fn push(&mut self, octets: &[u8]) {
+        self.octets += octets.len();
+        if let Some(beginning) = &mut self.beginning {
+            let room = SHOWN_OCTETS.saturating_sub(beginning.len());
+            beginning.extend_from_slice(&octets[..octets.len().min(room)]);
+        }
+    }
+
+    fn tell<S: AsyncRead + AsyncWrite + Unpin>(self, wire: &Wire<S>) {
+        let Some(beginning) = self.beginning else { return };
+        let whole = beginning.len() + self.reply.len() + 2 >= self.octets;
+        let text = beginning.strip_suffix(b"\r\n").unwrap_or(&beginning);
+        let mut more: Vec<String> = vec![];
+        if !beginning.is_empty() {
+            more.extend(
+                text.split(|octet| *octet == b'\n').map(|line| readable(line.strip_suffix(b"\r").unwrap_or(line))),
+            );
+        }
+        if !whole {
+            more.push("[..]".to_owned());
+        }
+        more.push(".".to_owned());
+        wire.conversation().message(Kind::Server, self.reply, more, self.octets + 3);
+    }
+}
