@@ -150,6 +150,54 @@ fn dig_and_drill_follow_the_name_from_the_root_by_themselves() {
     assert!(answer.contains("www.someschool.edu.") && answer.ends_with("127.77.3.80"), "{answer}");
 }
 
+/// C108: eight messages, from the root down. C113: the second time there are two, and what is remembered can be listed. C120: the
+/// answer of a cache is not authoritative.
+#[test]
+#[ignore = "needs unshare, ip and nslookup: tests/run clients"]
+fn a_local_name_server_goes_down_the_tree_once_and_remembers() {
+    client("nslookup").unwrap();
+    let tomte = command("tomte").unwrap();
+    let script = "tomte() { \"$TOMTE\" \"$@\" --state state; }
+        tomte dns trace www.someschool.edu | sed 's/^/cold: /'; tomte dns trace www.someschool.edu | sed 's/^/warm: /'
+        nslookup www.someschool.edu 127.77.1.2
+        tomte cache list --host resolver.crepes.fr; tomte cache purge edu --host resolver.crepes.fr
+        tomte cache list --host resolver.crepes.fr
+        dig @127.77.1.2 nobody.crepes.fr +noall +comments; dig @127.77.2.2 alice.crepes.fr +short";
+    let script = script.replace("$TOMTE", &tomte.get_program().to_string_lossy());
+    let said = beside_the_lab(&[], &script);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let drawn = |mark: &str| -> Vec<String> {
+        let lines = said.out.lines().filter_map(|line| line.strip_prefix(mark)).map(str::trim_start);
+        let numbered = lines.filter(|line| line.starts_with(|first: char| first.is_ascii_digit()));
+        numbered.map(|line| line.split_whitespace().skip(1).take(3).collect::<Vec<_>>().join(" ")).collect()
+    };
+    let (root, edu, school) = ("a.root-servers.net", "ns.nic.edu", "ns.someschool.edu");
+    let resolver = "resolver.crepes.fr";
+    let steps = [
+        ("you", resolver),
+        (resolver, root),
+        (root, resolver),
+        (resolver, edu),
+        (edu, resolver),
+        (resolver, school),
+        (school, resolver),
+        (resolver, "you"),
+    ];
+    assert_eq!(drawn("cold: "), steps.map(|(from, to)| format!("{from} -> {to}")));
+    assert_eq!(drawn("warm: ").len(), 2);
+    let want = [
+        "Non-authoritative answer:",
+        "Address: 127.77.3.80",
+        "NS ns.someschool.edu. ; referral, from 127.77.0.3:53",
+        "A 127.77.3.80 ; answer of the authority, from 127.77.3.53:53",
+        "entries forgotten",
+        "resolver.crepes.fr: empty",
+        "status: NXDOMAIN",
+        "mail.crepes.fr.\n127.77.1.25",
+    ];
+    assert_all(&said.out, &want, &[]);
+}
+
 #[test]
 #[ignore = "needs unshare, ip, dig and drill: tests/run clients"]
 fn drill_trusts_every_step_from_the_root_when_the_lab_is_signed() {
