@@ -95,14 +95,7 @@ fn edns(message: &Message) -> Option<Edns<'_>> {
 
 /// How large a message may be that goes to whoever asks.
 pub(crate) fn octets_max(asking: &Asking<'_>) -> usize {
-    match (asking.errand.carrier, edns(&asking.message)) {
-        (Carrier::Tcp | Carrier::Tls, _) => OCTETS_MAX,
-        (Carrier::Udp, None) => UDP_OCTETS_PLAIN,
-        // RFC 6891 §6.2.3: less than 512 means 512.
-        (Carrier::Udp, Some(edns)) => {
-            usize::from(edns.udp_octets.min(asking.world.udp_octets_max)).max(UDP_OCTETS_PLAIN)
-        }
-    }
+    respond::octets_max(&asking.world, asking.errand.carrier, edns(&asking.message))
 }
 
 /// The message's own header and question with an RCODE.

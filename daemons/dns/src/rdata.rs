@@ -5,7 +5,7 @@
 //! (RFC 3597): its data is octets.
 
 use crate::name::NameRef;
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// A record type (RFC 1035 §3.2.2 and what came after).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -305,6 +305,19 @@ pub fn is_well_formed(rtype: Type, rdata: &[u8]) -> bool {
     rest.is_empty()
 }
 
+/// Types in windows of 256, each as a bit map (RFC 4034 §4.1.2).
+pub fn type_bitmap(types: &mut [u16]) -> Vec<u8> {
+    types.sort_unstable();
+    let mut windows: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+    for number in types.iter() {
+        let [window, bit] = number.to_be_bytes();
+        let map = windows.entry(window).or_default();
+        map.resize(map.len().max(usize::from(bit / 8) + 1), 0);
+        map[usize::from(bit / 8)] |= 0x80 >> (bit % 8);
+    }
+    windows.into_iter().flat_map(|(window, map)| [vec![window, map.len() as u8], map].concat()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,5 +360,12 @@ mod tests {
         ] {
             assert_eq!(is_well_formed(rtype, rdata), want, "{rtype} {rdata:?}");
         }
+    }
+
+    #[test]
+    fn types_are_mapped_by_windows() {
+        // RFC 4034 §4.3: A MX RRSIG NSEC TYPE1234.
+        let want = [&[0, 6, 0x40, 1, 0, 0, 0, 3, 4, 27][..], &[0; 26], &[0x20]].concat();
+        assert_eq!(type_bitmap(&mut [1234, 47, 1, 46, 15]), want);
     }
 }

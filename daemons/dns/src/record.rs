@@ -174,7 +174,9 @@ fn unpack(message: &[u8], rtype: Type, begin: usize, end: usize) -> Option<Vec<u
 /// What a message comes to, for people: `www.crepes.fr. A 10.77.1.80 (+1)`, `ask ns.nic.edu. about edu.`; empty for the rest.
 pub fn gist(message: &Message) -> String {
     let records = |section: &[Record], rtype: Option<Type>| -> Vec<String> {
-        let shown = section.iter().filter(|record| record.rtype != Type::RRSIG && rtype.is_none_or(|rtype| rtype == record.rtype));
+        let shown = section
+            .iter()
+            .filter(|record| record.rtype != Type::RRSIG && rtype.is_none_or(|rtype| rtype == record.rtype));
         shown.map(ToString::to_string).collect()
     };
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();

@@ -204,8 +204,8 @@ pub fn respond(
 }
 
 /// The most that an answer may have.
-fn octets_max(world: &World, asker: Asker, edns: Option<Edns<'_>>) -> usize {
-    match (asker.carrier, edns) {
+pub(crate) fn octets_max(world: &World, carrier: Carrier, edns: Option<Edns<'_>>) -> usize {
+    match (carrier, edns) {
         (Carrier::Tcp | Carrier::Tls, _) => usize::from(u16::MAX),
         (Carrier::Udp, None) => UDP_OCTETS_PLAIN,
         // RFC 6891 §6.2.3: less than 512 means 512.
@@ -216,7 +216,7 @@ fn octets_max(world: &World, asker: Asker, edns: Option<Edns<'_>>) -> usize {
 /// Answers a question from the zones, into `buffer`, which has room for 512 octets at least.
 pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rotation, buffer: &mut [u8]) -> Response {
     let Query { header, name, qtype, class, edns, .. } = *query;
-    let mut writer = Writer::new(buffer, octets_max(world, asker, edns), header);
+    let mut writer = Writer::new(buffer, octets_max(world, asker.carrier, edns), header);
     let mut standing = Standing::Unknown;
     if let Some(edns) = edns {
         writer.edns(edns, world.udp_octets_max);
@@ -288,7 +288,7 @@ pub async fn recurse(
 ) -> Option<(Vec<u8>, Rcode, Because)> {
     let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
     let found = resolver.find(&query.name.to_name(), query.qtype, cause).await;
-    let mut buffer = vec![0; octets_max(world, asker, query.edns)];
+    let mut buffer = vec![0; octets_max(world, asker.carrier, query.edns)];
     let room = buffer.len();
     let mut writer = Writer::new(&mut buffer, room, query.header);
     if let Some(edns) = query.edns {

@@ -28,7 +28,6 @@ use ring::{
 };
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt,
@@ -273,7 +272,7 @@ impl Signer {
             let mut types: Vec<u16> = sets.iter().map(|set| set.rtype.0).collect();
             types.extend([Type::RRSIG.0, Type::NSEC.0]);
             types.extend(node.is_cut().then_some(Type::NS.0));
-            let nsec = [next.as_wire(), &type_bitmap(&mut types)].concat();
+            let nsec = [next.as_wire(), &rdata::type_bitmap(&mut types)].concat();
             sets.push(Signable { rtype: Type::NSEC, ttl: nsec_ttl, records: vec![Cow::Owned(nsec)] });
             let known = previous.and_then(|zone| zone.node(node.name()));
             for set in sets.iter() {
@@ -408,19 +407,6 @@ fn place(builder: &mut Builder, owner: NameRef<'_>, rtype: Type, ttl: u32, rdata
     builder
         .add(owner, rtype, ttl, rdata, Place::default())
         .expect("it was in the zone, and signatures do not make it 4 GiB");
-}
-
-/// Types in windows of 256, each as a bit map (RFC 4034 §4.1.2).
-pub fn type_bitmap(types: &mut [u16]) -> Vec<u8> {
-    types.sort_unstable();
-    let mut windows: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
-    for number in types.iter() {
-        let [window, bit] = number.to_be_bytes();
-        let map = windows.entry(window).or_default();
-        map.resize(map.len().max(usize::from(bit / 8) + 1), 0);
-        map[usize::from(bit / 8)] |= 0x80 >> (bit % 8);
-    }
-    windows.into_iter().flat_map(|(window, map)| [vec![window, map.len() as u8], map].concat()).collect()
 }
 
 /// The data of a record as it is signed: names in lower case, in the types that are older than RFC 3597
@@ -627,13 +613,6 @@ x.away   TXT   \"nobody sees this\"
         let owner: Name = "example.net".parse().unwrap();
         let digest = digest::digest(&digest::SHA256, &[owner.borrow().as_wire(), &dnskey].concat());
         assert_eq!(digest.as_ref()[..4], [0xb4, 0xc8, 0xc1, 0xfe]);
-    }
-
-    #[test]
-    fn types_are_mapped_by_windows() {
-        // RFC 4034 §4.3: A MX RRSIG NSEC TYPE1234.
-        let want = [&[0, 6, 0x40, 1, 0, 0, 0, 3, 4, 27][..], &[0; 26], &[0x20]].concat();
-        assert_eq!(type_bitmap(&mut [1234, 47, 1, 46, 15]), want);
     }
 
     #[test]

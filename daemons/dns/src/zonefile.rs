@@ -558,21 +558,10 @@ impl Reader<'_> {
         Ok(1)
     }
 
-    /// RFC 4034 §4.1.2: for each window of 256 types its number, the length of its map, and the map.
+    /// Mnemonics of types (RFC 4034 §4.2).
     fn bitmap(&mut self, words: &[Word<'_>]) -> Result<(), Mistake> {
-        let mut types = words.iter().map(read_type).collect::<Result<Vec<_>, _>>()?;
-        types.sort_unstable();
-        for window in types.chunk_by(|one, other| one.0 >> 8 == other.0 >> 8) {
-            let mut map = [0_u8; 32];
-            let mut octets = 0;
-            for rtype in window {
-                let low = usize::from(rtype.0 & 0xff);
-                map[low / 8] |= 0x80 >> (low % 8);
-                octets = low / 8 + 1;
-            }
-            self.rdata.extend([(window[0].0 >> 8) as u8, octets as u8]);
-            self.rdata.extend_from_slice(&map[..octets]);
-        }
+        let mut types = words.iter().map(|word| read_type(word).map(|rtype| rtype.0)).collect::<Result<Vec<_>, _>>()?;
+        self.rdata.extend(rdata::type_bitmap(&mut types));
         Ok(())
     }
 
