@@ -75,13 +75,9 @@ pub(crate) fn dns(Command::Trace(arguments): &Command) -> anyhow::Result<()> {
     let client = UdpSocket::bind(if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" })?;
     client.connect(address)?;
     let local = client.local_addr()?;
-    let question = [
-        &[0x74, 0x6f, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..],
-        name.borrow().as_wire(),
-        &rtype.0.to_be_bytes(),
-        &[0, 1],
-    ]
-    .concat();
+    let question =
+        [&[0x74, 0x6f, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], name.borrow().as_wire(), &rtype.0.to_be_bytes(), &[0, 1]]
+            .concat();
     client.send(&question)?;
 
     let named = |address: IpAddr| {
