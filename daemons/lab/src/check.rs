@@ -37,6 +37,7 @@ fn check_tables(settings: &Settings) -> Result<(), ConfigError> {
     settings.table::<shared::tls::Config>("tls")?;
     settings.table::<wordlength::Config>("wordlength")?;
     settings.table::<dns::Config>("dns")?;
+    settings.table::<pop3::Config>("pop3")?;
     settings.table::<web::Config>("web")?;
     Ok(())
 }
@@ -50,7 +51,7 @@ mod tests {
     const MANUAL: &str = include_str!("../../../config/tomte.toml");
 
     /// Where the struct of each table is, with the comments on its fields.
-    const SOURCES: [(&str, &str); 8] = [
+    const SOURCES: [(&str, &str); 9] = [
         ("log", include_str!("../../../shared/src/logging.rs")),
         ("admin", include_str!("../../../shared/src/admin.rs")),
         ("transcript", include_str!("../../../shared/src/transcript.rs")),
@@ -59,6 +60,7 @@ mod tests {
         ("wordlength", include_str!("../../wordlength/src/lib.rs")),
         ("web", include_str!("../../web/src/config.rs")),
         ("dns", include_str!("../../dns/src/config.rs")),
+        ("pop3", include_str!("../../pop3/src/config.rs")),
     ];
 
     /// The fields of `pub struct Config`, each with its comment as one line.
@@ -132,6 +134,7 @@ mod tests {
         same::<wordlength::Config>(&settings, "wordlength");
         same::<web::Config>(&settings, "web");
         same::<dns::Config>(&settings, "dns");
+        same::<pop3::Config>(&settings, "pop3");
     }
 
     #[test]

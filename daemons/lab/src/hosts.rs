@@ -23,7 +23,7 @@ pub(crate) struct Host {
     pub(crate) name: String,
     /// `10.77.x.y`, as the containers have it.
     pub(crate) address: Ipv4Addr,
-    /// A command to try first. `{http}`, `{https}`, `{tcp}` and `{dig}` stand for address and port.
+    /// A command to try first. `{http}`, `{https}`, `{tcp}`, `{pop3}` and `{dig}` stand for address and port.
     #[serde(default)]
     pub(crate) r#try: String,
     #[serde(default)]
@@ -32,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) wordlength: Option<wordlength::Config>,
     #[serde(default)]
     pub(crate) dns: Option<dns::Config>,
+    #[serde(default)]
+    pub(crate) pop3: Option<pop3::Config>,
 }
 
 /// Which ports the one-process lab uses.
@@ -70,7 +72,11 @@ impl Lab {
             let wordlength = host.wordlength.as_ref().map(|w| w.listen != wordlength::Config::default().listen);
             let dns =
                 host.dns.as_ref().map(|dns| dns.listen != dns::Config::default().listen || !dns.listen_tls.is_empty());
-            if web || wordlength == Some(true) || dns == Some(true) {
+            let pop3 = host
+                .pop3
+                .as_ref()
+                .is_some_and(|pop3| pop3.listen != pop3::Config::default().listen || !pop3.listen_tls.is_empty());
+            if web || wordlength == Some(true) || dns == Some(true) || pop3 {
                 return Err(unfit(format!("{}: `listen` has no place here, a host serves at its address", host.name)));
             }
             if let Some(twin) = lab.host[..index].iter().find(|h| h.name == host.name || h.address == host.address) {
@@ -137,6 +143,11 @@ impl Host {
             dns.query_ipv6 = false;
             dns.ds_dir = state.join("dns").join("ds");
             dns.peer_port = ports.map(53);
+        }
+        if let Some(pop3) = &mut self.pop3 {
+            pop3.listen = vec![at(110)];
+            pop3.listen_tls = vec![at(995)];
+            pop3.mailboxes = state.join(&pop3.mailboxes);
         }
         if let Some(wordlength) = &mut self.wordlength {
             wordlength.listen = vec![at(7777)];

@@ -3,6 +3,7 @@
 //! ```text
 //!   lab.toml accounts.toml   for reading; `--lab FILE` uses another
 //!   www/                     the site, unpacked at first start; what was edited since stays
+//!   mail/                    the mailboxes, unpacked once; --fresh brings the first messages back
 //!   ca/                      the lab's certificate authority
 //!   log/                     access logs
 //!   admin.sock               for `tomte status` and `tomte events`
@@ -65,6 +66,8 @@ fn unpack(from: &Dir<'_>, to: &Path) -> anyhow::Result<()> {
     for entry in from.entries() {
         let path = to.join(entry.path());
         match entry {
+            // A mailbox whose messages were taken must not fill again at the next start.
+            DirEntry::Dir(dir) if dir.path() == Path::new("mail") && path.exists() => {}
             DirEntry::Dir(dir) => {
                 fs::create_dir_all(&path)?;
                 unpack(dir, to)?;
@@ -106,12 +109,17 @@ mod tests {
         assert!(dir.join("lab.toml").exists() && !dir.join("tomte.toml").exists());
         fs::write(&page, "edited").unwrap();
         fs::remove_file(&index).unwrap();
+        let mailbox = dir.join("mail/hamburger.edu/bob/new");
+        let message = fs::read_dir(&mailbox).unwrap().next().unwrap().unwrap().path();
+        fs::remove_file(&message).unwrap();
         prepare(&dir, Begin::Continue).unwrap();
         assert_eq!(fs::read_to_string(&page).unwrap(), "edited");
+        assert!(!message.exists(), "what was taken from a mailbox is gone");
         let date = httpdate::fmt_http_date(fs::metadata(&index).unwrap().modified().unwrap());
         assert_eq!(date, "Tue, 30 Oct 2007 17:00:02 GMT");
         prepare(&dir, Begin::Fresh).unwrap();
         assert_ne!(fs::read_to_string(&page).unwrap(), "edited");
+        assert!(message.exists());
     }
 
     #[test]

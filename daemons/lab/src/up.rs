@@ -165,6 +165,7 @@ struct Started {
     web: Option<web::Server>,
     /// With what its zones are read from.
     dns: Option<(dns::Server, dns::Config)>,
+    pop3: Option<pop3::Server>,
     wordlength: Option<wordlength::Server>,
 }
 
@@ -177,12 +178,15 @@ impl Started {
             let dns = host.dns.clone();
             let dns = dns.map(|config| dns::Server::bind(&config, &shared("dns")).map(|server| (server, config)));
             let dns = dns.transpose()?;
+            let pop3 = host.pop3.clone();
+            let pop3 = pop3.map(|config| pop3::Server::bind(config, &shared("pop3"))).transpose()?;
             let wordlength = host.wordlength.clone();
             let wordlength =
                 wordlength.map(|config| wordlength::Server::bind(config, &shared("wordlength"))).transpose()?;
             let of = |daemon, endpoints: Vec<Endpoint>| endpoints.into_iter().map(move |endpoint| (daemon, endpoint));
             let endpoints = web.iter().flat_map(|server| of("web", server.local_addrs()));
             let endpoints = endpoints.chain(dns.iter().flat_map(|(server, _)| of("dns", server.local_addrs())));
+            let endpoints = endpoints.chain(pop3.iter().flat_map(|server| of("pop3", server.local_addrs())));
             let endpoints =
                 endpoints.chain(wordlength.iter().flat_map(|server| of("wordlength", server.local_addrs())));
             let endpoints: Vec<_> = endpoints.collect();
@@ -196,13 +200,13 @@ impl Started {
             let dig = endpoints.iter().find(|(daemon, _)| *daemon == "dns").map(|(_, endpoint)| endpoint.address);
             let dig = dig.map(|address| format!("{} -p {}", address.ip(), address.port())).unwrap_or_default();
             let suggestion = suggestion.replace("{dig}", &dig);
-            Ok(Self { name: host.name.clone(), suggestion, endpoints, web, dns, wordlength })
+            Ok(Self { name: host.name.clone(), suggestion, endpoints, web, dns, pop3, wordlength })
         };
         bind().map_err(|error| cure(&host.name, error))
     }
 
     fn serve(self, process: &Process, tasks: &TaskTracker, shutdown: &CancellationToken) {
-        for daemon in ["web", "dns", "wordlength"] {
+        for daemon in ["web", "dns", "pop3", "wordlength"] {
             let addresses = self.endpoints.iter().filter(|(of, _)| *of == daemon);
             let addresses: Vec<String> = addresses.map(|(_, endpoint)| endpoint.to_string()).collect();
             if !addresses.is_empty() {
@@ -220,6 +224,9 @@ impl Started {
                 process.directory.on_cache("dns", &self.name, move |question| about_cache(&resolver, question));
             }
             tasks.spawn(end(self.name.clone(), "dns", shutdown.clone(), server.run(shutdown.clone())));
+        }
+        if let Some(server) = self.pop3 {
+            tasks.spawn(end(self.name.clone(), "pop3", shutdown.clone(), server.run(shutdown.clone())));
         }
         if let Some(server) = self.wordlength {
             tasks.spawn(end(self.name, "wordlength", shutdown.clone(), server.run(shutdown.clone())));
