@@ -28,6 +28,7 @@ use ring::{
 };
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt,
@@ -113,6 +114,14 @@ pub fn key_tag(dnskey: &[u8]) -> u16 {
     (sum + (sum >> 16)) as u16
 }
 
+/// The data of a DS record for a key, with SHA-256 (RFC 4034 §5.1.4): a digest of owner and key.
+pub fn ds(zone: NameRef<'_>, dnskey: &[u8]) -> Vec<u8> {
+    let owner = zone.as_wire().to_ascii_lowercase();
+    let digest = digest::digest(&digest::SHA256, &[&owner[..], dnskey].concat());
+    let algorithm = dnskey.get(3).copied().unwrap_or_default();
+    [&key_tag(dnskey).to_be_bytes()[..], &[algorithm, DIGEST], digest.as_ref()].concat()
+}
+
 fn write_whole(path: &Path, mode: u32, text: &str) -> Result<(), SignError> {
     let fail = |source| SignError::File { path: path.to_owned(), source };
     let part = path.with_extension("part");
@@ -170,11 +179,9 @@ impl Signer {
         &self.dnskey
     }
 
-    /// The data of the DS record that the parent needs (RFC 4034 §5.1.4): a digest of owner and key.
+    /// The data of the DS record that the parent needs.
     pub fn ds(&self) -> Vec<u8> {
-        let owner = self.zone.borrow().as_wire().to_ascii_lowercase();
-        let digest = digest::digest(&digest::SHA256, &[&owner[..], &self.dnskey].concat());
-        [&self.tag.to_be_bytes()[..], &[ALGORITHM, DIGEST], digest.as_ref()].concat()
+        ds(self.zone.borrow(), &self.dnskey)
     }
 
     /// One line in the format of master files, which validators take as a trust anchor too.
@@ -272,7 +279,7 @@ impl Signer {
             let mut types: Vec<u16> = sets.iter().map(|set| set.rtype.0).collect();
             types.extend([Type::RRSIG.0, Type::NSEC.0]);
             types.extend(node.is_cut().then_some(Type::NS.0));
-            let nsec = [next.as_wire(), &rdata::type_bitmap(&mut types)].concat();
+            let nsec = [next.as_wire(), &type_bitmap(&mut types)].concat();
             sets.push(Signable { rtype: Type::NSEC, ttl: nsec_ttl, records: vec![Cow::Owned(nsec)] });
             let known = previous.and_then(|zone| zone.node(node.name()));
             for set in sets.iter() {
@@ -336,24 +343,38 @@ impl Signer {
             &self.zone.borrow().as_wire().to_ascii_lowercase(),
         ]
         .concat();
-        let mut message = rdata.clone();
-        // RFC 4034 §6.3: in order, and none twice.
-        let mut records: Vec<Vec<u8>> =
-            set.records.iter().map(|record| canonical(set.rtype, record).into_owned()).collect();
-        records.sort_unstable();
-        records.dedup();
-        for record in records {
-            message.extend_from_slice(&owner.as_wire().to_ascii_lowercase());
-            message.extend_from_slice(&set.rtype.0.to_be_bytes());
-            message.extend_from_slice(&[0, 1]);
-            message.extend_from_slice(&set.ttl.to_be_bytes());
-            message.extend_from_slice(&(record.len() as u16).to_be_bytes());
-            message.extend_from_slice(&record);
-        }
+        let records = set.records.iter().map(|record| &**record);
+        let message = signed_data(&rdata, owner, set.rtype, set.ttl, records);
         let signature = self.pair.sign(&SystemRandom::new(), &message).map_err(|_| SignError::NoRandomness)?;
         rdata.extend_from_slice(signature.as_ref());
         Ok(rdata)
     }
+}
+
+/// What is signed: the data of RRSIG without the signature, and the records in canonical form and order
+/// (RFC 4034 §3.1.8.1 and §6.3).
+pub(crate) fn signed_data<'r>(
+    head: &[u8],
+    owner: NameRef<'_>,
+    rtype: Type,
+    ttl: u32,
+    records: impl Iterator<Item = &'r [u8]>,
+) -> Vec<u8> {
+    // RFC 4034 §6.3: in order, and none twice.
+    let mut records: Vec<Cow<'_, [u8]>> = records.map(|record| canonical(rtype, record)).collect();
+    records.sort_unstable();
+    records.dedup();
+    let owner = owner.as_wire().to_ascii_lowercase();
+    let mut data = head.to_vec();
+    for record in records {
+        data.extend_from_slice(&owner);
+        data.extend_from_slice(&rtype.0.to_be_bytes());
+        data.extend_from_slice(&[0, 1]);
+        data.extend_from_slice(&ttl.to_be_bytes());
+        data.extend_from_slice(&(record.len() as u16).to_be_bytes());
+        data.extend_from_slice(&record);
+    }
+    data
 }
 
 /// A set on its way into a signed zone.
@@ -382,7 +403,7 @@ impl<'z> Signable<'z> {
 }
 
 /// Seconds since 1970 as RRSIG has them: 32 bits that begin anew in 2106 (RFC 4034 §3.1.5).
-fn seconds(at: SystemTime) -> u32 {
+pub(crate) fn seconds(at: SystemTime) -> u32 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
 }
 
@@ -409,6 +430,19 @@ fn place(builder: &mut Builder, owner: NameRef<'_>, rtype: Type, ttl: u32, rdata
         .expect("it was in the zone, and signatures do not make it 4 GiB");
 }
 
+/// Types in windows of 256, each as a bit map (RFC 4034 §4.1.2).
+pub fn type_bitmap(types: &mut [u16]) -> Vec<u8> {
+    types.sort_unstable();
+    let mut windows: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+    for number in types.iter() {
+        let [window, bit] = number.to_be_bytes();
+        let map = windows.entry(window).or_default();
+        map.resize(map.len().max(usize::from(bit / 8) + 1), 0);
+        map[usize::from(bit / 8)] |= 0x80 >> (bit % 8);
+    }
+    windows.into_iter().flat_map(|(window, map)| [vec![window, map.len() as u8], map].concat()).collect()
+}
+
 /// The data of a record as it is signed: names in lower case, in the types that are older than RFC 3597
 /// (RFC 4034 §6.2 with RFC 6840 §5.1).
 pub fn canonical(rtype: Type, record: &[u8]) -> Cow<'_, [u8]> {
@@ -420,7 +454,9 @@ pub fn canonical(rtype: Type, record: &[u8]) -> Cow<'_, [u8]> {
             Field::U16 => 2,
             Field::Text => 1 + record.get(at).copied().map_or(0, usize::from),
             Field::Name | Field::NameCompressible => {
-                let Ok(octets) = NameRef::parse(&record[at..]).map(|name| name.as_wire().len()) else { break };
+                // Others' data may end too early.
+                let behind = record.get(at..).unwrap_or_default();
+                let Ok(octets) = NameRef::parse(behind).map(|name| name.as_wire().len()) else { break };
                 record[at..at + octets].make_ascii_lowercase();
                 octets
             }
@@ -616,12 +652,21 @@ x.away   TXT   \"nobody sees this\"
     }
 
     #[test]
+    fn types_are_mapped_by_windows() {
+        // RFC 4034 §4.3: A MX RRSIG NSEC TYPE1234.
+        let want = [&[0, 6, 0x40, 1, 0, 0, 0, 3, 4, 27][..], &[0; 26], &[0x20]].concat();
+        assert_eq!(type_bitmap(&mut [1234, 47, 1, 46, 15]), want);
+    }
+
+    #[test]
     fn names_in_data_are_folded_where_the_rfc_says_so() {
         for (rtype, record, want) in [
             (Type::NS, &b"\x02NS\0"[..], &b"\x02ns\0"[..]),
             (Type::MX, b"\0\x41\x04Mail\0", b"\0\x41\x04mail\0"),
             (Type::TXT, b"\x02Ab", b"\x02Ab"),
             (Type::NSEC, b"\x01A\0\0\x01\x40", b"\x01A\0\0\x01\x40"),
+            (Type::MX, b"\0", b"\0"),
+            (Type(35), b"\0A\0B\x09S", b"\0A\0B\x09S"),
             (Type(35), b"\0A\0B\x01S\x01T\x01U\x01N\0", b"\0A\0B\x01S\x01T\x01U\x01n\0"),
         ] {
             assert_eq!(&*canonical(rtype, record), want, "{rtype}");
