@@ -1,0 +1,528 @@
+//! What a signed zone of ours answers is found right by the validator, and nothing that was changed on the way is.
+//!
+//! The answers come from the server as a client gets them, are read back as a resolver reads them, and are then validated: with the
+//! keys of the zone, or with the chain of trust to it.
+
+use super::*;
+use crate::{
+    Rewrite,
+    authority::{Identity, Rotation, Zones},
+    cookie::Cookies,
+    message,
+    rate::Rates,
+    record::{Message, Record},
+    resolver::{
+        scrub::{self, Asked, End, Said},
+        trust::{Anchors, Chain, Links, Need, State, ToldDs},
+    },
+    respond::{Asker, Carrier, Policy, Response, World, respond},
+    sign::{self, Signer},
+    zone::Zone,
+    zonefile,
+};
+use proptest::prelude::*;
+use std::{
+    cell::RefCell, collections::BTreeMap, fmt::Write as _, net::Ipv4Addr, path::Path, sync::Arc, time::Duration,
+};
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// In November 2026, when the signatures of `tests/zones` are good.
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000)
+}
+
+fn world(zones: Vec<Zone>) -> World {
+    World {
+        everybody: Zones::new(zones.into_iter().map(Arc::new).collect()),
+        views: vec![],
+        resolver: None,
+        identity: Arc::new(Identity::new("", "")),
+        policy: Arc::new(Policy {
+            cookies: Cookies::new([7; 16]),
+            rates: Rates::new(0, 0, SystemTime::UNIX_EPOCH),
+            idle_timeout: Duration::from_secs(10),
+        }),
+        udp_octets_max: 1232,
+    }
+}
+
+fn zone_of(origin: &str, text: &str) -> Zone {
+    zonefile::read(name(origin).borrow(), Path::new("test"), text.as_bytes(), None, Rewrite::None).unwrap().zone
+}
+
+/// One of those in `tests/zones`.
+fn shipped(origin: &str) -> Zone {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/zones/{origin}.zone"));
+    zonefile::load(name(origin).borrow(), &file, Rewrite::None).unwrap().zone
+}
+
+/// What the server answers to a client that sets DO, over TCP.
+fn ask(world: &World, about: &Name, rtype: Type) -> Message {
+    let mut query = vec![0xab, 0xcd, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+    query.extend(about.borrow().as_wire());
+    query.extend(rtype.0.to_be_bytes());
+    query.extend([0, 1, 0, 0, 41, 16, 0, 0, 0, 0x80, 0, 0, 0]);
+    let mut buffer = vec![0; 65535];
+    let asker = Asker { address: Ipv4Addr::LOCALHOST.into(), carrier: Carrier::Tcp, now: SystemTime::UNIX_EPOCH };
+    match respond(world, &message::receive(&query), asker, &mut Rotation::default(), &mut buffer) {
+        Response::Send { octets, .. } => Message::parse(&buffer[..octets]).unwrap(),
+        _ => panic!("{about} {rtype}: no answer"),
+    }
+}
+
+fn read(message: &Message, zone: &Name, about: &Name, rtype: Type) -> Said {
+    scrub::read(message, Asked { zone: zone.borrow(), name: about.borrow(), rtype })
+}
+
+/// The keys of a zone, which we trust as they are.
+fn keys_of(world: &World, zone: &Name) -> Keys {
+    let Said::Answer(scrub::Answer { end: End::Data(dnskeys), .. }) =
+        read(&ask(world, zone, Type::DNSKEY), zone, zone, Type::DNSKEY)
+    else {
+        panic!("{zone} has no keys")
+    };
+    let ds: Vec<Vec<u8>> = dnskeys.rdata().map(|dnskey| sign::ds(zone.borrow(), dnskey)).collect();
+    match keys(zone.borrow(), &dnskeys, &ds, now(), &mut Work::default()) {
+        Ok(Trusted::Keys(keys)) => keys,
+        other => panic!("{zone}: {other:?}"),
+    }
+}
+
+/// Validates all that was said, as a resolver must before it sets AD.
+fn judge(said: &Said, rtype: Type, keys: &Keys) -> Result<Proved, Bogus> {
+    let mut work = Work::default();
+    let mut worst = Proved::Secure;
+    let mut take = |proved: Proved| {
+        if proved != Proved::Secure {
+            worst = proved;
+        }
+    };
+    let data = |it: &Set, proofs: &[Arc<Set>], work: &mut Work| match set(it, keys, now(), work)?.wildcard {
+        None => Ok(Proved::Secure),
+        Some(encloser) => {
+            let proofs = Denial { soa: None, proofs: proofs.to_vec() };
+            let claim = Claim::Expanded(encloser);
+            denial(&proofs, it.owner.borrow(), claim, keys, now(), work).map(|denied| denied.proved)
+        }
+    };
+    match said {
+        Said::Answer(answer) => {
+            for alias in &answer.aliases {
+                take(data(alias, &answer.proofs, &mut work)?);
+            }
+            let (denied, claim) = match &answer.end {
+                End::Leads => return Ok(worst),
+                End::Data(set) => {
+                    take(data(set, &answer.proofs, &mut work)?);
+                    return Ok(worst);
+                }
+                End::NoData(denied) => (denied, Claim::NoData(rtype)),
+                End::NoName(denied) => (denied, Claim::NoName),
+            };
+            take(denial(denied, answer.name.borrow(), claim, keys, now(), &mut work)?.proved);
+        }
+        Said::Referral(referral) => {
+            let below = referral.servers.owner.borrow();
+            if let Some(ds) = referral.about_keys.iter().find(|set| set.rtype == Type::DS) {
+                take(data(ds, &[], &mut work)?);
+            } else {
+                let proofs = Denial { soa: None, proofs: referral.about_keys.clone() };
+                match cut(&proofs, below, keys, now(), &mut work)?.0 {
+                    Cut::Unsigned => {}
+                    Cut::OptOut => take(Proved::OptOut),
+                    other => panic!("{below}: {other:?}"),
+                }
+            }
+        }
+        Said::Useless(because) => panic!("{because}"),
+    }
+    Ok(worst)
+}
+
+/// RFC 6672 §5.3.1: the CNAME that is made of a DNAME is not signed. Whoever asks for nothing but it gets nothing to validate.
+fn is_synthesized(message: &Message, rtype: Type) -> bool {
+    rtype == Type::CNAME && message.answers.iter().any(|record| record.rtype == Type::DNAME)
+}
+
+/// All sets in what was said.
+fn sets_of(said: &mut Said) -> Vec<&mut Set> {
+    let sets: Vec<&mut Arc<Set>> = match said {
+        Said::Answer(answer) => {
+            let end = match &mut answer.end {
+                End::Data(set) => vec![set],
+                End::NoData(denial) | End::NoName(denial) => {
+                    let Denial { soa, proofs } = Arc::make_mut(denial);
+                    soa.iter_mut().chain(proofs).collect()
+                }
+                End::Leads => vec![],
+            };
+            answer.aliases.iter_mut().chain(end).collect()
+        }
+        Said::Referral(referral) => referral.about_keys.iter_mut().collect(),
+        Said::Useless(_) => vec![],
+    };
+    sets.into_iter().map(Arc::make_mut).collect()
+}
+
+/// Changes bits of a signature, wherever the set stands.
+fn with_flipped(said: &Said, set: usize, octet: usize, bits: u8) -> Said {
+    let mut said = said.clone();
+    sets_of(&mut said)[set].signatures[0][octet] ^= bits;
+    if let Said::Answer(scrub::Answer { end: End::NoData(denial) | End::NoName(denial), proofs, .. }) = &mut said {
+        proofs.clone_from(&denial.proofs);
+    }
+    said
+}
+
+/// Takes one of the proofs out; `None` if there is none with this number.
+fn without_proof(said: &Said, number: usize) -> Option<Said> {
+    let mut said = said.clone();
+    match &mut said {
+        Said::Answer(scrub::Answer { end: End::NoData(denial) | End::NoName(denial), proofs, .. }) => {
+            let denial = Arc::make_mut(denial);
+            (number < denial.proofs.len()).then(|| denial.proofs.remove(number))?;
+            proofs.clone_from(&denial.proofs);
+        }
+        Said::Answer(scrub::Answer { proofs, .. }) | Said::Referral(scrub::Referral { about_keys: proofs, .. }) => {
+            (number < proofs.len()).then(|| proofs.remove(number))?;
+        }
+        Said::Useless(_) => return None,
+    }
+    Some(said)
+}
+
+const TYPES: [Type; 9] =
+    [Type::A, Type::TXT, Type::MX, Type::CNAME, Type::NS, Type::DS, Type::SOA, Type::DNAME, Type::AAAA];
+
+/// The names of a zone, and names above, beside and below them.
+fn names_around(zone: &Zone) -> Vec<Name> {
+    let mut names: Vec<Name> = vec![];
+    // RFC 5155 §7.2.8: the owners of NSEC3 are no names of the zone.
+    for node in zone.in_order().filter(|node| node.set(Type::NSEC3).is_none()) {
+        names.push(node.name().to_name());
+        for label in [&b"\x010"[..], b"\x01*", b"\x03zzz", b"\x01a\x01b"] {
+            names.push(Name::join(label, node.name()).unwrap());
+        }
+    }
+    names
+}
+
+#[test]
+fn every_answer_of_the_signed_zones_is_right_and_none_without_its_proofs() {
+    for (origin, want_opt_out) in [("nsec.test", false), ("hashed.test", false), ("optout.test", true)] {
+        let zone = shipped(origin);
+        let names = names_around(&zone);
+        let (world, origin) = (world(vec![zone]), name(origin));
+        let keys = keys_of(&world, &origin);
+        let (mut proofs, mut opted_out) = (0, 0);
+        for (about, rtype) in names.iter().flat_map(|about| TYPES.map(|rtype| (about, rtype))) {
+            let message = ask(&world, about, rtype);
+            if is_synthesized(&message, rtype) {
+                continue;
+            }
+            let said = read(&message, &origin, about, rtype);
+            // RFC 4035 §3.1.4.1: of its own DS, a zone knows nothing.
+            if rtype == Type::DS && *about == origin {
+                assert_eq!(judge(&said, rtype, &keys), Err(Bogus::Contradicted));
+                continue;
+            }
+            let proved = judge(&said, rtype, &keys);
+            let proved = proved.unwrap_or_else(|bogus| panic!("{about} {rtype}: {bogus}: {said:?}"));
+            opted_out += u32::from(proved == Proved::OptOut);
+            let mut number = 0;
+            while let Some(less) = without_proof(&said, number) {
+                let judged = judge(&less, rtype, &keys);
+                assert_ne!(judged, Ok(Proved::Secure), "{about} {rtype} without {number}: {said:?}");
+                (number, proofs) = (number + 1, proofs + 1);
+            }
+        }
+        assert!(proofs > 500, "{proofs} proofs");
+        assert_eq!(opted_out > 0, want_opt_out, "{origin}");
+    }
+}
+
+#[test]
+fn every_octet_of_a_signature_counts() {
+    for origin in ["nsec.test", "hashed.test"] {
+        let (world, origin) = (world(vec![shipped(origin)]), name(origin));
+        let keys = keys_of(&world, &origin);
+        let questions =
+            [("www", Type::A), ("zzz", Type::A), ("any.wild", Type::MX), ("any.wild", Type::A), ("sub", Type::DS)];
+        for (label, rtype) in questions {
+            let about = name(&format!("{label}.{origin}"));
+            let said = read(&ask(&world, &about, rtype), &origin, &about, rtype);
+            assert_eq!(judge(&said, rtype, &keys), Ok(Proved::Secure), "{about}");
+            let octets: Vec<usize> = sets_of(&mut said.clone()).iter().map(|set| set.signatures[0].len()).collect();
+            for (set, octets) in octets.into_iter().enumerate() {
+                for octet in 0..octets {
+                    let changed = with_flipped(&said, set, octet, 1);
+                    assert!(judge(&changed, rtype, &keys).is_err(), "{about}: octet {octet} of set {set}");
+                }
+            }
+        }
+    }
+}
+
+/// A zone, by name and kind: addresses, text, alias, delegation, DNAME.
+fn text_of(kinds: &BTreeMap<String, usize>) -> String {
+    let mut text = "$TTL 1h\n@ SOA ns host 7 1h 15m 1w 5m\n@ NS ns\nns A 192.0.2.1\n".to_owned();
+    for (owner, kind) in kinds {
+        // RFC 4592 §4.2 and §4.4: what a wildcard delegates or renames is undefined.
+        let kind = if owner.starts_with('*') { kind % 3 } else { *kind };
+        let data = ["A 192.0.2.7", "TXT \"x\"", "CNAME a", "NS ns", "DNAME b"][kind];
+        writeln!(text, "{owner} {data}").unwrap();
+    }
+    text
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_zone_of_any_shape_proves_what_it_says(
+        // Names of few labels, so that they meet each other.
+        kinds in proptest::collection::btree_map("([abc*]\\.){0,2}[abc]|\\*", 0..5_usize, 0..8),
+        questions in proptest::collection::vec(("([abcd*]\\.){0,3}[abcd]|\\*", 0..TYPES.len()), 20),
+        (set, octet, bit) in (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..7_usize),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let origin = name("example");
+        let signer = Signer::open(origin.borrow(), dir.path(), dir.path()).unwrap();
+        let text = text_of(&kinds);
+        let content = zonefile::read(origin.borrow(), Path::new("test"), text.as_bytes(), None, Rewrite::None);
+        // An alias has nothing beside it.
+        prop_assume!(content.is_ok());
+        let world = world(vec![signer.sign(&content.unwrap().zone, None, now(), 8).unwrap()]);
+        let keys = keys_of(&world, &origin);
+        for (label, rtype) in questions {
+            let (about, rtype) = (name(&format!("{label}.example")), TYPES[rtype]);
+            let message = ask(&world, &about, rtype);
+            if is_synthesized(&message, rtype) {
+                continue;
+            }
+            let said = read(&message, &origin, &about, rtype);
+            // Aliases in a circle are answered, and read by nobody.
+            if matches!(said, Said::Useless(_)) {
+                continue;
+            }
+            // An alias that leads below a cut comes with a referral, and denies nothing.
+            let refers = message.authority.iter().any(|record| record.rtype == Type::NS);
+            if refers && !message.answers.is_empty() {
+                continue;
+            }
+            let judged = judge(&said, rtype, &keys);
+            prop_assert_eq!(judged, Ok(Proved::Secure), "{} {} in {}: {:?}", about, rtype, text, said);
+            let mut number = 0;
+            while let Some(less) = without_proof(&said, number) {
+                prop_assert_ne!(judge(&less, rtype, &keys), Ok(Proved::Secure), "{} {} in {}", about, rtype, text);
+                number += 1;
+            }
+            let mut copy = said.clone();
+            let sets = sets_of(&mut copy);
+            if sets.is_empty() {
+                continue;
+            }
+            let set = set.index(sets.len());
+            let octet = octet.index(sets[set].signatures[0].len());
+            // The bit that tells upper from lower case counts for nothing in the signer's name.
+            let changed = with_flipped(&said, set, octet, [1, 2, 4, 8, 16, 64, 128][bit]);
+            prop_assert_ne!(judge(&changed, rtype, &keys), Ok(Proved::Secure), "{} {} octet {}", about, rtype, octet);
+        }
+    }
+}
+
+/// A tree of zones: what is signed has its DS in its parent, if that is signed too.
+struct Tree {
+    world: World,
+    anchors: Anchors,
+}
+
+const HEAD: &str = "$TTL 1h\n@ SOA ns.nic.fr. host 7 1h 15m 1w 5m\n@ NS ns.nic.fr.\n";
+
+fn example() -> Tree {
+    let signed = [
+        (".", "fr NS ns.nic.fr.\nns.nic.fr. A 192.0.2.1\n"),
+        (
+            "fr",
+            "nic NS ns.nic\ncrepes NS ns.nic\nplain NS ns.nic\nns.nic A 192.0.2.1\n\
+             alias CNAME www.crepes\naway DNAME crepes\n",
+        ),
+        // Below two empty non-terminals.
+        ("crepes.fr", "www A 192.0.2.2\na.b.c NS ns.nic.fr.\n"),
+        ("a.b.c.crepes.fr", "www A 192.0.2.3\n"),
+        // Its parent is not signed, and has no DS.
+        ("island.plain.fr", "www A 192.0.2.4\n"),
+    ];
+    let unsigned = [("nic.fr", "ns A 192.0.2.1\n"), ("plain.fr", "island NS ns.nic.fr.\n")];
+    let dir = tempfile::tempdir().unwrap();
+    let (keys, ds) = (dir.path().join("keys"), dir.path().join("ds"));
+    let signers = signed.map(|(zone, _)| Signer::open(name(zone).borrow(), &keys, &ds).unwrap());
+    let content = |(zone, text): (&str, &str)| zone_of(zone, &format!("{HEAD}{text}"));
+    let zones = signed.into_iter().zip(&signers);
+    let zones = zones.map(|(zone, signer)| signer.sign(&content(zone), None, now(), 8).unwrap());
+    let zones = zones.chain(unsigned.into_iter().map(content)).collect();
+    let anchor = std::fs::read(ds.join("root.ds")).unwrap();
+    Tree { world: world(zones), anchors: Anchors::read(Path::new("root.ds"), &anchor).unwrap() }
+}
+
+impl Tree {
+    /// Goes a chain to its end, with what was asked for on the way. `change` may change what is answered.
+    fn follow(&self, target: &str, links: &RefCell<Links>, change: impl Fn(&mut Message)) -> (Vec<String>, State) {
+        let mut chain = Chain::new(name(target).borrow(), &self.anchors);
+        let (mut asked, mut work) = (vec![], Work::default());
+        loop {
+            let (zone, rtype) = match chain.next(|name| links.borrow().get(name, 0)) {
+                Need::Ds(zone) => (zone, Type::DS),
+                Need::Dnskey(zone) => (zone, Type::DNSKEY),
+                Need::Done(state) => return (asked, state),
+            };
+            asked.push(format!("{zone} {rtype}"));
+            assert!(asked.len() < 30, "{asked:?}");
+            let mut message = ask(&self.world, &zone, rtype);
+            change(&mut message);
+            let Said::Answer(answer) = read(&message, &Name::root(), &zone, rtype) else { panic!("{message:?}") };
+            let learnt = match (answer.end, answer.aliases.first()) {
+                (End::Data(set), None) if rtype == Type::DNSKEY => chain.got_dnskey(Some(&set), now(), &mut work),
+                (_, _) if rtype == Type::DNSKEY => chain.got_dnskey(None, now(), &mut work),
+                (_, Some(alias)) => chain.got_ds(&ToldDs::Alias(Arc::clone(alias)), now(), &mut work),
+                (End::Data(set), _) => chain.got_ds(&ToldDs::Set(set), now(), &mut work),
+                (End::NoData(denial) | End::NoName(denial), _) => {
+                    chain.got_ds(&ToldDs::Nothing(denial), now(), &mut work)
+                }
+                (End::Leads, None) => panic!("{message:?}"),
+            };
+            if let Some(learnt) = learnt {
+                links.borrow_mut().put(learnt, 0);
+            }
+        }
+    }
+}
+
+fn told(state: &State) -> String {
+    match state {
+        State::Secure(keys) => format!("secure: {}", keys.zone()),
+        State::Insecure(because) => format!("insecure: {because}"),
+        State::Bogus(bogus) => format!("bogus: {bogus}"),
+    }
+}
+
+#[test]
+fn a_chain_asks_for_what_it_needs_and_no_more() {
+    let (tree, links) = (example(), RefCell::default());
+    for (target, want_asked, want) in [
+        (
+            "crepes.fr",
+            &[". DNSKEY", "fr. DS", "fr. DNSKEY", "crepes.fr. DS", "crepes.fr. DNSKEY"][..],
+            "secure: crepes.fr.",
+        ),
+        // What was learnt is not asked for again.
+        (
+            "a.b.c.crepes.fr",
+            &["c.crepes.fr. DS", "b.c.crepes.fr. DS", "a.b.c.crepes.fr. DS", "a.b.c.crepes.fr. DNSKEY"],
+            "secure: a.b.c.crepes.fr.",
+        ),
+        ("b.c.crepes.fr", &[], "secure: crepes.fr."),
+        ("plain.fr", &["plain.fr. DS"], "insecure: its parent has proved that it is not signed"),
+        ("island.plain.fr", &[], "insecure: its parent has proved that it is not signed"),
+        // No zone begins at a name that does not exist, at an alias, at or below what a DNAME stands for.
+        ("deep.nothing.fr", &["nothing.fr. DS"], "secure: fr."),
+        ("alias.fr", &["alias.fr. DS"], "secure: fr."),
+        ("x.y.away.fr", &["away.fr. DS", "y.away.fr. DS"], "secure: fr."),
+        (".", &[], "secure: ."),
+    ] {
+        let (asked, state) = tree.follow(target, &links, |_| {});
+        assert_eq!(told(&state), want, "{target}");
+        assert_eq!(asked, want_asked, "{target}");
+    }
+    assert_eq!(links.borrow_mut().purge(name("crepes.fr").borrow()), 4);
+    let (asked, _) = tree.follow("crepes.fr", &links, |_| {});
+    assert_eq!(asked, ["crepes.fr. DS", "crepes.fr. DNSKEY"]);
+}
+
+#[test]
+fn who_lies_on_the_way_makes_a_zone_bogus_and_never_insecure() {
+    type Lie = fn(&mut Message);
+
+    fn is_about(message: &Message, zone: &str, rtype: Type) -> bool {
+        message.question().is_some_and(|(owner, asked, _)| *owner == name(zone) && *asked == rtype)
+    }
+    let lies: [(Lie, &str); 5] = [
+        (
+            |message| {
+                message.answers.retain(|record| record.rtype != Type::RRSIG);
+                message.authority.retain(|record| record.rtype != Type::RRSIG);
+            },
+            "bogus: the zone is signed, and this is not",
+        ),
+        (
+            |message| message.answers.retain(|record| record.rtype != Type::DS),
+            "bogus: nothing proves that it is not there",
+        ),
+        // The zone above with other keys.
+        (
+            |message| {
+                if is_about(message, "crepes.fr", Type::DS) {
+                    *message = ask(&example().world, &name("crepes.fr"), Type::DS);
+                }
+            },
+            "bogus: the zone has no key for the signature",
+        ),
+        (
+            |message| {
+                let ours = |record: &&mut Record| record.owner == name("crepes.fr") && record.rtype == Type::DNSKEY;
+                message.answers.iter_mut().filter(ours).for_each(|record| record.rdata[20] ^= 1);
+            },
+            "bogus: no key of the zone is the one that its parent has",
+        ),
+        (
+            |message| {
+                if is_about(message, "crepes.fr", Type::DNSKEY) {
+                    message.answers.clear();
+                }
+            },
+            "bogus: no key of the zone is the one that its parent has",
+        ),
+    ];
+    for (lie, want) in lies {
+        let (links, tree) = (RefCell::default(), example());
+        let (_, state) = tree.follow("crepes.fr", &links, lie);
+        assert_eq!(told(&state), want);
+        // That is remembered, for a while.
+        let (asked, state) = tree.follow("crepes.fr", &links, |_| {});
+        assert_eq!((told(&state).as_str(), asked.len()), (want, 0));
+    }
+}
+
+#[test]
+fn who_says_that_a_zone_is_cut_where_it_is_not_must_prove_it() {
+    let (asked, state) = example().follow("www.crepes.fr", &RefCell::default(), |message| {
+        if message.question().is_some_and(|(owner, ..)| *owner == name("www.crepes.fr")) {
+            message.authority.retain(|record| record.rtype != Type::NSEC);
+        }
+    });
+    assert_eq!(asked.last().unwrap(), "www.crepes.fr. DS");
+    assert_eq!(told(&state), "bogus: nothing proves that it is not there");
+}
+
+#[test]
+fn what_the_operator_trusts_counts_from_there_down() {
+    let mut tree = example();
+    let root = tree.anchors.clone();
+    let dnskey = ask(&tree.world, &name("island.plain.fr"), Type::DNSKEY);
+    let links = RefCell::default();
+    let mut state = |anchors: Anchors, target: &str| {
+        tree.anchors = anchors;
+        told(&tree.follow(target, &links, |_| {}).1)
+    };
+    assert_eq!(state(Anchors::default(), "crepes.fr"), "insecure: there is no trust anchor for it");
+    let negative = root.with_negative([name("crepes.fr")]);
+    assert_eq!(state(negative.clone(), "a.b.c.crepes.fr"), "insecure: there is a negative trust anchor for it");
+    assert_eq!(state(negative, "fr"), "secure: fr.");
+    // RFC 4033 §3.1: an island of security, by its key instead of its digest.
+    let dnskey: &Record = dnskey.answers.iter().find(|record| record.rtype == Type::DNSKEY).unwrap();
+    let island = Anchors::read(Path::new("island"), dnskey.to_string().as_bytes()).unwrap();
+    assert_eq!(state(island.clone(), "island.plain.fr"), "secure: island.plain.fr.");
+    assert_eq!(state(island, "crepes.fr"), "insecure: there is no trust anchor for it");
+}
