@@ -69,6 +69,7 @@ pub(crate) async fn serve(
         let now = SystemTime::now();
         while place.is_some() && batch.len() < BATCH_OCTETS {
             let Some(query) = take(&mut buffer) else { break };
+            used = Instant::now();
             let received = message::receive(&query);
             let asker = Asker { address: peer.ip().to_canonical(), carrier, now };
             let response = view.respond(&received, asker, &mut answer);
@@ -108,9 +109,13 @@ pub(crate) async fn serve(
         }
         if !batch.is_empty() {
             // RFC 7766 §8: length and message in one write, so that they are one segment.
-            timeout(serving.send_timeout, stream.write_all(&batch)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-            stream.flush().await?;
+            let sent = async {
+                stream.write_all(&batch).await?;
+                stream.flush().await
+            };
+            timeout(serving.send_timeout, sent).await.map_err(|_| io::ErrorKind::TimedOut)??;
             batch.clear();
+            used = Instant::now();
             if place.is_some() && has_message(&buffer) {
                 continue;
             }
@@ -129,16 +134,16 @@ pub(crate) async fn serve(
             read = stream.read_buf(&mut buffer), if !ended && place.is_some() => ended = read? == 0,
             () = tasks.wait(), if !tasks.is_empty() => {}
             () = &mut idle => {
-                // The timer is set once for many messages: when it goes off, it may be that there was one meanwhile.
+                // The timer is set once for many messages: when it goes off, it may be that there was one meanwhile. Octets that
+                // make no message do not count, or a client could hold the connection with one of them now and then.
                 if used.elapsed() >= serving.idle_timeout && tasks.is_empty() {
                     talk.note("idle for too long");
                     return Ok(());
                 }
-                idle.as_mut().reset(used.max(Instant::now() - serving.idle_timeout / 2) + serving.idle_timeout);
-                continue;
+                let since = if tasks.is_empty() { used } else { Instant::now() };
+                idle.as_mut().reset(since + serving.idle_timeout);
             }
         }
-        used = Instant::now();
     }
 }
 

@@ -188,6 +188,32 @@ async fn queries_over_tcp_may_come_together_and_in_pieces() {
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "a stop closes the connection");
 }
 
+/// Octets that make no message do not keep a connection: a client could hold it with one of them now and then.
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_whole_message_is_closed_in_time() {
+    let running = start(&Config { idle_timeout: shared::units::Span::secs(10), ..lab() });
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(&[0, 40, 1]).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let (mut dripped, mut octet) = (0, [0]);
+    loop {
+        tokio::select! {
+            end = stream.read(&mut octet) => {
+                // The rest of what was dripped may make it a reset.
+                assert!(matches!(end, Ok(0) | Err(_)));
+                break;
+            }
+            () = tokio::time::sleep(Duration::from_secs(3)) => {
+                dripped += 1;
+                assert!(dripped < 10, "still open after {:?}", began.elapsed());
+                let _ = stream.write_all(&[0]).await;
+            }
+        }
+    }
+    assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_set_that_is_too_large_for_a_datagram_comes_whole_over_tcp() {
     let dir = tempfile::tempdir().unwrap();
