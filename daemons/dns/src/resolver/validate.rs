@@ -1386,6 +1386,38 @@ example.com. IN RRSIG MX 15 2 3600 1440021600 1438207200 3613 example.com. oL9kr
     }
 
     #[test]
+    fn more_iterations_than_are_accepted_make_an_answer_insecure() {
+        let records = zones();
+        let (zone, sub) = (name("dear.test"), name("sub.dear.test"));
+        let dnskeys = find(&records, "dear.test", Type::DNSKEY);
+        let ds: Vec<Vec<u8>> = dnskeys.rdata().map(|dnskey| sign::ds(zone.borrow(), dnskey)).collect();
+        let Ok(Trusted::Keys(keys)) = keys(zone.borrow(), &dnskeys, &ds, at(NOW), &mut Work::default()) else {
+            panic!("dear.test has keys")
+        };
+        for (iterations, proved, delegated, hashes) in
+            [(100, Proved::Secure, Cut::Unsigned, 3 * 101), (101, Proved::TooManyIterations, Cut::TooManyIterations, 0)]
+        {
+            let owners = records.iter().filter(|it| it.rtype == Type::NSEC3 && it.rdata[3] == iterations);
+            let proofs: Vec<Arc<Set>> =
+                owners.map(|it| Arc::new(find(&records, &it.owner.to_string(), Type::NSEC3))).collect();
+            assert_eq!(proofs.len(), 3);
+            let all = Denial { soa: None, proofs };
+            let nobody = name("nobody.dear.test");
+            let mut work = Work::default();
+            let denied = denial(&all, nobody.borrow(), Claim::NoName, &keys, at(NOW), &mut work);
+            assert_eq!(denied.map(|denied| denied.proved), Ok(proved), "{iterations}");
+            assert_eq!(work.hashes(), hashes);
+            let found = cut(&all, sub.borrow(), &keys, at(NOW), &mut Work::default());
+            assert_eq!(found, Ok((delegated, 300)), "{iterations}");
+            // RFC 9276 §3.2: only if the proof is the zone's.
+            let mut forged = all.clone();
+            Arc::make_mut(&mut forged.proofs[0]).signatures[0][40] ^= 1;
+            let denied = denial(&forged, nobody.borrow(), Claim::NoName, &keys, at(NOW), &mut Work::default());
+            assert_eq!(denied, Err(Bogus::WrongSignature), "{iterations}");
+        }
+    }
+
+    #[test]
     fn bit_maps_may_be_cut_off() {
         let map = sign::type_bitmap(&mut [1, 46, 257]);
         for octets in 0..=map.len() {
