@@ -21,9 +21,7 @@ use crate::{
     zonefile,
 };
 use proptest::prelude::*;
-use std::{
-    cell::RefCell, collections::BTreeMap, fmt::Write as _, net::Ipv4Addr, path::Path, sync::Arc, time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, net::Ipv4Addr, path::Path, time::Duration};
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
