@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use tests::lab::Lab;
-use tests::process::{PATIENCE, find_program};
-use tests::program::{Ended, run};
+use tests::process::{PATIENCE, find_program, free_address};
+use tests::program::{Ended, Running, Signal, command, run};
 
 const HAMBURGER: &str = "mail.hamburger.edu";
 const SCHOOL: &str = "mail.someschool.edu";
@@ -81,6 +81,45 @@ fn everybody_has_a_maildrop_at_every_site_and_nobody_gets_in_without_a_password(
     }
     let said = run(lab.tomte("status").unwrap().arg("--json")).unwrap().with_code(0).unwrap().out;
     assert!(said.contains("pop3s "), "{said}");
+}
+
+#[test]
+fn a_kill_in_the_middle_of_quit_leaves_each_message_whole_or_gone() {
+    const MESSAGES: usize = 3000;
+    let accounts = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/accounts.toml");
+    let mut in_the_middle = 0;
+    for round in 0..6 {
+        let folder = tempfile::tempdir().unwrap();
+        let new = folder.path().join("bob/new");
+        for dir in ["new", "cur", "tmp"] {
+            fs::create_dir_all(folder.path().join("bob").join(dir)).unwrap();
+        }
+        for number in 0..MESSAGES {
+            fs::write(new.join(format!("{number}.M1P1Q1.h,S=6,W=7")), "hello\n").unwrap();
+        }
+        let address = free_address().unwrap();
+        let mut pop3 = command("tomte-pop3").unwrap();
+        pop3.args(["--set", &format!("pop3.listen=[\"{address}\"]"), "--set", "pop3.allow_plaintext_auth=true"]);
+        pop3.args(["--set", &format!("pop3.mailboxes={}", folder.path().display())]);
+        let mut running = Running::start(pop3.args(["--set", &format!("accounts.file={accounts}")])).unwrap();
+        running.wait_for("serving").unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let commands: String = (1..=MESSAGES).map(|number| format!("DELE {number}\r\n")).collect();
+        write!(stream, "USER bob\r\nPASS hungry\r\n{commands}STAT\r\n").unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        while lines.next().unwrap().unwrap() != "+OK 0 0" {}
+        assert_eq!(fs::read_dir(&new).unwrap().count(), MESSAGES, "before QUIT nothing is removed");
+        write!(stream, "QUIT\r\n").unwrap();
+        // The kill comes when so many are gone.
+        while fs::read_dir(&new).unwrap().count() > MESSAGES - round * MESSAGES / 8 {}
+        running.signal(Signal::KILL).unwrap();
+        drop(running.end().unwrap());
+        let left: Vec<_> = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.iter().all(|path| fs::read(path).unwrap() == b"hello\n"));
+        in_the_middle += usize::from(!left.is_empty() && left.len() < MESSAGES);
+    }
+    println!("{in_the_middle} of 6 kills came in the middle");
 }
 
 // --- Real programs ---------------------------------------------------------------------------------------------------
@@ -172,7 +211,7 @@ def visit(pop, login):
     answer, lines, octets = pop.retr(2)
     # It counts as we do: each line with its CR LF, dots taken away.
     assert octets == 912 and b".one" in lines and b"." in lines, (octets, lines)
-    assert len(pop.top(1, 0)[1]) == 10
+    assert len(pop.top(1, 0)[1]) == 9
     assert pop.uidl(1).endswith(b"1 1193763600.M1P1Q1.mail.hamburger.edu")
     pop.dele(1); pop.rset()
     assert pop.quit() == b"+OK POP3 server signing off"
@@ -298,13 +337,13 @@ fn getmail_takes_all_and_keeps_them_on_the_server() {
     let address = lab.address(HAMBURGER, 8110);
     let rc = format!(
         "[retriever]\ntype = SimplePOP3Retriever\nserver = {}\nport = {}\nusername = bob\npassword = hungry\n\
-         [destination]\ntype = Maildir\npath = ./box/\n[options]\ndelete = false\ndelivered_to = false\nreceived = false\n",
+         [destination]\ntype = MDA_external\npath = /usr/bin/tee\narguments = (\"-a\", \"BOX\")\nallow_root_commands = true\n\
+         [options]\ndelete = false\ndelivered_to = false\nreceived = false\n",
         address.ip(),
         address.port(),
     );
     find_program("getmail", "getmail6").unwrap();
-    let script =
-        "mkdir -p box/new box/cur box/tmp; getmail --getmaildir=$PWD --rcfile=rc >&2; echo code $?; cat box/new/*";
+    let script = "sed -i s=BOX=$PWD/inbox= rc; getmail --getmaildir=$PWD --rcfile=rc >&2; echo code $?; cat inbox";
     let said = client("sh", "dash", &["-c", script], &[("rc", rc)]);
     assert!(said.out.starts_with("code 0\n"), "{said:?}");
     for message in messages(&lab) {

@@ -18,7 +18,6 @@ use shared::{
     wire::{Crlf, LineEnd},
 };
 use std::{
-    collections::BTreeSet,
     fs,
     future::Future,
     net::SocketAddr,
@@ -250,4 +249,295 @@ async fn transcripts_play_over_tcp_and_what_was_deleted_is_gone() {
         })
         .await;
     }
+}
+
+// --- What a transcript cannot say ------------------------------------------------------------------------------------
+
+/// A client that is connected.
+type Client = BufStream<TcpStream>;
+
+async fn connect(at: SocketAddr) -> Client {
+    let mut client = BufStream::new(TcpStream::connect(at).await.unwrap());
+    assert!(hear(&mut client).await.starts_with("+OK POP3 server ready"));
+    client
+}
+
+async fn hear(client: &mut Client) -> String {
+    let mut line = String::new();
+    client.read_line(&mut line).await.unwrap();
+    line
+}
+
+async fn say(client: &mut Client, line: &str) -> String {
+    client.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
+    client.flush().await.unwrap();
+    hear(client).await
+}
+
+async fn logged_in(at: SocketAddr) -> Client {
+    let mut client = connect(at).await;
+    say(&mut client, "USER bob").await;
+    assert_eq!(say(&mut client, "PASS hungry").await, "+OK user successfully logged on\r\n");
+    client
+}
+
+/// The message, as a client that knows POP3 keeps it.
+async fn retrieve(client: &mut Client, number: usize) -> (String, Vec<u8>) {
+    let reply = say(client, &format!("RETR {number}")).await;
+    let mut message = vec![];
+    while reply.starts_with("+OK") {
+        let mut line = vec![];
+        client.read_until(b'\n', &mut line).await.unwrap();
+        match line.strip_prefix(b".") {
+            Some(b"\r\n") => break,
+            Some(rest) => message.extend_from_slice(rest),
+            None => message.extend_from_slice(&line),
+        }
+    }
+    (reply, message)
+}
+
+#[tokio::test]
+async fn octets_that_are_told_are_octets_that_are_sent() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let long = format!(".{}\n", "x".repeat(200_000));
+    for (number, text) in
+        ["", ".", "\n.\n..\n", "a\r\nb\n", "no end", &long, &"line\r\n".repeat(50_000), "\r"].iter().enumerate()
+    {
+        mailboxes.put(&format!("20000000{number:02}.V1I1M1.h"), text);
+    }
+    beside_a_server(mailboxes.config(), &shared, async |at| {
+        let mut client = logged_in(at).await;
+        for number in 1..=10 {
+            let told = say(&mut client, &format!("LIST {number}")).await;
+            let (reply, message) = retrieve(&mut client, number).await;
+            assert_eq!(told, format!("+OK {number} {}\r\n", message.len()));
+            assert_eq!(reply, format!("+OK {} octets\r\n", message.len()));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_maildrop_has_one_reader_and_new_mail_waits_for_the_next() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    beside_a_server(mailboxes.config(), &shared, async |at| {
+        let mut first = logged_in(at).await;
+        let mut second = connect(at).await;
+        say(&mut second, "USER bob").await;
+        assert!(say(&mut second, "PASS hungry").await.starts_with("-ERR [IN-USE] "));
+        mailboxes.put("2000000000.M1P1Q9.h,S=6,W=7", "hello\n");
+        assert_eq!(say(&mut first, "STAT").await, "+OK 2 1410\r\n");
+        assert_eq!(say(&mut first, "QUIT").await, "+OK POP3 server signing off\r\n");
+        // Whoever has heard the goodbye can come back at once.
+        say(&mut second, "USER bob").await;
+        assert_eq!(say(&mut second, "PASS hungry").await, "+OK user successfully logged on\r\n");
+        assert_eq!(say(&mut second, "STAT").await, "+OK 3 1417\r\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_another_program_takes_away_is_told_and_does_not_stop_the_rest() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    beside_a_server(mailboxes.config(), &shared, async |at| {
+        let mut client = logged_in(at).await;
+        let files = mailboxes.files();
+        fs::remove_file(mailboxes.path("new").join(&files[0])).unwrap();
+        // It got flags meanwhile, which is no other message.
+        fs::rename(mailboxes.path("new").join(&files[1]), mailboxes.path("cur").join(format!("{}:2,S", files[1])))
+            .unwrap();
+        assert!(say(&mut client, "RETR 1").await.starts_with("-ERR [SYS/TEMP] message 1 is gone"));
+        assert_eq!(retrieve(&mut client, 2).await.1.len(), 912);
+        for number in 1..=2 {
+            assert!(say(&mut client, &format!("DELE {number}")).await.starts_with("+OK"));
+        }
+        assert_eq!(say(&mut client, "QUIT").await, "+OK POP3 server signing off\r\n");
+        assert_eq!(fs::read_dir(mailboxes.path("cur")).unwrap().count(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_told_at_quit() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    beside_a_server(mailboxes.config(), &shared, async |at| {
+        let mut client = logged_in(at).await;
+        say(&mut client, "DELE 1").await;
+        // A folder of the same name cannot be unlinked, not even by root.
+        let file = mailboxes.path("new").join(&mailboxes.files()[0]);
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        let told = say(&mut client, "QUIT").await;
+        assert_eq!(told, "-ERR [SYS/PERM] 1 message of the deleted could not be removed\r\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_header_in_utf8_is_for_those_who_asked_for_it() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    mailboxes.put("2000000000.M1P1Q9.h", "Subject: h\u{e5}ll\n\nx\n");
+    beside_a_server(mailboxes.config(), &shared, async |at| {
+        let mut client = logged_in(at).await;
+        assert!(say(&mut client, "RETR 3").await.starts_with("-ERR [UTF8] "));
+        assert!(say(&mut client, "TOP 3 0").await.starts_with("-ERR [UTF8] "));
+        assert!(say(&mut client, "RETR 1").await.starts_with("+OK"));
+        say(&mut client, "QUIT").await;
+        let mut client = connect(at).await;
+        for line in ["UTF8", "USER bob", "PASS hungry"] {
+            assert!(say(&mut client, line).await.starts_with("+OK"), "{line}");
+        }
+        assert_eq!(retrieve(&mut client, 3).await.1, "Subject: h\u{e5}ll\r\n\r\nx\r\n".as_bytes());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_silent_client_is_let_go_without_a_word_and_nothing_is_removed() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let config = Config { idle_timeout: "300 ms".parse().unwrap(), ..mailboxes.config() };
+    beside_a_server(config, &shared, async |at| {
+        let mut client = logged_in(at).await;
+        assert!(say(&mut client, "DELE 1").await.starts_with("+OK"));
+        let mut rest = vec![];
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"", "RFC 1939 \u{a7}3: without any response");
+    })
+    .await;
+    assert_eq!(mailboxes.files().len(), 2);
+}
+
+#[tokio::test]
+async fn a_stop_says_goodbye_and_removes_nothing() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let server = Server::bind(mailboxes.config(), &shared).unwrap();
+    let (at, shutdown) = (server.local_addrs()[0].address, CancellationToken::new());
+    let client = async {
+        let mut client = logged_in(at).await;
+        say(&mut client, "DELE 1").await;
+        shutdown.cancel();
+        assert_eq!(hear(&mut client).await, "-ERR [SYS/TEMP] the server stops; nothing was deleted\r\n");
+    };
+    let (result, ()) = tokio::join!(server.run(shutdown.clone()), client);
+    result.unwrap();
+    assert_eq!(mailboxes.files().len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_login_too_early_is_told_how_long_to_wait() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let config = Config { login_delay: "5 min".parse().unwrap(), ..mailboxes.config() };
+    beside_a_server(config, &shared, async |at| {
+        let mut client = logged_in(at).await;
+        say(&mut client, "QUIT").await;
+        let mut client = connect(at).await;
+        say(&mut client, "USER bob").await;
+        let told = say(&mut client, "PASS hungry").await;
+        assert_eq!(told, "-ERR [LOGIN-DELAY] at least 300 s between logins\r\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_that_was_said_behind_stls_in_clear_is_obeyed() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let authority = shared::tls::LabCa::open_or_create(mailboxes.0.path()).unwrap();
+    let tls = authority.certificate_for(&["localhost".to_owned()]).unwrap();
+    let shared = Shared { tls, ..shared };
+    let mut listener = shared.transcript.hub().subscribe();
+    beside_a_server(mailboxes.config(), &shared, async |at| {
+        let mut client = connect(at).await;
+        client.write_all(b"STLS\r\nUSER bob\r\nPASS hungry\r\nSTAT\r\n").await.unwrap();
+        client.flush().await.unwrap();
+        assert_eq!(hear(&mut client).await, "+OK begin TLS\r\n");
+        // The handshake that is awaited now does not come.
+        drop(client);
+    })
+    .await;
+    let mut told = String::new();
+    while !told.contains("@ close") {
+        match listener.next().await {
+            Some(Heard::Event(event)) => told += &format!("{event}\n"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told.contains("octets sent in clear before the TLS handshake are dropped"), "{told}");
+    assert!(!told.contains("USER") && !told.contains("STAT"), "{told}");
+}
+
+#[tokio::test]
+async fn the_transcript_has_whole_messages_and_no_password() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let mut listener = shared.transcript.hub().subscribe();
+    beside_a_server(mailboxes.config(), &shared, async |at| {
+        let mut client = logged_in(at).await;
+        retrieve(&mut client, 1).await;
+        say(&mut client, "AUTH PLAIN").await;
+        say(&mut client, "QUIT").await;
+    })
+    .await;
+    let mut told = String::new();
+    while !told.contains("@ close") {
+        match listener.next().await {
+            Some(Heard::Event(event)) => told += &format!("{event}\n"),
+            other => panic!("{other:?}"),
+        }
+    }
+    for line in ["C: PASS ********\n", "S: +OK 498 octets\nS: Return-Path: ", "S: Do you like ketchup?\n", "S: .\n"] {
+        assert!(told.contains(line), "{told}");
+    }
+    assert!(!told.contains("hungry"), "{told}");
+}
+
+#[test]
+fn a_client_that_only_errs_or_guesses_is_sent_away() {
+    let offer = || Offer { plaintext: Plaintext::Allowed, stls: Stls::No, login_delay: Duration::ZERO };
+    let (mut world, _) = World::new(offer(), None);
+    let text = |text: &'static str| shared::wire::Line::Text(text.into());
+    let closes = |step: Step| matches!(step, Step::Close(_));
+    let errors = (1..).find(|_| closes(world.session.on_line(&text("NONSENSE")))).unwrap();
+    assert_eq!(errors, 100);
+    let (mut world, _) = World::new(offer(), None);
+    let guesses = (1..).find(|_| {
+        world.session.on_line(&text("USER bob"));
+        let Step::Perform(effect) = world.session.on_line(&text("PASS thirsty")) else { panic!("PASS is looked at") };
+        let outcome = world.perform(effect);
+        closes(world.session.on_outcome(outcome))
+    });
+    assert_eq!(guesses, Some(5));
+}
+
+#[test]
+fn scram_in_the_session_proves_both_sides_before_the_maildrop_opens() {
+    let offer = Offer { plaintext: Plaintext::OverTls, stls: Stls::No, login_delay: Duration::ZERO };
+    let (mut session, _) = Session::new(Arc::new(offer), Channel::Clear, None);
+    let text = |text: &str| shared::wire::Line::Text(text.to_owned().into());
+    // RFC 7677 §3, in base64: n,,n=user,r=rOprNGfwEbeRWgbNEkqO
+    let step = session.on_line(&text("AUTH SCRAM-SHA-256 biwsbj11c2VyLHI9ck9wck5HZndFYmVSV2diTkVrcU8="));
+    assert!(matches!(step, Step::Perform(Effect::FetchKeys(user)) if user == "user"));
+    let keys = shared::sasl::ScramKeys::parse(
+        "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:\
+         wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=",
+    );
+    let nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".to_owned();
+    assert!(matches!(session.on_outcome(Outcome::Keys { keys: keys.unwrap(), nonce }), Step::Challenge(_)));
+    let last = "Yz1iaXdzLHI9ck9wck5HZndFYmVSV2diTkVrcU8laHZZRHBXVWEyUmFUQ0FmdXhGSWxqKWhObEYkazAscD1kSHpiWmFwV0lrNGpVaE4rVXRlOXl0YWc5empmTUhnc3FtbWl6N0FuZFZRPQ==";
+    assert!(matches!(session.on_line(&text(last)), Step::Perform(Effect::Verify(Credentials::Scram { .. }))));
+    let Step::Challenge(reply) = session.on_outcome(Outcome::Verified) else { panic!("we prove it too") };
+    assert_eq!(reply.to_string(), "+ dj02cnJpVFJCaTIzV3BSUi93dHVwK21NaFVaVW4vZEI1bkxUSlJzamw5NUc0PQ==");
+    assert!(matches!(session.on_line(&text("")), Step::Perform(Effect::OpenMaildrop(user)) if user == "user"));
+    assert!(matches!(session.on_outcome(Outcome::Opened(Arc::default())), Step::Reply(_)));
+}
+
+#[tokio::test]
+async fn a_waiting_session_is_small() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let server = Server::bind(mailboxes.config(), &shared).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], 110));
+    let (_near, far) = duplex(64);
+    let talk = shared.transcript.conversation(Transport::Tcp, address, address);
+    let session = server.serve_stream(far, Channel::Clear, talk, CancellationToken::new());
+    // What it has on the heap besides, names and sizes of a few messages and the last lines, is about two KiB.
+    assert!(size_of_val(&session) < 8 << 10, "{} octets", size_of_val(&session));
 }
