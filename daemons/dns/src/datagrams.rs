@@ -10,14 +10,13 @@ use crate::{
 use shared::transcript::Transport;
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     os::fd::AsFd,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::{
-    io::Interest,
-    net::UdpSocket,
+    io::{Interest, unix::AsyncFd},
     sync::{Semaphore, mpsc},
 };
 use tokio_util::task::TaskTracker;
@@ -34,6 +33,13 @@ const QUESTIONS_MAX: usize = 2000;
 /// Answers all that comes to `socket`, for ever.
 pub(crate) async fn serve(serving: &Arc<Serving>, socket: Arc<UdpSocket>, tasks: &TaskTracker) -> io::Result<()> {
     let local = socket.local_addr()?;
+    // To be woken when something can be read, and not when something can be sent: that is so each time that an answer has left,
+    // and would wake us once more for each question.
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe, for descriptors that are closed too early; the Arc keeps this one open"
+    )]
+    let reading = AsyncFd::with_interest(Arc::clone(&socket), Interest::READABLE)?;
     let mut view = View::of(serving);
     let mut batch = Batch::new(view.udp_octets_max(), LearnsLocal::on(socket.as_fd(), local)?);
     let errands = Arc::new(Semaphore::new(ERRANDS_MAX));
@@ -41,14 +47,16 @@ pub(crate) async fn serve(serving: &Arc<Serving>, socket: Arc<UdpSocket>, tasks:
     let mut turn = 0;
     loop {
         let mut received = 0;
-        let take = || {
+        let mut take = || {
             received = batch.receive(socket.as_fd())?;
             // A batch that is not full has emptied the socket. To say so saves the call that would only learn that there is
             // nothing: what comes from now on wakes us.
             if received < crate::batch::BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         };
-        let result = match socket.try_io(Interest::READABLE, take) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && received == 0 => socket.readable().await,
+        let result = match reading.try_io(Interest::READABLE, |_| take()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && received == 0 => {
+                reading.readable().await.map(|mut ready| ready.retain_ready())
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             other => other,
         };
@@ -89,7 +97,7 @@ pub(crate) async fn serve(serving: &Arc<Serving>, socket: Arc<UdpSocket>, tasks:
                     tasks.spawn(async move {
                         let answer = serving.recurse(&world, &query, asker, &talk).await;
                         if let Some(answer) = answer {
-                            send(&socket, &answer, peer).await;
+                            send(&socket, &answer, peer);
                         }
                         drop(permit);
                     });
@@ -125,12 +133,13 @@ async fn run(serving: &Serving, socket: &UdpSocket, local: SocketAddr, errand: &
         answers.recv().await
     });
     if let Some(answer) = answer {
-        send(socket, &answer, errand.peer).await;
+        send(socket, &answer, errand.peer);
     }
 }
 
-async fn send(socket: &UdpSocket, answer: &[u8], peer: SocketAddr) {
-    if let Err(error) = socket.send_to(answer, peer).await {
+/// What the socket has no room for is lost, as datagrams are.
+fn send(socket: &UdpSocket, answer: &[u8], peer: SocketAddr) {
+    if let Err(error) = socket.send_to(answer, peer) {
         tracing::debug!(%peer, %error, "cannot send");
     }
 }

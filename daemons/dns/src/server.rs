@@ -238,7 +238,8 @@ impl Worker {
         let Self { serving, door, shutdown, grace } = self;
         let tasks = TaskTracker::new();
         for socket in sockets.udp {
-            let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
+            socket.set_nonblocking(true)?;
+            let socket = Arc::new(socket);
             let (serving, shutdown, errands) = (Arc::clone(&serving), shutdown.clone(), tasks.clone());
             tasks.spawn(async move {
                 let served = shutdown.run_until_cancelled(datagrams::serve(&serving, socket, &errands)).await;
