@@ -217,7 +217,9 @@ mod tests {
     #[test]
     fn what_is_no_command_is_told() {
         use SyntaxError as E;
-        let table: [(&[u8], fn(&E) -> bool); 30] = [
+        /// Whether it is the error that is meant.
+        type IsMeant = fn(&E) -> bool;
+        let table: [(&[u8], IsMeant); 30] = [
             (b"", |e| *e == E::UnknownCommand),
             (b" STAT", |e| *e == E::UnknownCommand),
             (b"EHLO", |e| *e == E::UnknownCommand),

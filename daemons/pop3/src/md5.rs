@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn hex(message: &[u8]) -> String {
-        md5(message).iter().map(|octet| format!("{octet:02x}")).collect()
+        md5(message).iter().fold(String::new(), |hex, octet| hex + &format!("{octet:02x}"))
     }
 
     #[test]
