@@ -156,7 +156,8 @@ impl Kind {
         let address = free_address()?;
         let folder = tempfile::Builder::new().prefix("bench-pop3-").tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let accounts: String = (0..USERS).map(|user| format!("[user{user}]\npassword = \"{HASH}\"\n")).collect();
+        let accounts =
+            (0..USERS).fold(String::new(), |all, user| all + &format!("[user{user}]\npassword = \"{HASH}\"\n"));
         fs::write(folder.path().join("accounts.toml"), accounts)?;
         let file = folder.path().join("server.conf");
         fs::write(&file, self.configuration(folder.path(), mail, address.port()))?;
@@ -289,7 +290,7 @@ fn retrievals(address: SocketAddr, messages: usize, at_once: usize, until: Insta
     let (mut count, mut next, mut buffer) = (0, 0, vec![]);
     while Instant::now() < until {
         let commands: String =
-            (0..at_once).map(|index| format!("RETR {}\r\n", (next + index) % messages + 1)).collect();
+            (0..at_once).fold(String::new(), |all, index| all + &format!("RETR {}\r\n", (next + index) % messages + 1));
         talk.say(&commands)?;
         for _ in 0..at_once {
             talk.message(&mut buffer)?;

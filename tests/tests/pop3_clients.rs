@@ -105,7 +105,7 @@ fn a_kill_in_the_middle_of_quit_leaves_each_message_whole_or_gone() {
         running.wait_for("serving").unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let commands: String = (1..=MESSAGES).map(|number| format!("DELE {number}\r\n")).collect();
+        let commands = (1..=MESSAGES).fold(String::new(), |all, number| all + &format!("DELE {number}\r\n"));
         write!(stream, "USER bob\r\nPASS hungry\r\n{commands}STAT\r\n").unwrap();
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         while lines.next().unwrap().unwrap() != "+OK 0 0" {}

@@ -16,12 +16,16 @@
 //! 3. [`scrub`]: what of an answer is believed.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
+//! 6. [`validate`]: whether data is what its zone has signed, and [`trust`]: whose keys those are. Pure, and not yet called: AD is
+//!    never set.
 
 pub mod cache;
 pub mod iterate;
 pub mod scrub;
 pub mod servers;
+pub mod trust;
 pub mod upstream;
+pub mod validate;
 
 use crate::{
     config::Config,
