@@ -481,7 +481,9 @@ impl Patience {
         if now >= record.not_before + FORGOTTEN_AFTER {
             record.failures = 0;
         }
-        if now < record.not_before {
+        // Without a failure there is nothing to wait for: `not_before` is then the moment of another attempt, which may have
+        // looked at the clock after us.
+        if record.failures > 0 && now < record.not_before {
             return Err(record.not_before - now);
         }
         // Who has failed is looked at one attempt at a time.
@@ -636,6 +638,13 @@ mod tests {
         now += FORGOTTEN_AFTER;
         assert_eq!(patience.admit(peer(1), now), Ok(()));
         assert_eq!(patience.failed(peer(1), now), SECOND);
+    }
+
+    #[test]
+    fn attempts_that_looked_at_the_clock_in_another_order_are_not_in_each_others_way() {
+        let (mut patience, now) = (Patience::default(), Instant::now());
+        assert_eq!(patience.admit(peer(1), now + Duration::from_micros(5)), Ok(()));
+        assert_eq!(patience.admit(peer(1), now), Ok(()));
     }
 
     #[test]
