@@ -268,16 +268,21 @@ fn check(column: Column, address: SocketAddr) -> Result<()> {
     talk.ok().map(drop)
 }
 
-/// Log in, STAT, QUIT, again and again; how often.
-fn logins(address: SocketAddr, user: usize, until: Instant) -> Result<u64> {
+/// Log in, STAT, QUIT.
+fn visit(address: SocketAddr, user: usize) -> Result<()> {
+    let mut talk = Talk::open(address)?;
+    talk.log_in(user)?;
+    talk.say("STAT\r\n")?;
+    talk.ok()?;
+    talk.say("QUIT\r\n")?;
+    talk.ok().map(drop)
+}
+
+/// Visits, again and again; how many.
+fn visits(address: SocketAddr, user: usize, until: Instant) -> Result<u64> {
     let mut count = 0;
     while Instant::now() < until {
-        let mut talk = Talk::open(address)?;
-        talk.log_in(user)?;
-        talk.say("STAT\r\n")?;
-        talk.ok()?;
-        talk.say("QUIT\r\n")?;
-        talk.ok()?;
+        visit(address, user)?;
         count += 1;
     }
     Ok(count)
@@ -308,7 +313,7 @@ fn measure(column: Column, server: &Server, flags: &Flags) -> Result<Vec<f64>> {
     let (messages, ..) = column.mailbox();
     let count = match column {
         Column::Login => std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..USERS).map(|user| scope.spawn(move || logins(address, user, until))).collect();
+            let clients: Vec<_> = (0..USERS).map(|user| scope.spawn(move || visits(address, user, until))).collect();
             clients
                 .into_iter()
                 .map(|client| client.join().unwrap_or_else(|_| bail!("a client died")))
@@ -318,7 +323,7 @@ fn measure(column: Column, server: &Server, flags: &Flags) -> Result<Vec<f64>> {
         Column::Pipelined => retrievals(address, messages, 100, until)?,
         Column::Large => retrievals(address, messages, 10, until)?,
         Column::Crowd | Column::Strange => {
-            logins(address, 0, begin + Duration::from_nanos(1))?;
+            visit(address, 0)?;
             return Ok(vec![begin.elapsed().as_secs_f64()]);
         }
     };
