@@ -63,8 +63,12 @@ pub struct Lab {
 impl Lab {
     /// Starts it and waits for the table of hosts, which is printed when every socket is bound.
     pub fn up() -> Result<Self> {
+        Self::of(Description::own()?)
+    }
+
+    /// Starts the lab of a description, as [`Lab::up`].
+    pub fn of(description: Description) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let description = Description::own()?;
         let state = folder.path().join("state");
         let mut up = up(&description, folder.path(), &state)?;
         let begin = Instant::now();
