@@ -317,6 +317,30 @@ async fn many_who_ask_the_same_make_one_question() {
     internet.stop().await;
 }
 
+/// RFC 7766 §6.2.1.1: what takes long does not hold up what is asked behind it on the same connection.
+#[tokio::test]
+async fn answers_over_tcp_come_when_they_are_there() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let internet = Internet::start(|_| {});
+    let asked = liar(internet.port, |_| vec![]).await;
+    let mut stream = tokio::net::TcpStream::connect(internet.resolver).await.unwrap();
+    for (id, name) in [(1, "www.evil.fr"), (2, "www.school.edu")] {
+        let mut query = query(name, Type::A, 1);
+        query[1] = id;
+        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).await.unwrap();
+    }
+    let mut ids = vec![];
+    for _ in 0..2 {
+        let octets = timeout(Duration::from_secs(20), stream.read_u16()).await.expect("an answer").unwrap();
+        let mut answer = vec![0; usize::from(octets)];
+        stream.read_exact(&mut answer).await.unwrap();
+        ids.push(answer[1]);
+    }
+    assert_eq!(ids, [2, 1]);
+    assert!(asked.load(Ordering::SeqCst) > 0);
+    internet.stop().await;
+}
+
 /// RFC 9156: a server learns no more of the name than it needs.
 #[tokio::test]
 async fn names_are_shown_label_by_label() {
