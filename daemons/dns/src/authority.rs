@@ -318,7 +318,7 @@ pub fn answer<'a>(zones: &'a Zones, query: &Query<'a>, identity: &'a Identity) -
         (Class::IN, _) => {}
         _ => return Answer::new(Rcode::REFUSED, Reason::NotServed),
     }
-    // Step 1: recursion is not available here, so RA stays clear.
+    // Step 1, whether recursion is available and wanted, is `respond.rs`'s to say: it turns to the resolver where we end here.
     let mut answer = Answer::new(Rcode::NOERROR, Reason::Data);
     if query.edns.is_some_and(|edns| edns.dnssec_ok) {
         answer.proofs = Proofs::Wanted;
@@ -361,7 +361,7 @@ fn one_name<'a>(zones: &'a Zones, qtype: Type, sname: &Owner<'a>, mut answer: An
     let parent_of_cut = || zones.nearest(&suffixes, suffixes.count().checked_sub(1)?);
     let zone = if qtype == Type::DS { parent_of_cut() } else { None };
     let Some(zone) = zone.or_else(|| zones.nearest(&suffixes, suffixes.count())) else {
-        // Step 4 would look into a cache; there is none.
+        // Step 4, the cache, is the resolver's.
         answer.reason = if is_first { Reason::NotOurZone } else { Reason::AliasLeadsOut };
         if is_first {
             answer.rcode = Rcode::REFUSED;
@@ -468,7 +468,14 @@ fn walk<'z>(zone: &'z Zone, name: &Suffixes<'_>, qtype: Type) -> Walk<'z> {
         }
     }
     // RFC 4035 §3.1.4.1: DS at a cut is the parent's own.
-    if node.is_cut() && qtype != Type::DS { Walk::Cut(node) } else { Walk::Exact(node) }
+    if node.is_cut() && qtype != Type::DS {
+        return Walk::Cut(node);
+    }
+    // RFC 5155 §7.2.8: a name that is there for the chain of hashes only does not exist.
+    match node.parent() {
+        Some(encloser) if node.is_hash_only() => Walk::Missing { encloser },
+        _ => Walk::Exact(node),
+    }
 }
 
 /// Step 3b: who knows more, and where they are.

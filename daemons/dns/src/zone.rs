@@ -148,6 +148,13 @@ impl<'z> Node<'z> {
         self.inner().sets == 0
     }
 
+    /// Whether all that it has is an NSEC3 record, with its signatures.
+    pub fn is_hash_only(self) -> bool {
+        matches!(self.zone.chain, Chain::Nsec3 { .. })
+            && self.set(Type::NSEC3).is_some()
+            && self.sets().all(|set| [Type::NSEC3, Type::RRSIG].contains(&set.rtype))
+    }
+
     /// Its number in the zone.
     pub fn index(self) -> u32 {
         self.index
