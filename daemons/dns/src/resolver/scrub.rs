@@ -182,9 +182,12 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         set.rtype == Type::NS && set.owner.borrow() != asked.zone && name.borrow().is_within(set.owner.borrow())
     };
     if soa.is_none()
-        && aliases.is_empty()
         && let Some(servers) = authority.iter().find(leads_down)
     {
+        // The alias leads below a cut of the zone: whoever asks for its target is referred there.
+        if !aliases.is_empty() {
+            return answer(End::Leads);
+        }
         let names: Vec<NameRef<'_>> =
             servers.rdata().take(SERVERS_MAX).filter_map(|rdata| NameRef::parse(rdata).ok()).collect();
         let is_glue = |record: &Record| {
@@ -285,6 +288,10 @@ mod tests {
         assert_eq!(
             said(AA, &["crepes.fr DNAME baguettes.fr", "www.baguettes.fr A 192.0.2.1"], &[], &[]),
             "[crepes.fr. DNAME] www.baguettes.fr. 1 records"
+        );
+        assert_eq!(
+            said(AA, &[alias], &["web.crepes.fr NS ns.crepes.fr"], &[]),
+            "[www.crepes.fr. CNAME] web.crepes.fr. leads on"
         );
         assert_eq!(said(AA, &[], &["crepes.fr SOA"], &[]), "[] www.crepes.fr. no data, soa true");
         assert_eq!(said(AA | NXDOMAIN, &[], &[], &[]), "[] www.crepes.fr. no name, soa false");
