@@ -36,7 +36,7 @@ pub(crate) fn store(path: &Path, zone: &Zone) -> io::Result<()> {
         let record = Record { owner: owner.to_name(), rtype, class: Class::IN, ttl, rdata: rdata.to_vec() };
         writeln!(text, "{record}").expect("writing into a String does not fail");
     }
-    durable::replace(path, text.as_bytes())
+    durable::replace(path, text.as_bytes(), durable::Readers::All)
 }
 
 /// Remembers that a primary has said that the copy is the newest.

@@ -237,14 +237,14 @@ impl Journal {
         let mut whole = if self.octets > 0 { fs::read(&self.path)? } else { vec![] };
         whole.truncate(self.octets as usize);
         whole.extend_from_slice(text.as_bytes());
-        durable::replace(&self.path, &whole)?;
+        durable::replace(&self.path, &whole, durable::Readers::All)?;
         self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
         Ok(())
     }
 
     fn rewrite(&mut self, text: &str) -> io::Result<()> {
         self.file = None;
-        durable::replace(&self.path, text.as_bytes())?;
+        durable::replace(&self.path, text.as_bytes(), durable::Readers::All)?;
         self.octets = text.len() as u64;
         Ok(())
     }

@@ -565,7 +565,7 @@ impl Slot {
         };
         let signed = sign(serial)?;
         // Before anybody sees it: after a crash the next serial is newer than any that was seen.
-        durable::replace(path, format!("{serial}\n").as_bytes())
+        durable::replace(path, format!("{serial}\n").as_bytes(), durable::Readers::All)
             .map_err(|error| format!("{}: {error}", path.display()))?;
         tracing::info!(zone = %self.name, serial, records = signed.len(), "signed");
         Ok(Arc::new(signed))

@@ -16,6 +16,7 @@
 //! good for a while, so that a change of one record costs a few signatures and not all of them.
 
 use crate::{
+    durable::{self, Readers},
     name::{Name, NameRef},
     rdata::{self, Field, Type},
     zone::{Builder, Node, Place, RrSet, Zone},
@@ -29,9 +30,7 @@ use ring::{
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -122,17 +121,8 @@ pub fn ds(zone: NameRef<'_>, dnskey: &[u8]) -> Vec<u8> {
     [&key_tag(dnskey).to_be_bytes()[..], &[algorithm, DIGEST], digest.as_ref()].concat()
 }
 
-fn write_whole(path: &Path, mode: u32, text: &str) -> Result<(), SignError> {
-    let fail = |source| SignError::File { path: path.to_owned(), source };
-    let part = path.with_extension("part");
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, path)?;
-        path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
-    };
-    write().map_err(fail)
+fn write_whole(path: &Path, readers: Readers, text: &str) -> Result<(), SignError> {
+    durable::replace(path, text.as_bytes(), readers).map_err(|source| SignError::File { path: path.to_owned(), source })
 }
 
 impl Signer {
@@ -154,7 +144,7 @@ impl Signer {
                 let pem =
                     format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(pkcs8));
                 // Nobody else may read it, at no moment.
-                write_whole(&path, 0o600, &pem)?;
+                write_whole(&path, Readers::Owner, &pem)?;
                 tracing::info!(%zone, key = %path.display(), "made a signing key");
                 pem
             }
@@ -193,7 +183,7 @@ impl Signer {
         if fs::read_to_string(&path).is_ok_and(|known| known == line) {
             Ok(())
         } else {
-            write_whole(&path, 0o644, &line)
+            write_whole(&path, Readers::All, &line)
         }
     }
 
