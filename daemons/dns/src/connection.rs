@@ -122,6 +122,13 @@ pub(crate) async fn serve(
         }
         // A client that has said all may still wait for its answers.
         if ended && tasks.is_empty() && answers.is_empty() {
+            if let Some(length) = buffer.first_chunk().map(|length| u16::from_be_bytes(*length)) {
+                // Whoever types here by hand, or speaks another protocol, may wonder.
+                talk.note(&format!(
+                    "no answer: the first two octets announce {length} more, and {} came",
+                    buffer.len() - 2
+                ));
+            }
             return Ok(());
         }
         buffer.reserve(wanted(&buffer));
