@@ -16,7 +16,6 @@ use shared::{
     transcript::{self, Hub},
 };
 use std::{
-    fmt::Write as _,
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
     sync::Arc,
@@ -285,15 +284,17 @@ fn print_table(hosts: &[Started], authority: &Path, state: &Path, began: Instant
     let (bold, dim, plain) = if out.is_terminal() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
     let count = if hosts.len() == 1 { "1 host".to_owned() } else { format!("{} hosts", hosts.len()) };
     writeln!(out, "{bold}The lab is up: {count} in {} ms.{plain}\n", began.elapsed().as_millis())?;
+    let services = |host: &Started| {
+        let each =
+            host.endpoints.iter().map(|(_, endpoint)| format!("{} {}", endpoint.protocol, endpoint.address.port()));
+        each.collect::<Vec<_>>().join("  ")
+    };
     let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or(0).max(4);
-    writeln!(out, "{bold}{:width$}  {:<13} {:<26} TRY{plain}", "HOST", "ADDRESS", "SERVICES")?;
+    let wide = hosts.iter().map(|host| services(host).len()).max().unwrap_or(0).max(8);
+    writeln!(out, "{bold}{:width$}  {:<13} {:<wide$}  TRY{plain}", "HOST", "ADDRESS", "SERVICES")?;
     for host in hosts {
         let address = host.endpoints.first().map(|(_, endpoint)| endpoint.address.ip().to_string()).unwrap_or_default();
-        let mut services = String::new();
-        for (_, endpoint) in &host.endpoints {
-            write!(services, "{} {}  ", endpoint.protocol, endpoint.address.port())?;
-        }
-        writeln!(out, "{:width$}  {address:<13} {services:<26} {}", host.name, host.suggestion)?;
+        writeln!(out, "{:width$}  {address:<13} {:<wide$}  {}", host.name, services(host), host.suggestion)?;
     }
     let telnet = hosts.iter().flat_map(|host| &host.endpoints).find(|(_, endpoint)| endpoint.protocol == "http");
     if let Some((_, Endpoint { address, .. })) = telnet {
