@@ -1,0 +1,3 @@
+//! `tomte-smtp`: see the library for the chapter.
+
+fn main() {}
