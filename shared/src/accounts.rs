@@ -218,6 +218,11 @@ impl Accounts {
         keys.unwrap_or_else(|| ScramKeys::decoy(&self.remembered.key, user))
     }
 
+    /// Whether there is such an account. Mail for it can be taken; whoever asks over the wire learns it by trying.
+    pub fn has(&self, user: &str) -> bool {
+        self.book().users.contains_key(user)
+    }
+
     /// Whether anybody can log in by APOP.
     pub fn has_clear_secrets(&self) -> bool {
         self.book().secrets.values().any(|secrets| secrets.clear.is_some())

@@ -24,6 +24,172 @@ use std::num::NonZeroU32;
 #[error("{0}")]
 pub struct Malformed(&'static str);
 
+// --- A whole exchange ------------------------------------------------------------------------------------------------
+
+/// How AUTH may be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the RFCs' own names")]
+pub enum Mechanism {
+    Plain,
+    /// Never standardised, and all that some old clients can do: it asks for the name, then for the password.
+    Login,
+    ScramSha256,
+}
+
+impl Mechanism {
+    /// Whether whoever listens on the way learns the password.
+    pub fn shows_password(self) -> bool {
+        self != Self::ScramSha256
+    }
+}
+
+/// How a client shows who it is.
+#[derive(PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Credentials {
+    Password {
+        user: String,
+        secret: Vec<u8>,
+    },
+    /// The proof has been checked already; whoever keeps count of failures wants to know.
+    Scram {
+        user: String,
+        proof: Proof,
+    },
+}
+
+impl Credentials {
+    /// Who it says to be.
+    pub fn user(&self) -> &str {
+        match self {
+            Self::Password { user, .. } | Self::Scram { user, .. } => user,
+        }
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Without what is secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.user())
+    }
+}
+
+/// Where an exchange is. It knows nothing of base64, which is the embedding protocol's.
+#[derive(Debug)]
+pub enum Exchange {
+    /// The client's first message is awaited.
+    First(Mechanism),
+    /// LOGIN: the password is awaited.
+    Password {
+        /// Who it says to be.
+        user: String,
+    },
+    /// SCRAM: the keys of this user are awaited, from us.
+    Keys(ClientFirst),
+    /// SCRAM: the proof is awaited.
+    Final(Challenge),
+    /// Whether the credentials are right is awaited, from us.
+    Verifying {
+        /// Who it says to be.
+        user: String,
+        /// SCRAM: what proves that we know the password too.
+        signature: Option<String>,
+    },
+    /// SCRAM has no room for our proof beside the word of success in mail protocols (RFC 4954 §4, RFC 5034 §4), so it was a
+    /// challenge, and the client's empty answer is awaited.
+    Proven {
+        /// Who it is.
+        user: String,
+    },
+}
+
+/// What an exchange wants next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Say this challenge; the client's answer goes to [`Exchange::on_response`].
+    Challenge(Vec<u8>),
+    /// Fetch this user's keys and a nonce for [`Exchange::on_keys`].
+    FetchKeys(String),
+    /// Find out whether these are right; if so, [`Exchange::on_verified`].
+    Verify(Credentials),
+    /// It is this user.
+    Welcome(String),
+}
+
+impl Exchange {
+    /// AUTH was said, perhaps with a first message.
+    ///
+    /// # Errors
+    /// The message is not of the mechanism's form.
+    pub fn begin(mechanism: Mechanism, initial: Option<&[u8]>) -> Result<(Self, Next), Malformed> {
+        match (mechanism, initial) {
+            (_, Some(message)) => Self::First(mechanism).on_response(message),
+            (Mechanism::Login, None) => Ok((Self::First(mechanism), Next::Challenge(b"Username:".to_vec()))),
+            (Mechanism::Plain | Mechanism::ScramSha256, None) => Ok((Self::First(mechanism), Next::Challenge(vec![]))),
+        }
+    }
+
+    /// The client's next message.
+    ///
+    /// # Errors
+    /// The message is not of the mechanism's form, or nothing was asked.
+    pub fn on_response(self, message: &[u8]) -> Result<(Self, Next), Malformed> {
+        let verify = |credentials: Credentials, signature| {
+            (Self::Verifying { user: credentials.user().to_owned(), signature }, Next::Verify(credentials))
+        };
+        match self {
+            Self::First(Mechanism::Plain) => {
+                let Plain { user, secret } = plain(message)?;
+                Ok(verify(Credentials::Password { user, secret }, None))
+            }
+            Self::First(Mechanism::Login) => {
+                let user = String::from_utf8(message.to_vec()).map_err(|_| Malformed("the user's name is not UTF-8"))?;
+                Ok((Self::Password { user }, Next::Challenge(b"Password:".to_vec())))
+            }
+            Self::Password { user } => Ok(verify(Credentials::Password { user, secret: message.to_vec() }, None)),
+            Self::First(Mechanism::ScramSha256) => {
+                let first = ClientFirst::parse(message)?;
+                let user = first.user.clone();
+                Ok((Self::Keys(first), Next::FetchKeys(user)))
+            }
+            Self::Final(challenge) => {
+                let proof = challenge.check(message)?;
+                let signature = match &proof {
+                    Proof::Right(signature) => Some(signature.clone()),
+                    Proof::Wrong => None,
+                };
+                Ok(verify(Credentials::Scram { user: challenge.user().to_owned(), proof }, signature))
+            }
+            Self::Proven { user } if message.is_empty() => Ok((Self::Proven { user: user.clone() }, Next::Welcome(user))),
+            Self::Proven { .. } | Self::Keys(_) | Self::Verifying { .. } => {
+                Err(Malformed("nothing more was asked"))
+            }
+        }
+    }
+
+    /// The keys that were asked for.
+    ///
+    /// # Errors
+    /// Nobody asked.
+    pub fn on_keys(self, keys: ScramKeys, nonce: &str) -> Result<(Self, Next), Malformed> {
+        let Self::Keys(first) = self else { return Err(Malformed("nothing was asked")) };
+        let (challenge, message) = first.challenge(keys, nonce);
+        Ok((Self::Final(challenge), Next::Challenge(message.into_bytes())))
+    }
+
+    /// The credentials are right.
+    ///
+    /// # Errors
+    /// Nobody asked.
+    pub fn on_verified(self) -> Result<(Self, Next), Malformed> {
+        let Self::Verifying { user, signature } = self else { return Err(Malformed("nothing was asked")) };
+        Ok(match signature {
+            None => (Self::Proven { user: user.clone() }, Next::Welcome(user)),
+            Some(signature) => (Self::Proven { user }, Next::Challenge(signature.into_bytes())),
+        })
+    }
+}
+
 // --- PLAIN -----------------------------------------------------------------------------------------------------------
 
 /// The message of PLAIN.

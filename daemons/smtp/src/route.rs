@@ -1,0 +1,307 @@
+//! Who is here: which addresses are ours, whom they mean, and for whom else we take mail.
+//!
+//! ```text
+//!   RCPT TO:<Info+list@hamburger.edu>
+//!     hamburger.edu is one of `domains`         else: relay, if the client may; refuse, if not
+//!     info+list  an alias? an account?          no
+//!     info       an alias? an account?          alias: bob, alice@crepes.fr
+//!     bob        an account                     -> bob@hamburger.edu, local
+//!     alice@crepes.fr                           -> relayed, for the alias is ours
+//! ```
+
+use crate::{
+    address::{AddressError, Domain, ForwardPath, Host, Mailbox},
+    reply::Reply,
+};
+use shared::accounts::Accounts;
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+/// Mailboxes that one address may mean, through aliases of aliases.
+const EXPANDED_MAX: usize = 1000;
+/// How long a fault address may hold up a client.
+const SLOW_MAX: Duration = Duration::from_mins(5);
+
+/// What this server knows of itself.
+#[derive(Debug)]
+pub struct House {
+    /// What it calls itself.
+    pub name: String,
+    /// The domains whose mailboxes are here. The first stands behind names that come without one.
+    pub domains: Vec<Domain>,
+    /// Addresses that mean this server in an address literal.
+    pub addresses: Vec<IpAddr>,
+    /// Who has a mailbox.
+    pub residents: Residents,
+    /// Names that stand for others, in lower case.
+    pub aliases: HashMap<String, Vec<Target>>,
+    /// Who gets what is for nobody.
+    pub catch_all: Option<String>,
+    /// What divides a name from what its owner has added to it: `bob+lists`.
+    pub separator: Option<char>,
+    /// Whether addresses such as `fail-451` do what they say.
+    pub faults: Faults,
+}
+
+/// Who has a mailbox.
+#[derive(Debug)]
+pub enum Residents {
+    /// Everybody who can log in.
+    Accounts(Arc<Accounts>),
+    /// These.
+    Named(HashSet<String>),
+}
+
+/// Whom an alias means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A name of ours: an account, or another alias.
+    Name(String),
+    /// An address, ours or not.
+    Address(Mailbox),
+}
+
+/// Whether fault addresses work: for lessons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Faults {
+    On,
+    Off,
+}
+
+/// Whether a client may send to others through us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayRelay {
+    /// It is in an allowed network, or has logged in.
+    Yes,
+    /// It is a stranger.
+    No,
+}
+
+/// Whom a recipient means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meant {
+    /// At least one.
+    pub mailboxes: Vec<Mailbox>,
+    /// How long to wait with the answer.
+    pub pause: Duration,
+}
+
+/// The name under which mail for the postmaster is taken always (RFC 5321 §4.5.1).
+pub const POSTMASTER: &str = "postmaster";
+
+impl Target {
+    /// `bob`, or `bob@hamburger.edu`.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if text.contains('@') {
+            return text.parse().map(Self::Address);
+        }
+        let nowhere: Domain = "localhost".parse()?;
+        Mailbox::new(text, Host::Domain(nowhere)).map(|mailbox| Self::Name(mailbox.local().to_owned()))
+    }
+}
+
+impl House {
+    /// Whether this server is the last one for mail to `host`.
+    pub fn is_ours(&self, host: &Host) -> bool {
+        match host {
+            Host::Domain(domain) => self.domains.contains(domain),
+            Host::Literal(address) => self.addresses.contains(address),
+        }
+    }
+
+    /// Whom a recipient means, or why it is refused.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn judge(&self, to: &ForwardPath, relay: MayRelay) -> Result<Meant, Reply> {
+        let at_once = |mailboxes| Meant { mailboxes, pause: Duration::ZERO };
+        let mailbox = match to {
+            ForwardPath::Postmaster => return Ok(at_once(self.names(POSTMASTER).unwrap_or_default())),
+            ForwardPath::Mailbox(mailbox) if self.is_ours(mailbox.host()) => mailbox,
+            ForwardPath::Mailbox(mailbox) => match relay {
+                MayRelay::Yes => return Ok(at_once(vec![mailbox.clone()])),
+                MayRelay::No => return Err(Reply::relaying_denied(to)),
+            },
+        };
+        if self.faults == Faults::On {
+            if let Some(code) = fault_code(mailbox.local()) {
+                return Err(Reply::as_wished(code));
+            }
+            if let Some(pause) = fault_pause(mailbox.local()) {
+                return Ok(Meant { mailboxes: self.names(POSTMASTER).unwrap_or_default(), pause });
+            }
+        }
+        self.names(mailbox.local()).map(at_once).ok_or_else(|| Reply::no_such_user(to))
+    }
+
+    /// The mailboxes that a name of ours means, each once; none when nobody is called so.
+    pub fn names(&self, name: &str) -> Option<Vec<Mailbox>> {
+        let (mut found, mut seen) = (vec![], HashSet::new());
+        let mut todo = vec![Target::Name(name.to_owned())];
+        let mut known = false;
+        while let Some(target) = todo.pop() {
+            let name = match target {
+                Target::Address(mailbox) if self.is_ours(mailbox.host()) => mailbox.local().to_owned(),
+                Target::Address(mailbox) => {
+                    found.push(mailbox);
+                    continue;
+                }
+                Target::Name(name) => name,
+            };
+            // An alias that leads back to itself is no trouble: it has been looked at.
+            if seen.len() >= EXPANDED_MAX || !seen.insert(name.to_lowercase()) {
+                continue;
+            }
+            if let Some(targets) = self.alias(&name) {
+                // From the end, so that the first comes out first.
+                todo.extend(targets.iter().rev().cloned());
+                known = true;
+            } else if self.account(&name).is_some() {
+                found.extend(self.at_home(&name));
+                known = true;
+            } else if let Some(catch_all) = &self.catch_all {
+                todo.push(Target::Name(catch_all.clone()));
+            }
+        }
+        let mut once = HashSet::new();
+        found.retain(|mailbox| once.insert(mailbox.clone()));
+        (known && !found.is_empty()).then_some(found)
+    }
+
+    fn alias(&self, name: &str) -> Option<&[Target]> {
+        let of = |name: &str| self.aliases.get(&name.to_lowercase()).map(Vec::as_slice);
+        of(name).or_else(|| of(self.without_addition(name)))
+    }
+
+    /// The account that a name of ours means: as it is written, or in lower case, or without what was added to it.
+    pub fn account(&self, name: &str) -> Option<String> {
+        let forms = [name, self.without_addition(name)];
+        forms.into_iter().flat_map(|form| [form.to_owned(), form.to_lowercase()]).find(|form| self.is_resident(form))
+    }
+
+    /// Whether an account of this name has a mailbox here.
+    fn is_resident(&self, name: &str) -> bool {
+        let resident = match &self.residents {
+            Residents::Accounts(accounts) => accounts.has(name),
+            Residents::Named(names) => names.contains(name),
+        };
+        resident || name == POSTMASTER
+    }
+
+    fn without_addition<'a>(&self, name: &'a str) -> &'a str {
+        match self.separator.and_then(|separator| name.split_once(separator)) {
+            Some((base, _)) if !base.is_empty() => base,
+            _ => name,
+        }
+    }
+
+    /// A name of ours with our domain.
+    fn at_home(&self, name: &str) -> Option<Mailbox> {
+        let domain = self.domains.first()?;
+        Mailbox::new(name, Host::Domain(domain.clone())).ok()
+    }
+
+    /// `user` in its own domain: the address that its owner writes from.
+    pub fn address_of(&self, user: &str) -> Option<Mailbox> {
+        self.at_home(user)
+    }
+}
+
+/// `fail-451` wants that code; only refusals can be had.
+fn fault_code(local: &str) -> Option<u16> {
+    let code = local.strip_prefix("fail-")?.parse().ok()?;
+    // 421 closes the connection, which is another lesson.
+    ((400..600).contains(&code) && code != 421).then_some(code)
+}
+
+/// `slow-10s` wants to wait.
+fn fault_pause(local: &str) -> Option<Duration> {
+    let seconds = local.strip_prefix("slow-")?.strip_suffix('s')?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(SLOW_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn house() -> House {
+        let name = |name: &str| Target::Name(name.to_owned());
+        let aliases = [
+            ("info", vec![name("bob"), Target::parse("alice@crepes.fr").unwrap(), name("INFO")]),
+            ("staff", vec![name("info"), name("carol"), Target::parse("bob@hamburger.edu").unwrap()]),
+            ("nobody", vec![name("gone")]),
+        ];
+        House {
+            name: "hamburger.edu".to_owned(),
+            domains: vec!["hamburger.edu".parse().unwrap(), "mail.hamburger.edu".parse().unwrap()],
+            addresses: vec![[127, 77, 2, 25].into()],
+            residents: Residents::Named(["bob", "carol"].map(str::to_owned).into()),
+            aliases: aliases.map(|(name, targets)| (name.to_owned(), targets)).into(),
+            catch_all: None,
+            separator: Some('+'),
+            faults: Faults::On,
+        }
+    }
+
+    fn meant(house: &House, to: &str) -> Result<Vec<String>, String> {
+        let judged = house.judge(&to.parse().unwrap(), MayRelay::No);
+        judged.map(|meant| meant.mailboxes.iter().map(ToString::to_string).collect()).map_err(|reply| reply.to_string())
+    }
+
+    #[test]
+    fn names_mean_whom_they_should() {
+        let house = house();
+        for (to, mailboxes) in [
+            ("<bob@hamburger.edu>", &["bob@hamburger.edu"][..]),
+            ("<BOB@Hamburger.EDU>", &["BOB@hamburger.edu"]),
+            ("<bob+lists@mail.hamburger.edu>", &["bob+lists@hamburger.edu"]),
+            ("<bob@[127.77.2.25]>", &["bob@hamburger.edu"]),
+            ("<Info+x@hamburger.edu>", &["bob@hamburger.edu", "alice@crepes.fr"]),
+            ("<staff@hamburger.edu>", &["bob@hamburger.edu", "alice@crepes.fr", "carol@hamburger.edu"]),
+            ("<Postmaster>", &["postmaster@hamburger.edu"]),
+            ("<postmaster@hamburger.edu>", &["postmaster@hamburger.edu"]),
+        ] {
+            let mailboxes = mailboxes.iter().map(|&text| text.to_owned()).collect();
+            assert_eq!(meant(&house, to), Ok(mailboxes), "{to}");
+        }
+        assert_eq!(house.account("BOB+x").as_deref(), Some("bob"));
+    }
+
+    #[test]
+    fn strangers_and_relays_are_refused_and_an_own_user_is_not() {
+        let house = house();
+        assert!(meant(&house, "<alice@hamburger.edu>").unwrap_err().starts_with("550 5.1.1"));
+        assert!(meant(&house, "<nobody@hamburger.edu>").unwrap_err().starts_with("550 5.1.1"));
+        assert!(meant(&house, "<alice@crepes.fr>").unwrap_err().starts_with("550 5.7.1"));
+        assert!(meant(&house, "<bob@[127.77.2.26]>").unwrap_err().starts_with("550 5.7.1"));
+        // RFC 5321 appendix F.2: the percent sign routes nothing.
+        assert!(meant(&house, "<alice%crepes.fr@hamburger.edu>").unwrap_err().starts_with("550 5.1.1"));
+        let relayed = house.judge(&"<alice@crepes.fr>".parse().unwrap(), MayRelay::Yes).unwrap();
+        assert_eq!(relayed.mailboxes, ["alice@crepes.fr".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_is_for_nobody_goes_to_whom_catches_all() {
+        let house = House { catch_all: Some("bob".to_owned()), ..house() };
+        assert_eq!(meant(&house, "<anybody@hamburger.edu>"), Ok(vec!["bob@hamburger.edu".to_owned()]));
+    }
+
+    #[test]
+    fn fault_addresses_do_what_they_say_when_they_may() {
+        let mut house = house();
+        assert!(meant(&house, "<fail-451@hamburger.edu>").unwrap_err().starts_with("451 4.3.0"));
+        assert!(meant(&house, "<fail-250@hamburger.edu>").unwrap_err().starts_with("550 5.1.1"));
+        let slow = house.judge(&"<slow-10s@hamburger.edu>".parse().unwrap(), MayRelay::No).unwrap();
+        assert_eq!(slow.pause, Duration::from_secs(10));
+        house.faults = Faults::Off;
+        assert!(meant(&house, "<fail-451@hamburger.edu>").unwrap_err().starts_with("550 5.1.1"));
+    }
+}
