@@ -2,3 +2,9 @@
 
 pub mod address;
 pub mod envelope;
+
+// --- Sending ---
+pub mod courier;
+pub mod mx;
+pub mod report;
+pub mod schedule;
