@@ -4,6 +4,7 @@ pub mod address;
 pub mod envelope;
 
 // --- Sending ---
+pub mod answer;
 pub mod courier;
 pub mod mx;
 pub mod report;
