@@ -477,11 +477,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_message_comes_out_as_it_went_in(lines in prop::collection::vec("[.a-c]{0,4}", 0..12), size in 1_usize..40) {
-            let message: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let message = lines.iter().fold(String::new(), |all, line| all + line + "\r\n");
             let header = "a: b\r\n\r\n";
-            let stuffed: String = lines.iter().map(|line| {
-                if line.starts_with('.') { format!(".{line}\r\n") } else { format!("{line}\r\n") }
-            }).collect();
+            let stuffed = lines.iter().fold(String::new(), |all, line| {
+                all + if line.starts_with('.') { "." } else { "" } + line + "\r\n"
+            });
             let (progress, flaw, kept, left) = take(BOUNDS, format!("{header}{stuffed}.\r\nNOOP").as_bytes(), size);
             prop_assert_eq!((progress, flaw, &*left), (Progress::End, None, "NOOP"));
             prop_assert_eq!(kept, format!("{header}{message}"));

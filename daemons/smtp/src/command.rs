@@ -105,11 +105,10 @@ impl From<SyntaxError> for Reply {
         match error {
             SyntaxError::UnknownCommand => Reply::unknown_command(),
             SyntaxError::Obsolete => Reply::obsolete(),
-            SyntaxError::Arguments(usage) => Reply::arguments(usage),
+            SyntaxError::Arguments(usage) | SyntaxError::Parameter(usage) => Reply::arguments(usage),
             SyntaxError::Sender(error) => Reply::bad_sender(error),
             SyntaxError::Recipient(error) => Reply::bad_recipient(error),
             SyntaxError::UnknownParameter => Reply::unknown_parameter(),
-            SyntaxError::Parameter(usage) => Reply::arguments(usage),
             SyntaxError::UnknownMechanism => Reply::unknown_mechanism(),
             SyntaxError::NotBase64 => Reply::not_base64(),
             SyntaxError::Stray => Reply::stray(),

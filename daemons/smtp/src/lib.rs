@@ -3,9 +3,17 @@
 pub mod address;
 pub mod envelope;
 
+// --- Receiving ---
 pub mod command;
 pub mod reply;
 pub mod route;
 pub mod session;
 
 pub mod body;
+
+// --- Sending ---
+pub mod answer;
+pub mod courier;
+pub mod mx;
+pub mod report;
+pub mod schedule;

@@ -570,7 +570,7 @@ impl Session {
             Next::Welcome(user) => {
                 let reply = Reply::logged_in(&user);
                 self.user = Some(user);
-                return Step::Reply(reply);
+                Step::Reply(reply)
             }
             Next::Challenge(message) => {
                 self.state = State::Authenticating(exchange);
@@ -608,7 +608,7 @@ impl Session {
                 let step = match outcome {
                     Outcome::Admitted => {
                         let reply = Reply::recipient_ok(&rcpt.to);
-                        add(&mut transaction.recipients, rcpt, mailboxes);
+                        add(&mut transaction.recipients, &rcpt, mailboxes);
                         Step::Reply(reply)
                     }
                     Outcome::Refused(reply) => Step::Reply(reply),
@@ -735,7 +735,7 @@ impl Session {
 }
 
 /// Adds the mailboxes that RCPT's address means, each once. Whom it meant first is kept for reports (RFC 3461 §5.2.7).
-fn add(recipients: &mut Vec<Recipient>, rcpt: Rcpt, mailboxes: Vec<Mailbox>) {
+fn add(recipients: &mut Vec<Recipient>, rcpt: &Rcpt, mailboxes: Vec<Mailbox>) {
     let said = match &rcpt.to {
         ForwardPath::Postmaster => None,
         ForwardPath::Mailbox(mailbox) => Some(mailbox),
