@@ -155,6 +155,23 @@ impl Maildir {
         Ok(removed)
     }
 
+    /// What all messages have on disk, for a quota. Sizes that no name tells are asked of the system.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn octets(&self) -> io::Result<u64> {
+        let mut octets = 0;
+        for folder in ["new", "cur"] {
+            let dir = self.folder(folder)?;
+            read_dir(dir.as_fd(), |name| {
+                let told = base(name).split(|octet| *octet == b',').skip(1).find_map(|f| number(f.strip_prefix(b"S=")?));
+                let asked = || statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size as u64);
+                octets += told.unwrap_or_else(asked);
+            })?;
+        }
+        Ok(octets)
+    }
+
     /// Makes deliveries durable that were [placed](Delivery::place): a name is on disk when its directory is. One call serves
     /// all that were placed before it.
     ///

@@ -11,6 +11,12 @@ pub mod session;
 
 pub mod body;
 
+// --- Keeping ---
+mod group;
+mod local;
+pub mod queue;
+pub mod spool;
+
 // --- Sending ---
 pub mod answer;
 pub mod courier;

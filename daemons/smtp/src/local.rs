@@ -1,0 +1,286 @@
+//! Mailboxes of this server: how a message gets into one. All functions here block.
+//!
+//! A mailbox is a Maildir, `mailboxes/bob`, which `tomte-pop3`, or any other server that knows Maildir, hands out. The message is
+//! written to `tmp/`, synced, renamed to `new/`, and the directory synced: then it is delivered ([`shared::maildir`]).
+
+use crate::{
+    address::ReversePath,
+    group::Group,
+    route::Target,
+    spool::{BUFFER_OCTETS, Id},
+};
+use shared::maildir::{Attempt, Delivery, Maildir, Placed, UniqueName};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// A `.forward` that is longer is no list of addresses.
+const FORWARD_OCTETS_MAX: u64 = 16 << 10;
+/// How often a mailbox is looked through for what others gave up half-way.
+const SWEEP_EVERY: Duration = Duration::from_hours(24);
+
+/// All mailboxes.
+#[derive(Debug)]
+pub(crate) struct Mailboxes {
+    root: PathBuf,
+    host: String,
+    /// Octets that a mailbox may hold.
+    quota: Option<u64>,
+    /// As many as there are accounts.
+    known: Mutex<HashMap<PathBuf, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    group: Arc<Group>,
+    swept: Option<Instant>,
+}
+
+/// Whether there is room in a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Enough,
+    /// Not now.
+    NotNow,
+    /// The message is larger than the mailbox may ever be.
+    Never {
+        quota: u64,
+    },
+}
+
+impl Mailboxes {
+    pub(crate) fn new(root: &Path, host: &str, quota: Option<u64>) -> Self {
+        Self { root: root.to_owned(), host: host.to_owned(), quota, known: Mutex::default() }
+    }
+
+    /// The mailbox of an account; none for a name that would lead elsewhere.
+    fn path(&self, account: &str) -> io::Result<PathBuf> {
+        let safe = !account.is_empty() && !account.starts_with('.') && !account.contains(['/', '\0']);
+        safe.then(|| self.root.join(account)).ok_or_else(|| io::ErrorKind::InvalidFilename.into())
+    }
+
+    /// What a message is called there: from queue id and recipient, so that a delivery that is made again finds itself.
+    pub(crate) fn name(&self, id: Id, recipient: usize) -> io::Result<UniqueName> {
+        let time = id.arrived().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let host: String =
+            self.host.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(64).collect();
+        let text = format!("{}.M{}Q{id}R{recipient}.{host}", time.as_secs(), time.subsec_micros());
+        UniqueName::new(text).ok_or_else(|| io::ErrorKind::InvalidFilename.into())
+    }
+
+    /// Whether there is room for `octets` more.
+    pub(crate) fn room(&self, account: &str, octets: u64) -> io::Result<Room> {
+        let Some(quota) = self.quota else { return Ok(Room::Enough) };
+        if octets > quota {
+            return Ok(Room::Never { quota });
+        }
+        let held = match Maildir::open(&self.path(account)?).and_then(|maildir| maildir.octets()) {
+            Ok(held) => held,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(if held + octets > quota { Room::NotNow } else { Room::Enough })
+    }
+
+    /// Whether a quota is set, so that [`Mailboxes::room`] is worth asking.
+    pub(crate) fn has_quota(&self) -> bool {
+        self.quota.is_some()
+    }
+
+    /// To whom the owner forwards: the lines of `.forward` in the mailbox, each an address or a name; `\bob`, or bob's own name,
+    /// keeps a copy. None when there is no such file. Lines that are neither are told in the log and passed over.
+    pub(crate) fn forward(&self, account: &str) -> io::Result<Option<Vec<Target>>> {
+        let file = match File::open(self.path(account)?.join(".forward")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut text = String::new();
+        file.take(FORWARD_OCTETS_MAX).read_to_string(&mut text)?;
+        let entries = text.lines().flat_map(|line| line.split(',')).map(str::trim);
+        let mut targets = vec![];
+        for entry in entries.filter(|entry| !entry.is_empty() && !entry.starts_with('#')) {
+            match Target::parse(entry.trim_start_matches('\\')) {
+                Ok(target) => targets.push(target),
+                Err(error) => tracing::warn!(account, entry, %error, "no address in .forward"),
+            }
+        }
+        Ok((!targets.is_empty()).then_some(targets))
+    }
+
+    /// Whether the owner forwards.
+    pub(crate) fn forwards(&self, account: &str) -> bool {
+        self.path(account).is_ok_and(|path| path.join(".forward").exists())
+    }
+
+    fn group(&self, path: &Path, now: Instant) -> (Arc<Group>, bool) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(path.to_owned()).or_insert_with(|| Known { group: Arc::default(), swept: None });
+        let due = known.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP_EVERY);
+        if due {
+            known.swept = Some(now);
+        }
+        (Arc::clone(&known.group), due)
+    }
+
+    /// A message that begins to go into a mailbox. Nothing is on disk yet.
+    pub(crate) fn letter(
+        self: &Arc<Self>,
+        account: &str,
+        name: UniqueName,
+        attempt: Attempt,
+        from: &ReversePath,
+    ) -> io::Result<Letter> {
+        let path = self.path(account)?;
+        // RFC 5321 §4.4: the server that makes the final delivery puts the return path at the beginning.
+        let buffer = format!("Return-Path: {from}\r\n").into_bytes();
+        Ok(Letter { mailboxes: Arc::clone(self), path, name, attempt, buffer, begun: None })
+    }
+
+    /// Puts `octets` octets of a file, from `start` on, into a mailbox.
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        account: &str,
+        name: UniqueName,
+        attempt: Attempt,
+        from: &ReversePath,
+        (message, start, octets): (&File, u64, u64),
+    ) -> io::Result<Placed> {
+        let mut letter = self.letter(account, name, attempt, from)?;
+        let mut at = 0;
+        while at < octets {
+            let buffer = letter.buffer();
+            let held = buffer.len();
+            let wanted = usize::try_from(octets - at).unwrap_or(usize::MAX).min(BUFFER_OCTETS);
+            buffer.resize(held + wanted, 0);
+            message.read_exact_at(&mut buffer[held..], start + at)?;
+            at += wanted as u64;
+            letter.spill()?;
+        }
+        letter.commit()
+    }
+}
+
+/// A message on its way into a mailbox. Dropped before [`Letter::commit`], it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    mailboxes: Arc<Mailboxes>,
+    path: PathBuf,
+    name: UniqueName,
+    attempt: Attempt,
+    buffer: Vec<u8>,
+    begun: Option<(Maildir, Delivery)>,
+}
+
+impl Letter {
+    /// Where more of the message is added. When it has become long, [`Letter::spill`] it.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Whether enough waits in memory to be written.
+    pub(crate) fn is_full(&self) -> bool {
+        self.buffer.len() >= BUFFER_OCTETS
+    }
+
+    /// Writes what waits in memory.
+    pub(crate) fn spill(&mut self) -> io::Result<()> {
+        let (_, delivery) = match &mut self.begun {
+            Some(begun) => begun,
+            None => {
+                let maildir = Maildir::open_or_create(&self.path)?;
+                let delivery = maildir.deliver(self.name.clone(), self.attempt)?;
+                self.begun.insert((maildir, delivery))
+            }
+        };
+        delivery.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Delivers: when this returns, the message is in the mailbox, and stays there. After an error of the last step it may be there
+    /// or not; whoever tries again under the same name makes no second one.
+    pub(crate) fn commit(mut self) -> io::Result<Placed> {
+        self.spill()?;
+        let Some((maildir, delivery)) = self.begun.take() else { return Err(io::ErrorKind::Other.into()) };
+        let placed = delivery.place()?;
+        let (group, sweep) = self.mailboxes.group(&self.path, Instant::now());
+        group.sync(|| maildir.sync_new())?;
+        if sweep && let Err(error) = maildir.sweep(SystemTime::now()) {
+            tracing::debug!(mailbox = %self.path.display(), %error, "cannot look through tmp/");
+        }
+        Ok(placed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn mailboxes(quota: Option<u64>) -> (tempfile::TempDir, Arc<Mailboxes>) {
+        let folder = tempfile::tempdir().unwrap();
+        let mailboxes = Mailboxes::new(folder.path(), "mail.hamburger.edu", quota);
+        (folder, Arc::new(mailboxes))
+    }
+
+    fn new(folder: &tempfile::TempDir) -> Vec<PathBuf> {
+        fs::read_dir(folder.path().join("bob/new")).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn a_delivery_that_is_made_again_makes_no_second_message() {
+        let (folder, mailboxes) = mailboxes(None);
+        let mut message = tempfile::tempfile().unwrap();
+        message.write_all(b"headS: x\r\n\r\nhello\r\n").unwrap();
+        let (id, from) = (Id::new(SystemTime::now()), "<alice@crepes.fr>".parse().unwrap());
+        let deliver = |attempt| {
+            let name = mailboxes.name(id, 0).unwrap();
+            mailboxes.deliver("bob", name, attempt, &from, (&message, 4, 15)).unwrap()
+        };
+        assert_eq!(deliver(Attempt::First), Placed::Now);
+        assert_eq!(deliver(Attempt::Again), Placed::Before);
+        let files = new(&folder);
+        assert_eq!(files.len(), 1);
+        let text = fs::read_to_string(&files[0]).unwrap();
+        assert_eq!(text, "Return-Path: <alice@crepes.fr>\r\nS: x\r\n\r\nhello\r\n");
+        assert!(files[0].to_str().unwrap().ends_with(",S=47,W=47"), "{files:?}");
+    }
+
+    #[test]
+    fn a_quota_is_kept() {
+        let (_folder, mailboxes) = mailboxes(Some(100));
+        assert_eq!(mailboxes.room("bob", 100).unwrap(), Room::Enough);
+        assert_eq!(mailboxes.room("bob", 101).unwrap(), Room::Never { quota: 100 });
+        let name = mailboxes.name(Id::new(SystemTime::now()), 0).unwrap();
+        mailboxes.letter("bob", name, Attempt::First, &ReversePath::Null).unwrap().commit().unwrap();
+        assert_eq!(mailboxes.room("bob", 100).unwrap(), Room::NotNow);
+    }
+
+    #[test]
+    fn no_account_leads_out_of_the_mailboxes() {
+        let (_folder, mailboxes) = mailboxes(None);
+        for account in ["", "..", "../etc", "/etc", "a/b", "a\0"] {
+            let name = mailboxes.name(Id::new(SystemTime::now()), 0).unwrap();
+            assert!(mailboxes.letter(account, name, Attempt::First, &ReversePath::Null).is_err(), "{account:?}");
+        }
+    }
+
+    #[test]
+    fn forward_files_are_read_as_people_write_them() {
+        let (folder, mailboxes) = mailboxes(None);
+        assert_eq!(mailboxes.forward("bob").unwrap(), None);
+        fs::create_dir(folder.path().join("bob")).unwrap();
+        fs::write(folder.path().join("bob/.forward"), "# away\n\\bob, alice@crepes.fr\nno@where@at\n\n").unwrap();
+        let targets = ["bob", "alice@crepes.fr"].map(|text| Target::parse(text).unwrap());
+        assert_eq!(mailboxes.forward("bob").unwrap(), Some(targets.to_vec()));
+        fs::write(folder.path().join("bob/.forward"), "\n").unwrap();
+        assert_eq!(mailboxes.forward("bob").unwrap(), None);
+    }
+}

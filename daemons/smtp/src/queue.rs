@@ -1,0 +1,1007 @@
+//! The queue at work: which message goes where next, and what follows from what came of it.
+//!
+//! ```text
+//!   accepted --> lines, one for each destination --> couriers, a few for each line --> fates
+//!                  ^                                                                   |
+//!                  +-- the time of the next try has come <-- deferred: noted <---------+
+//!                                                             failed: reported <-------+
+//!                                                          delivered: removed <--------+
+//! ```
+//!
+//! A courier keeps its connection while its line has messages, and a little longer: five messages for one site are one connection
+//! with five transactions (RFC 5321 §4.5.4.1). When a site does not answer, all that waits for it is deferred at once.
+
+use crate::{
+    address::{ForwardPath, Host, Mailbox, ReversePath},
+    courier::{Connection, Couriers, Destination, Job},
+    envelope::{Account, Body, Envelope, Fate, Notify, Recipient, Reports, Status},
+    local::{Mailboxes, Room},
+    report::{Action, Addressee, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
+    route::{House, MayRelay, POSTMASTER, Target},
+    schedule::{self, Schedule, Warn, Warned},
+    session::{Terms, Trouble},
+    spool::{Id, Progress, Spool, State, Stored, unix},
+};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use shared::{
+    maildir::{Attempt, Placed},
+    metrics::Metrics,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tokio::{sync::Notify as Bell, task::spawn_blocking, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Messages that wait for each courier of a line before another one is sent out: fewer go faster over one connection.
+const BACKLOG: usize = 10;
+/// Mailboxes that are written to at the same time. Each write waits for the disk, which serves many as fast as one.
+const LOCAL_COURIERS: usize = 16;
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Connections to others at the same time.
+    pub(crate) couriers: usize,
+    /// Of these, to one destination.
+    pub(crate) couriers_per_destination: usize,
+    /// How long a connection waits for another message.
+    pub(crate) reuse: Duration,
+    /// Messages that may wait.
+    pub(crate) messages: usize,
+}
+
+/// How a message goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Way {
+    Local,
+    Remote(Destination),
+}
+
+/// What waits for one destination.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: VecDeque<(Id, Vec<usize>)>,
+    couriers: usize,
+    /// Couriers that have a connection and nothing to do.
+    idle: usize,
+    bell: Arc<Bell>,
+}
+
+/// A message that waits.
+#[derive(Debug)]
+struct Message {
+    stored: Stored,
+    state: State,
+    /// The connection that brought it.
+    cause: Option<u64>,
+    /// Recipients that are in a line or on their way.
+    under_way: BTreeSet<usize>,
+    /// Whether an earlier process may have delivered it.
+    attempt: Attempt,
+    /// Whoever writes its state does so in turn.
+    pen: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    messages: BTreeMap<Id, Message>,
+    lines: HashMap<Way, Line>,
+    /// When which message is looked at next, in seconds since 1970. Entries that are out of date do no harm.
+    agenda: BTreeSet<(u64, Id)>,
+    couriers: usize,
+}
+
+/// What is counted.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pub(crate) accepted: Counter,
+    pub(crate) delivered: Counter,
+    relayed: Counter,
+    deferred: Counter,
+    failed: Counter,
+    reports: Counter,
+    waiting: Gauge,
+}
+
+impl Counters {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let fate = |fate| metrics.labelled("recipients", "Recipients by what came of a try", &[("fate", fate)]);
+        Self {
+            accepted: metrics.counter("messages_accepted", "Messages that were answered 250"),
+            delivered: fate("delivered"),
+            relayed: fate("relayed"),
+            deferred: fate("deferred"),
+            failed: fate("failed"),
+            reports: metrics.counter("reports", "Reports to senders"),
+            waiting: metrics.gauge("queue_messages", "Messages that wait in the queue"),
+        }
+    }
+}
+
+/// The queue. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Queue(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    spool: Arc<Spool>,
+    mailboxes: Arc<Mailboxes>,
+    terms: Arc<Terms>,
+    couriers: Couriers,
+    schedule: Schedule,
+    smart_host: bool,
+    limits: Limits,
+    counters: Counters,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    bell: Bell,
+    book: Mutex<Book>,
+}
+
+/// What a queue is made of.
+pub(crate) struct Parts {
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) mailboxes: Arc<Mailboxes>,
+    pub(crate) terms: Arc<Terms>,
+    pub(crate) couriers: Couriers,
+    pub(crate) schedule: Schedule,
+    /// Whether all mail to others goes to one host.
+    pub(crate) smart_host: bool,
+    pub(crate) limits: Limits,
+    pub(crate) counters: Counters,
+}
+
+impl Queue {
+    /// A queue with what waited on disk.
+    pub(crate) fn new(parts: Parts, waiting: Vec<(Stored, State)>) -> Self {
+        let Parts { spool, mailboxes, terms, couriers, schedule, smart_host, limits, counters } = parts;
+        let queue = Self(Arc::new(Inner {
+            spool,
+            mailboxes,
+            terms,
+            couriers,
+            schedule,
+            smart_host,
+            limits,
+            counters,
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            bell: Bell::new(),
+            book: Mutex::default(),
+        }));
+        for (stored, state) in waiting {
+            queue.enter(stored, state, None, Attempt::Again);
+        }
+        queue
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    pub(crate) fn spool(&self) -> &Arc<Spool> {
+        &self.0.spool
+    }
+
+    fn house(&self) -> &House {
+        &self.0.terms.house
+    }
+
+    /// Whether another message may come in.
+    pub(crate) fn is_full(&self) -> bool {
+        self.book().messages.len() >= self.0.limits.messages
+    }
+
+    /// Takes over a message that is safe on disk.
+    pub(crate) fn add(&self, stored: Stored, cause: Option<u64>) {
+        let state = State::new(stored.envelope.recipients.len(), stored.id.arrived());
+        let id = stored.id;
+        self.enter(stored, state, cause, Attempt::First);
+        self.line_up(id, SystemTime::now());
+    }
+
+    fn enter(&self, stored: Stored, state: State, cause: Option<u64>, attempt: Attempt) {
+        let (id, pen) = (stored.id, Arc::default());
+        let message = Message { stored, state, cause, under_way: BTreeSet::new(), attempt, pen };
+        let mut book = self.book();
+        book.agenda.extend(message.due().map(|due| (due, id)));
+        book.messages.insert(id, message);
+        self.0.counters.waiting.set(book.messages.len() as i64);
+        drop(book);
+        self.0.bell.notify_one();
+    }
+
+    /// Looks at what is due until `shutdown`, then lets those who are at work finish.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) {
+        loop {
+            let now = SystemTime::now();
+            let (due, next) = {
+                let mut book = self.book();
+                let later = book.agenda.split_off(&(unix(now) + 1, Id::default()));
+                let due = std::mem::replace(&mut book.agenda, later);
+                (due, book.agenda.first().map(|(at, _)| *at))
+            };
+            for (_, id) in due {
+                self.line_up(id, now);
+            }
+            let wait = next.map_or(Duration::from_hours(1), |at| {
+                (SystemTime::UNIX_EPOCH + Duration::from_secs(at)).duration_since(now).unwrap_or_default()
+            });
+            let woken = timeout(wait, self.0.bell.notified());
+            if shutdown.run_until_cancelled(woken).await.is_none() {
+                break;
+            }
+        }
+        self.0.shutdown.cancel();
+        // Couriers that wait for work wait no longer.
+        for line in self.book().lines.values() {
+            line.bell.notify_waiters();
+        }
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Puts the recipients of a message that are due into the lines of their destinations.
+    fn line_up(&self, id: Id, now: SystemTime) {
+        if self.0.shutdown.is_cancelled() {
+            return;
+        }
+        let mut book = self.book();
+        let Some(message) = book.messages.get_mut(&id) else { return };
+        if message.state.held {
+            return;
+        }
+        let mut ways: Vec<(Way, Vec<usize>)> = vec![];
+        for (index, progress) in message.state.recipients.iter().enumerate() {
+            let due = !progress.done && progress.next_try <= unix(now) && !message.under_way.contains(&index);
+            let Some(recipient) = message.stored.envelope.recipients.get(index).filter(|_| due) else { continue };
+            let way = self.way(&recipient.to);
+            match ways.iter_mut().find(|(known, _)| *known == way) {
+                Some((_, recipients)) => recipients.push(index),
+                None => ways.push((way, vec![index])),
+            }
+        }
+        message.under_way.extend(ways.iter().flat_map(|(_, recipients)| recipients));
+        for (way, recipients) in ways {
+            book.lines.entry(way.clone()).or_default().waiting.push_back((id, recipients));
+            self.send_out(&mut book, &way);
+        }
+    }
+
+    fn way(&self, to: &Mailbox) -> Way {
+        match to.host() {
+            host if self.house().is_ours(host) => Way::Local,
+            _ if self.0.smart_host => Way::Remote(Destination::SmartHost),
+            Host::Domain(domain) => Way::Remote(Destination::Domain(domain.clone())),
+            Host::Literal(address) => Way::Remote(Destination::Literal(*address)),
+        }
+    }
+
+    /// Sends out another courier for a line, if it needs one and may have one.
+    fn send_out(&self, book: &mut Book, way: &Way) {
+        let Limits { couriers, couriers_per_destination, .. } = self.0.limits;
+        let all = book.couriers;
+        let Some(line) = book.lines.get_mut(way) else { return };
+        if line.idle > 0 {
+            line.bell.notify_one();
+            return;
+        }
+        let (most, backlog) = match way {
+            Way::Local => (LOCAL_COURIERS, 1),
+            Way::Remote(_) => (couriers_per_destination, BACKLOG),
+        };
+        let wanted = line.couriers == 0 || line.waiting.len() > backlog * line.couriers;
+        if line.waiting.is_empty() || !wanted || line.couriers >= most || (*way != Way::Local && all >= couriers) {
+            return;
+        }
+        line.couriers += 1;
+        book.couriers += usize::from(*way != Way::Local);
+        let queue = self.clone();
+        match way.clone() {
+            Way::Local => self.0.tasks.spawn(queue.deliver_all()),
+            Way::Remote(destination) => self.0.tasks.spawn(queue.carry_all(destination)),
+        };
+    }
+
+    /// The next message of a line. Without any the courier is struck off, unless it may wait for one.
+    async fn next(&self, way: &Way, reuse: Option<Duration>) -> Option<(Id, Vec<usize>)> {
+        let mut waits = reuse;
+        loop {
+            let bell = {
+                let mut book = self.book();
+                let stopping = self.0.shutdown.is_cancelled();
+                let line = book.lines.get_mut(way)?;
+                if let Some(job) = line.waiting.pop_front().filter(|_| !stopping) {
+                    return Some(job);
+                }
+                if waits.is_none() || stopping {
+                    self.strike_off(&mut book, way);
+                    return None;
+                }
+                line.idle += 1;
+                Arc::clone(&line.bell)
+            };
+            let rung = timeout(waits.take().unwrap_or_default(), bell.notified()).await.is_ok();
+            if let Some(line) = self.book().lines.get_mut(way) {
+                line.idle -= 1;
+            }
+            if rung {
+                // Somebody else may have been faster; then the time begins anew.
+                waits = reuse;
+            }
+        }
+    }
+
+    /// A courier leaves; those who waited for its place may go.
+    fn strike_off(&self, book: &mut Book, way: &Way) {
+        if let Some(line) = book.lines.get_mut(way) {
+            line.couriers -= 1;
+            if line.couriers == 0 && line.waiting.is_empty() {
+                book.lines.remove(way);
+            }
+        }
+        if *way != Way::Local {
+            book.couriers -= 1;
+            let starving: Vec<Way> = book
+                .lines
+                .iter()
+                .filter(|(way, line)| **way != Way::Local && line.couriers == 0 && !line.waiting.is_empty())
+                .map(|(way, _)| way.clone())
+                .collect();
+            for way in starving {
+                self.send_out(book, &way);
+            }
+        }
+    }
+
+    // --- To others ---------------------------------------------------------------------------------------------------
+
+    /// A courier's life.
+    async fn carry_all(self, destination: Destination) {
+        let way = Way::Remote(destination.clone());
+        let mut connection: Option<Connection> = None;
+        loop {
+            let reuse = connection.as_ref().map(|_| self.0.limits.reuse);
+            let Some((id, recipients)) = self.next(&way, reuse).await else { break };
+            let (job, size) = match self.job(id, recipients.clone()).await {
+                Ok(job) => job,
+                Err(error) => {
+                    tracing::error!(%id, %error, "cannot read a message of the queue");
+                    let fate = Fate::Deferred(ours(Status(4, 3, 0), "the message cannot be read here"));
+                    self.settle(id, recipients, |_| fate.clone()).await;
+                    continue;
+                }
+            };
+            let open = match connection.take() {
+                Some(open) => open,
+                None => match self.0.couriers.connect(&destination, job.cause).await {
+                    Ok(open) => {
+                        tracing::debug!(%id, destination = %destination, remote = open.remote(), "connected");
+                        open
+                    }
+                    Err(fate) => {
+                        self.settle(id, recipients, |_| fate.clone()).await;
+                        // It would be the same for all that wait.
+                        let others = {
+                            let mut book = self.book();
+                            book.lines.get_mut(&way).map(|line| std::mem::take(&mut line.waiting)).unwrap_or_default()
+                        };
+                        for (id, recipients) in others {
+                            self.settle(id, recipients, |_| fate.clone()).await;
+                        }
+                        continue;
+                    }
+                },
+            };
+            let mut open = open;
+            let fates = open.send(&job).await;
+            tracing::debug!(%id, destination = %destination, octets = size, "tried");
+            let mut fates = recipients.iter().copied().zip(fates).collect::<HashMap<usize, Fate>>();
+            let silent = || Fate::Deferred(ours(Status(4, 3, 0), "the courier came back without a word"));
+            self.settle(id, recipients, |recipient| fates.remove(&recipient).unwrap_or_else(silent)).await;
+            if open.is_usable() {
+                connection = Some(open);
+            }
+        }
+        if let Some(connection) = connection {
+            connection.quit().await;
+        }
+    }
+
+    async fn job(&self, id: Id, recipients: Vec<usize>) -> io::Result<(Job, u64)> {
+        let (stored, cause) = {
+            let book = self.book();
+            let message = book.messages.get(&id).ok_or(io::ErrorKind::NotFound)?;
+            (message.stored.clone(), message.cause)
+        };
+        let spool = Arc::clone(&self.0.spool);
+        let message = spawn_blocking(move || spool.message(id)).await??;
+        let Stored { envelope, start, octets, .. } = stored;
+        let job = Job { id: id.to_string(), cause, envelope, recipients, message: Arc::new(message), start, octets };
+        Ok((job, octets))
+    }
+
+    // --- To mailboxes of this server ---------------------------------------------------------------------------------
+
+    /// The life of a courier within the house.
+    async fn deliver_all(self) {
+        while let Some((id, recipients)) = self.next(&Way::Local, None).await {
+            let queue = self.clone();
+            let all = recipients.clone();
+            let delivered = spawn_blocking(move || queue.deliver(id, &all)).await;
+            let mut fates = match delivered {
+                Ok(Some(fates)) => fates,
+                // Removed meanwhile.
+                Ok(None) => continue,
+                // It panicked, which the log tells.
+                Err(_) => HashMap::new(),
+            };
+            let failed = || Fate::Deferred(ours(Status(4, 3, 0), "the delivery failed within this server"));
+            self.settle(id, recipients, |recipient| fates.remove(&recipient).unwrap_or_else(failed)).await;
+        }
+    }
+
+    /// Delivers a message to recipients that are here. Blocks.
+    fn deliver(&self, id: Id, recipients: &[usize]) -> Option<HashMap<usize, Fate>> {
+        let (stored, attempt) = {
+            let book = self.book();
+            let message = book.messages.get(&id)?;
+            (message.stored.clone(), message.attempt)
+        };
+        let file = match self.0.spool.message(id) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::error!(%id, %error, "cannot read a message of the queue");
+                return Some(HashMap::new());
+            }
+        };
+        let fate = |index: &usize| {
+            let recipient = stored.envelope.recipients.get(*index)?;
+            Some((*index, self.deliver_one(&stored, &file, *index, recipient, attempt)))
+        };
+        Some(recipients.iter().filter_map(fate).collect())
+    }
+
+    fn deliver_one(&self, stored: &Stored, file: &File, index: usize, recipient: &Recipient, attempt: Attempt) -> Fate {
+        let Inner { mailboxes, .. } = &*self.0;
+        let Stored { id, envelope, start, octets } = stored;
+        let Some(account) = self.house().account(recipient.to.local()) else {
+            return Fate::Failed(ours(Status(5, 1, 1), "there is no such mailbox here"));
+        };
+        match mailboxes.forward(&account) {
+            Ok(None) => {}
+            Ok(Some(targets)) => match self.forward(stored, file, recipient, &account, &targets) {
+                Ok(Forwarded::Away(account)) => return Fate::Delivered(account),
+                Ok(Forwarded::AndKept) => {}
+                Err(fate) => return fate,
+            },
+            Err(error) => tracing::warn!(%id, account, %error, "cannot read .forward; the mailbox gets the message"),
+        }
+        match mailboxes.room(&account, *octets) {
+            Ok(Room::Enough) => {}
+            Ok(Room::NotNow) => return Fate::Deferred(ours(Status(4, 2, 2), "the mailbox is full")),
+            Ok(Room::Never { quota }) => {
+                let text = format!("the message is larger than the mailbox, which has room for {quota} octets");
+                return Fate::Failed(ours(Status(5, 2, 2), text));
+            }
+            Err(error) => tracing::warn!(%id, account, %error, "cannot tell how full a mailbox is"),
+        }
+        let name = mailboxes.name(*id, index);
+        let placed =
+            name.and_then(|name| mailboxes.deliver(&account, name, attempt, &envelope.from, (file, *start, *octets)));
+        match placed {
+            Ok(Placed::Now) => Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account}"))),
+            Ok(Placed::Before) => {
+                Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account} since an earlier try")))
+            }
+            Err(error) => {
+                tracing::error!(%id, account, %error, "cannot deliver");
+                Fate::Deferred(trouble(&error))
+            }
+        }
+    }
+
+    /// Sends a message on to whom its recipient forwards (RFC 5321 §3.9.1: the reverse-path stays).
+    fn forward(
+        &self,
+        stored: &Stored,
+        file: &File,
+        recipient: &Recipient,
+        account: &str,
+        targets: &[Target],
+    ) -> Result<Forwarded, Fate> {
+        let house = self.house();
+        let (mut recipients, mut kept) = (vec![], Forwarded::Away(ours(Status(2, 0, 0), "forwarded")));
+        for target in targets {
+            let mailboxes = match target {
+                Target::Name(name) if house.account(name).as_deref() == Some(account) => {
+                    kept = Forwarded::AndKept;
+                    continue;
+                }
+                Target::Address(mailbox)
+                    if house.is_ours(mailbox.host()) && house.account(mailbox.local()).as_deref() == Some(account) =>
+                {
+                    kept = Forwarded::AndKept;
+                    continue;
+                }
+                Target::Name(name) => house.names(name).unwrap_or_default(),
+                Target::Address(mailbox) => house
+                    .judge(&ForwardPath::Mailbox(mailbox.clone()), MayRelay::Yes)
+                    .map(|meant| meant.mailboxes)
+                    .unwrap_or_default(),
+            };
+            let orcpt = recipient.orcpt.clone();
+            let notify = recipient.notify;
+            recipients.extend(mailboxes.into_iter().map(|to| Recipient { to, notify, orcpt: orcpt.clone() }));
+        }
+        if recipients.is_empty() {
+            // Nobody that could have it: better in the mailbox than nowhere.
+            return Ok(Forwarded::AndKept);
+        }
+        let mark = format!("Delivered-To: {}\r\n", recipient.to);
+        let copy = || -> io::Result<Option<Stored>> {
+            let mut original = vec![0; stored.octets.min(ORIGINAL_OCTETS_MAX as u64) as usize];
+            file.read_exact_at(&mut original, stored.start)?;
+            let header = memchr::memmem::find(&original, b"\r\n\r\n").map_or(&original[..], |end| &original[..end + 2]);
+            if memchr::memmem::find(header, mark.as_bytes()).is_some() {
+                return Ok(None);
+            }
+            let envelope = Envelope { recipients: recipients.clone(), ..Envelope::clone(&stored.envelope) };
+            let mut draft = self.0.spool.draft(Id::new(SystemTime::now()), envelope);
+            draft.buffer().extend_from_slice(mark.as_bytes());
+            let mut at = 0;
+            while at < stored.octets {
+                let wanted = (stored.octets - at).min(crate::spool::BUFFER_OCTETS as u64) as usize;
+                let held = draft.buffer().len();
+                draft.buffer().resize(held + wanted, 0);
+                file.read_exact_at(&mut draft.buffer()[held..], stored.start + at)?;
+                at += wanted as u64;
+                if draft.is_full() {
+                    draft.spill()?;
+                }
+            }
+            draft.commit(stored.envelope.body).map(Some)
+        };
+        match copy() {
+            Ok(Some(copy)) => {
+                tracing::info!(id = %stored.id, to = %recipient.to, copy = %copy.id, "forwarded");
+                let cause = self.book().messages.get(&stored.id).and_then(|message| message.cause);
+                self.add(copy, cause);
+                Ok(kept)
+            }
+            Ok(None) => {
+                Err(Fate::Failed(ours(Status(5, 4, 6), "it has been forwarded here before: it runs in a circle")))
+            }
+            Err(error) => {
+                tracing::error!(id = %stored.id, %error, "cannot forward");
+                Err(Fate::Deferred(trouble(&error)))
+            }
+        }
+    }
+
+    // --- What came of it ---------------------------------------------------------------------------------------------
+
+    /// Notes what came of a try, tells the sender what it must know, removes what is done.
+    async fn settle(&self, id: Id, recipients: Vec<usize>, fate: impl FnMut(usize) -> Fate) {
+        let mut fate = fate;
+        let Some(pen) = self.book().messages.get(&id).map(|message| Arc::clone(&message.pen)) else { return };
+        let _pen = pen.lock().await;
+        let now = SystemTime::now();
+        let mut news = vec![];
+        let (stored, state) = {
+            let mut book = self.book();
+            let Some(message) = book.messages.get_mut(&id) else { return };
+            for recipient in recipients {
+                let fate = fate(recipient);
+                news.extend(self.judge(message, recipient, fate, now));
+                message.under_way.remove(&recipient);
+            }
+            if news.iter().any(|piece| matches!(piece.action, Action::Delayed { .. })) {
+                message.state.warned = true;
+            }
+            let (stored, state) = (message.stored.clone(), message.state.clone());
+            if state.is_done() {
+                book.messages.remove(&id);
+                self.0.counters.waiting.set(book.messages.len() as i64);
+            } else {
+                let due = book.messages.get(&id).and_then(Message::due);
+                book.agenda.extend(due.map(|due| (due, id)));
+            }
+            (stored, state)
+        };
+        self.0.bell.notify_one();
+        let queue = self.clone();
+        let written = spawn_blocking(move || {
+            // In this order: a report that is made twice is better than one that is not made.
+            let reports = queue.report(&stored, &news, now);
+            let noted = if state.is_done() { queue.0.spool.remove(id) } else { queue.0.spool.note(id, &state) };
+            if let Err(error) = noted {
+                tracing::error!(%id, %error, "cannot note what came of a try; it may be made again");
+            }
+            reports
+        });
+        for report in written.await.unwrap_or_default() {
+            self.add(report, None);
+        }
+    }
+
+    /// What a fate means for a recipient; what its sender must know of it.
+    fn judge(&self, message: &mut Message, recipient: usize, fate: Fate, now: SystemTime) -> Option<News> {
+        let Inner { counters, schedule, .. } = &*self.0;
+        let (id, warned) = (message.stored.id, message.state.warned);
+        let Recipient { to, notify, .. } = message.stored.envelope.recipients.get(recipient)?.clone();
+        let progress = message.state.recipients.get_mut(recipient)?;
+        progress.tries += 1;
+        let tries = progress.tries;
+        let done = |progress: &mut Progress, account: &Account| {
+            (progress.done, progress.last) = (true, account.to_string());
+        };
+        let news = |action, account| Some(News { recipient, action, account });
+        match fate {
+            Fate::Delivered(account) => {
+                counters.delivered.inc();
+                tracing::info!(%id, %to, tries, how = %account, "delivered");
+                done(progress, &account);
+                if notify.of_success() { news(Action::Delivered, account) } else { None }
+            }
+            Fate::Relayed { account, reports } => {
+                counters.relayed.inc();
+                tracing::info!(%id, %to, tries, how = %account, "relayed");
+                done(progress, &account);
+                let told = notify.of_success() && reports == Reports::NotItself;
+                if told { news(Action::Relayed, account) } else { None }
+            }
+            Fate::Failed(account) => {
+                counters.failed.inc();
+                tracing::warn!(%id, %to, tries, because = %account, "failed");
+                done(progress, &account);
+                news(Action::Failed, account)
+            }
+            Fate::Deferred(account) => {
+                counters.deferred.inc();
+                progress.last = account.to_string();
+                let warned = if warned { Warned::Yes } else { Warned::NotYet };
+                let so_far = schedule::Progress { arrived: id.arrived(), tries, warned };
+                match schedule.next(&so_far, now, chance(id, tries)) {
+                    schedule::Next::Again { at, until, warn } => {
+                        progress.next_try = unix(at);
+                        let wait = at.duration_since(now).unwrap_or_default();
+                        tracing::info!(%id, %to, tries, because = %account, next = ?wait, "deferred");
+                        if warn == Warn::Now { news(Action::Delayed { until }, account) } else { None }
+                    }
+                    schedule::Next::GiveUp { after } => {
+                        counters.failed.inc();
+                        let text = format!("given up after {} tries in {}: {}", tries, people(after), account.text);
+                        // RFC 3463 §3.5: 4.4.7 "delivery time expired"; it is permanent now.
+                        let account = Account { status: Status(5, 4, 7), text, ..account };
+                        tracing::warn!(%id, %to, tries, because = %account, "failed");
+                        done(progress, &account);
+                        news(Action::Failed, account)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the reports that are needed, and makes them safe. Blocks.
+    fn report(&self, stored: &Stored, news: &[News], now: SystemTime) -> Vec<Stored> {
+        let wanted = |piece: &&News| {
+            let notify = stored.envelope.recipients.get(piece.recipient).map_or(Notify::Never, |r| r.notify);
+            match piece.action {
+                Action::Failed => notify.of_failure(),
+                Action::Delayed { .. } => notify.of_delay(),
+                Action::Delivered | Action::Relayed | Action::Expanded => notify.of_success(),
+            }
+        };
+        let news: Vec<&News> = news.iter().filter(wanted).collect();
+        if news.is_empty() {
+            return vec![];
+        }
+        let house = self.house();
+        let postmaster = house.names(POSTMASTER).and_then(|mailboxes| mailboxes.into_iter().next());
+        let addressee = match (&stored.envelope.from, &postmaster) {
+            (ReversePath::Mailbox(_), _) => Addressee::Sender,
+            // RFC 5321 §4.5.5: never to <>. Somebody should know all the same, unless it was for that somebody.
+            (ReversePath::Null, Some(postmaster)) => {
+                let failed = news.iter().any(|piece| piece.action == Action::Failed);
+                let own = stored.envelope.recipients.iter().any(|recipient| recipient.to == *postmaster);
+                if !failed || own {
+                    return vec![];
+                }
+                Addressee::Postmaster(postmaster)
+            }
+            (ReversePath::Null, None) => return vec![],
+        };
+        let id = Id::new(now);
+        let original = self.0.spool.message(stored.id).and_then(|file| {
+            let mut original = vec![0; stored.octets.min(ORIGINAL_OCTETS_MAX as u64) as usize];
+            file.read_exact_at(&mut original, stored.start)?;
+            Ok(original)
+        });
+        let original = original.unwrap_or_else(|error| {
+            tracing::error!(id = %stored.id, %error, "cannot read a message that is to be reported");
+            vec![]
+        });
+        let entries = news.iter().map(|piece| ReportEntry {
+            recipient: piece.recipient,
+            action: piece.action,
+            account: &piece.account,
+            tried: now,
+        });
+        let report = Report {
+            host: &house.name,
+            id: &id.to_string(),
+            queue_id: &stored.id.to_string(),
+            addressee,
+            envelope: &stored.envelope,
+            arrived: stored.id.arrived(),
+            now,
+            entries: entries.collect(),
+            original: &original,
+            octets: stored.octets,
+        };
+        let Some(built) = report.build() else { return vec![] };
+        let body = if built.message.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
+        let mut draft = self.0.spool.draft(id, built.envelope);
+        draft.buffer().extend_from_slice(&built.message);
+        match draft.commit(body) {
+            Ok(report) => {
+                self.0.counters.reports.inc();
+                tracing::info!(id = %report.id, about = %stored.id, "report");
+                vec![report]
+            }
+            Err(error) => {
+                tracing::error!(about = %stored.id, %error, "cannot store a report");
+                vec![]
+            }
+        }
+    }
+}
+
+/// What its sender must know of a recipient.
+struct News {
+    recipient: usize,
+    action: Action,
+    account: Account,
+}
+
+/// Where a forwarded message is.
+enum Forwarded {
+    Away(Account),
+    /// And the mailbox gets it too.
+    AndKept,
+}
+
+impl Message {
+    /// When a recipient that nobody works on is tried next.
+    fn due(&self) -> Option<u64> {
+        let waits = |(index, progress): &(usize, &Progress)| !progress.done && !self.under_way.contains(index);
+        let waiting = self.state.recipients.iter().enumerate().filter(waits);
+        waiting.map(|(_, progress)| progress.next_try).min().filter(|_| !self.state.held)
+    }
+}
+
+/// What happened here, without anybody else.
+fn ours(status: Status, text: impl Into<String>) -> Account {
+    Account { status, remote: None, reply: None, text: text.into() }
+}
+
+/// What the system refused, for the sender: nothing about our insides.
+fn trouble(error: &io::Error) -> Account {
+    match Trouble::from(error) {
+        Trouble::DiskFull => ours(Status(4, 3, 1), "there is no room on the disk"),
+        Trouble::QueueFull | Trouble::Disk => ours(Status(4, 3, 0), "the mailbox cannot be written to"),
+    }
+}
+
+/// What picks within the jitter: different for each message and try.
+fn chance(id: Id, tries: u32) -> u8 {
+    let text = id.to_string();
+    text.bytes().fold(tries as u8, |sum, octet| sum.wrapping_mul(31).wrapping_add(octet))
+}
+
+/// A time for people.
+fn people(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} seconds"),
+        120..7200 => format!("{} minutes", seconds / 60),
+        7200..172_800 => format!("{} hours", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+// --- What a person asks of it ----------------------------------------------------------------------------------------
+
+/// What is asked of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// What waits.
+    List,
+    /// One message: its envelope, what came of it, its header.
+    Show(Id),
+    /// Try now.
+    Flush(Which),
+    /// Let it wait.
+    Hold(Which),
+    /// Let it wait no longer.
+    Release(Which),
+    /// Remove it; nobody is told.
+    Delete(Which),
+}
+
+/// Which messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All that wait.
+    All,
+    /// This one.
+    One(Id),
+}
+
+impl Question {
+    /// `list`, `show ID`, `flush`, `hold ID`, `release all` ...
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn parse(action: &str, argument: Option<&str>) -> Result<Self, String> {
+        let which = || match argument {
+            None | Some("all") => Ok(Which::All),
+            Some(id) => id.parse().map(Which::One).map_err(|()| format!("`{id}` is no queue id; `list` shows them")),
+        };
+        let named = || if argument.is_none() { Err(format!("{action} what? a queue id, or all")) } else { which() };
+        match action {
+            "list" => Ok(Self::List),
+            "show" => match which()? {
+                Which::One(id) => Ok(Self::Show(id)),
+                Which::All => Err("show which message? `list` shows their ids".to_owned()),
+            },
+            "flush" => which().map(Self::Flush),
+            "hold" => named().map(Self::Hold),
+            "release" => named().map(Self::Release),
+            "delete" => named().map(Self::Delete),
+            other => Err(format!("`{other}` is none of list, show, flush, hold, release, delete")),
+        }
+    }
+}
+
+impl Queue {
+    /// Answers in lines. Blocks.
+    pub fn answer(&self, question: &Question) -> Vec<String> {
+        match question {
+            Question::List => self.list(),
+            Question::Show(id) => self.show(*id),
+            Question::Flush(which) => self.change(*which, "will be tried now", |state, now| {
+                for progress in state.recipients.iter_mut().filter(|progress| !progress.done) {
+                    progress.next_try = unix(now);
+                }
+            }),
+            Question::Hold(which) => self.change(*which, "held", |state, _| state.held = true),
+            Question::Release(which) => self.change(*which, "released", |state, _| state.held = false),
+            Question::Delete(which) => self.delete(*which),
+        }
+    }
+
+    fn list(&self) -> Vec<String> {
+        let now = SystemTime::now();
+        let book = self.book();
+        let mut lines = vec![];
+        for (id, Message { stored, state, under_way, .. }) in &book.messages {
+            let age = people(now.duration_since(id.arrived()).unwrap_or_default());
+            let held = if state.held { "  held" } else { "" };
+            lines.push(format!("{id}  {} octets  {age}  from {}{held}", stored.octets, stored.envelope.from));
+            let recipients = stored.envelope.recipients.iter().zip(&state.recipients).enumerate();
+            for (index, (recipient, progress)) in recipients.filter(|(_, (_, progress))| !progress.done) {
+                let tries = if progress.tries == 1 { "1 try".to_owned() } else { format!("{} tries", progress.tries) };
+                let next = if under_way.contains(&index) {
+                    "on its way".to_owned()
+                } else if state.held {
+                    "held".to_owned()
+                } else {
+                    format!("next in {}", people(Duration::from_secs(progress.next_try.saturating_sub(unix(now)))))
+                };
+                lines.push(format!("    to {}  {tries}, {next}", recipient.to));
+                if !progress.last.is_empty() {
+                    lines.push(format!("      {}", progress.last));
+                }
+            }
+        }
+        lines.push(match book.messages.len() {
+            0 => "the queue is empty".to_owned(),
+            1 => "1 message waits".to_owned(),
+            count => format!("{count} messages wait"),
+        });
+        lines
+    }
+
+    fn show(&self, id: Id) -> Vec<String> {
+        let Some(stored) = self.book().messages.get(&id).map(|message| message.stored.clone()) else {
+            return vec![format!("no message {id} waits")];
+        };
+        // The file is its own best picture: the dialogue that brought it, then the message.
+        let mut octets = vec![0; (stored.start + stored.octets).min(SHOWN_OCTETS) as usize];
+        let read = self.0.spool.message(id).and_then(|file| file.read_exact_at(&mut octets, 0));
+        if let Err(error) = read {
+            return vec![format!("{id}: {error}")];
+        }
+        let mut lines: Vec<String> = octets
+            .split(|octet| *octet == b'\n')
+            .map(|line| shared::transcript::readable(line.trim_ascii_end()))
+            .collect();
+        if stored.start + stored.octets > SHOWN_OCTETS {
+            lines.push(format!("... and {} octets more", stored.start + stored.octets - SHOWN_OCTETS));
+        }
+        lines
+    }
+
+    fn change(&self, which: Which, what: &str, change: impl Fn(&mut State, SystemTime)) -> Vec<String> {
+        let now = SystemTime::now();
+        let mut lines = vec![];
+        for id in self.named(which) {
+            let state = {
+                let mut book = self.book();
+                let Some(message) = book.messages.get_mut(&id) else {
+                    lines.push(format!("no message {id} waits"));
+                    continue;
+                };
+                change(&mut message.state, now);
+                message.state.clone()
+            };
+            match self.0.spool.note(id, &state) {
+                Ok(()) => lines.push(format!("{id} {what}")),
+                Err(error) => lines.push(format!("{id} {what}, but that cannot be noted on disk: {error}")),
+            }
+            self.line_up(id, now);
+        }
+        if lines.is_empty() {
+            lines.push("the queue is empty".to_owned());
+        }
+        lines
+    }
+
+    fn delete(&self, which: Which) -> Vec<String> {
+        let mut lines = vec![];
+        for id in self.named(which) {
+            let mut book = self.book();
+            match book.messages.get(&id) {
+                None => lines.push(format!("no message {id} waits")),
+                Some(message) if !message.under_way.is_empty() => {
+                    lines.push(format!("{id} is on its way; hold it, then delete it"));
+                }
+                Some(_) => {
+                    book.messages.remove(&id);
+                    self.0.counters.waiting.set(book.messages.len() as i64);
+                    drop(book);
+                    match self.0.spool.remove(id) {
+                        Ok(()) => lines.push(format!("{id} deleted")),
+                        Err(error) => lines.push(format!("{id} cannot be removed: {error}")),
+                    }
+                }
+            }
+        }
+        if lines.is_empty() {
+            lines.push("the queue is empty".to_owned());
+        }
+        lines
+    }
+
+    fn named(&self, which: Which) -> Vec<Id> {
+        match which {
+            Which::All => self.book().messages.keys().copied().collect(),
+            Which::One(id) => vec![id],
+        }
+    }
+}
+
+/// How much of a message `show` has.
+const SHOWN_OCTETS: u64 = 64 << 10;
