@@ -5,6 +5,7 @@ pub mod envelope;
 
 // --- Sending ---
 pub mod answer;
+pub mod client;
 pub mod courier;
 pub mod mx;
 pub mod report;
