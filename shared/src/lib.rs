@@ -9,7 +9,7 @@
 //! 1. [`daemon`]: `main()` for all; what happens between `exec` and the exit code.
 //! 2. [`config`] and [`units`]: layers of TOML, errors with line and column, sizes and times as people write them.
 //! 3. [`listener`]: sockets and the one accept loop.
-//! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen.
+//! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen; [`message`]: what is long in it.
 //! 5. [`admin`], [`metrics`], [`logging`]: looking into a running daemon.
 //! 6. [`accounts`], [`sasl`], [`tls`]: who may, and how to keep it private.
 //! 7. [`maildir`]: mailboxes, delivered to by one daemon and read by another.
@@ -22,6 +22,7 @@ pub mod units;
 
 pub mod listener;
 
+pub mod message;
 pub mod transcript;
 pub mod wire;
 

@@ -18,6 +18,7 @@
 //!
 //! All functions here block; asynchronous callers use the runtime's pool for that.
 
+use crate::message::Patience;
 use memchr::memchr_iter;
 use ring::digest::{SHA256, digest};
 use rustix::{
@@ -26,13 +27,13 @@ use rustix::{
         AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom, fdatasync,
         flock, fstat, fsync, mkdirat, openat, openat2, renameat, renameat_with, seek, statat, unlinkat,
     },
-    io::{Errno, ReadWriteFlags, pread, preadv2},
+    io::Errno,
 };
 use std::{
     collections::HashMap,
     fmt::{self, Write as _},
     fs::File,
-    io::{self, IoSliceMut, Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -395,15 +396,6 @@ pub struct Locked {
     _lock: OwnedFd,
 }
 
-/// Whether a call may wait for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Only what is in memory; `WouldBlock` otherwise.
-    Cached,
-    /// As long as it takes.
-    Disk,
-}
-
 /// What came of a removal.
 #[derive(Debug)]
 pub enum Removal {
@@ -623,23 +615,11 @@ impl Source {
     pub fn length(&self) -> u64 {
         self.length
     }
+}
 
-    /// Reads from the octet `at` on; 0 octets at the end.
-    ///
-    /// # Errors
-    /// `WouldBlock` when only what is in memory was asked for; otherwise the disk fails.
-    pub fn read_at(&self, buffer: &mut [u8], at: u64, patience: Patience) -> io::Result<usize> {
-        match patience {
-            Patience::Disk => Ok(pread(&self.file, buffer, at)?),
-            Patience::Cached => {
-                let mut buffers = [IoSliceMut::new(buffer)];
-                match preadv2(&self.file, &mut buffers, at, ReadWriteFlags::NOWAIT) {
-                    // Some file systems do not know the flag.
-                    Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL) => Err(io::ErrorKind::WouldBlock.into()),
-                    read => Ok(read?),
-                }
-            }
-        }
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -792,6 +772,7 @@ impl Drop for Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::read_at;
     use std::{fs, os::unix::fs::symlink, sync::Barrier};
 
     fn mailbox() -> (tempfile::TempDir, Maildir) {
@@ -987,7 +968,7 @@ mod tests {
         fs::rename(bob.join("new/1.M1P1Q1.h,S=5,W=7"), bob.join("cur/1.M1P1Q1.h,S=5,W=7:2,RS")).unwrap();
         let source = locked.open(&listing, 0, Patience::Disk).unwrap();
         let mut buffer = [0; 8];
-        assert_eq!((source.length(), source.read_at(&mut buffer, 1, Patience::Disk).unwrap()), (5, 4));
+        assert_eq!((source.length(), read_at(&source, &mut buffer, 1, Patience::Disk).unwrap()), (5, 4));
         assert_eq!(&buffer[..4], b"ello");
         assert!(matches!(locked.remove(&listing, 0), Removal::Removed));
         assert!(matches!(locked.remove(&listing, 0), Removal::WasGone));
@@ -1005,7 +986,7 @@ mod tests {
         let read = |patience| {
             let source = locked.open(&listing, 0, patience)?;
             let mut buffer = [0; 64];
-            source.read_at(&mut buffer, 0, patience).map(|octets| buffer[..octets].to_vec())
+            read_at(&source, &mut buffer, 0, patience).map(|octets| buffer[..octets].to_vec())
         };
         let from_disk = read(Patience::Disk).unwrap();
         match read(Patience::Cached) {

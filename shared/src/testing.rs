@@ -23,6 +23,8 @@
 //! | `@ text` | Anything else sets the stage: it goes to the test, which must know it. |
 //! | `# text` | A remark. So is an empty line. |
 //!
+//! Where what is tested is the client, the file is read [from the other side](Script::for_a_client): `C:` must be said, `S:` is said.
+//!
 //! The same file is played against the pure session ([`Script::on_session`]), over any stream, whole lines, octet by octet
 //! and pipelined ([`Script::on_stream`]), and over TCP ([`Script::on_tcp`]). With `UPDATE=1` in the environment
 //! the `S:` lines of the file are rewritten instead of compared; those that match by `[..]` stay as they are. Then read
@@ -90,6 +92,15 @@ pub struct Script {
     path: PathBuf,
     parts: Vec<Part>,
     purpose: Purpose,
+    tested: Tested,
+}
+
+/// Which end of the conversation is tested. The other one is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tested {
+    Server,
+    /// The parts are kept as if a server were tested, `S:` and `C:` exchanged.
+    Client,
 }
 
 /// One line of the file.
@@ -125,6 +136,15 @@ impl Part {
 }
 
 impl Part {
+    /// As the other end sees it.
+    fn exchanged(self) -> Self {
+        match self {
+            Part::Server(text) => Part::Client(text),
+            Part::Client(text) => Part::Server(text),
+            other => other,
+        }
+    }
+
     fn is_close(&self) -> bool {
         matches!(self, Part::Stage(text) if text == "close")
     }
@@ -160,7 +180,28 @@ impl Script {
             let wrong = || panic!("{}:{number}: a line starts with S: C: @ or #, this one is `{line}`", path.display());
             Part::parse(line).unwrap_or_else(wrong)
         };
-        Self { path: path.to_owned(), parts: (1..).zip(text.lines()).map(parse).collect(), purpose }
+        Self {
+            path: path.to_owned(),
+            parts: (1..).zip(text.lines()).map(parse).collect(),
+            purpose,
+            tested: Tested::Server,
+        }
+    }
+
+    /// The same file where a client is tested: its `C:` lines must be said, its `S:` lines are said to it. All that is told of `C:`, `S:`,
+    /// client and server here holds with the two exchanged, and `UPDATE=1` rewrites the `C:` lines.
+    #[must_use]
+    pub fn for_a_client(&self) -> Self {
+        let parts = self.parts.iter().cloned().map(Part::exchanged).collect();
+        Self { parts, tested: Tested::Client, ..self.clone() }
+    }
+
+    /// A part as it stands in the file.
+    fn written(&self, part: &Part) -> String {
+        match self.tested {
+            Tested::Server => part.to_string(),
+            Tested::Client => part.clone().exchanged().to_string(),
+        }
     }
 
     /// The file.
@@ -170,9 +211,15 @@ impl Script {
 
     fn mismatch(&self, by: &str, index: usize, heard: Heard) -> Mismatch {
         let before = self.parts[..index.min(self.parts.len())].iter().rev();
-        let mut context: Vec<String> = before.take(CONTEXT_LINES).map(ToString::to_string).collect();
+        let mut context: Vec<String> = before.take(CONTEXT_LINES).map(|part| self.written(part)).collect();
         context.reverse();
-        let expected = self.parts.get(index).map(ToString::to_string);
+        let expected = self.parts.get(index).map(|part| self.written(part));
+        let heard = match heard {
+            Heard::Line(text) => self.written(&Part::Server(text)),
+            Heard::Close => "@ close".to_owned(),
+            Heard::Nothing => "(nothing)".to_owned(),
+            Heard::Problem(problem) => format!("({problem})"),
+        };
         let (path, line, by) = (self.path.clone(), index + 1, by.to_owned());
         Mismatch(Box::new(Difference { path, line, by, context, expected, heard }))
     }
@@ -189,7 +236,7 @@ impl Script {
         if parts == self.parts {
             return;
         }
-        let lines: Vec<String> = parts.iter().map(ToString::to_string).collect();
+        let lines: Vec<String> = parts.iter().map(|part| self.written(part)).collect();
         let text = lines.join("\n") + "\n";
         let beside = self.path.with_extension(format!("tmp-{:?}", std::thread::current().id()));
         let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &self.path));
@@ -270,7 +317,7 @@ struct Difference {
     by: String,
     context: Vec<String>,
     expected: Option<String>,
-    heard: Heard,
+    heard: String,
 }
 
 /// What came instead.
@@ -288,12 +335,7 @@ impl fmt::Display for Mismatch {
         writeln!(f, "{}:{line}: went otherwise ({by}):", path.display())?;
         context.iter().try_for_each(|line| writeln!(f, "      {line}"))?;
         writeln!(f, "    - {}", expected.as_deref().unwrap_or("(the end of the file)"))?;
-        match heard {
-            Heard::Line(text) => writeln!(f, "    + {}", Part::Server(text.clone())),
-            Heard::Close => writeln!(f, "    + @ close"),
-            Heard::Nothing => writeln!(f, "    + (nothing)"),
-            Heard::Problem(problem) => writeln!(f, "    + ({problem})"),
-        }
+        writeln!(f, "    + {heard}")
     }
 }
 
@@ -875,6 +917,26 @@ mod tests {
     #[should_panic(expected = "a.txt:2: a line starts with")]
     fn a_line_in_no_notation_is_a_failure() {
         script("S: ready\nQUIT\n", Purpose::Compare);
+    }
+
+    #[test]
+    fn a_client_is_tested_from_the_other_side() {
+        // Says `hello` when it is greeted, `QUIT` to whatever comes then, and hangs up.
+        let play = |text: &str| {
+            let mut told = 0;
+            script(text, Purpose::Compare).for_a_client().on_session(Crlf::new(LineEnd::CrLf, 16), |cue| {
+                told += 1;
+                Ok(match (cue, told) {
+                    (Cue::Opened, _) => Said::nothing(),
+                    (_, 2) => Said::line("hello"),
+                    (_, 3) => Said::line("QUIT"),
+                    _ => Said::nothing().and_close(),
+                })
+            })
+        };
+        play("S: 220 ready\nC: hello\nS: 250-a\nC: QUIT\nS: 221 bye\n@ close\n").unwrap();
+        let told = play("S: 220 ready\nC: EHLO\n").unwrap_err().to_string();
+        assert!(told.ends_with("      S: 220 ready\n    - C: EHLO\n    + C: hello\n"), "{told}");
     }
 
     #[test]

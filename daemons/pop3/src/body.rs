@@ -1,67 +1,12 @@
 //! A message as it goes over the wire: every line ends with CR LF, a dot at the start of one is doubled, a dot alone ends it.
 //!
 //! ```text
-//!   file octets --> Cut (TOP: so many lines) --> Stuffing --> wire octets
+//!   file octets --> Cut (TOP: so many lines) --> shared::message::Stuffing --> wire octets
 //! ```
 //!
 //! Pure, and in pieces of any size.
 
 use crate::session::{Extent, Header};
-use bytes::{BufMut, BytesMut};
-use memchr::memchr_iter;
-
-/// Where we are in a line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
-    /// As at the first octet of the message, which may be a dot already.
-    #[default]
-    Start,
-    Inside,
-    /// The last octet was a CR.
-    AfterCr,
-}
-
-/// RFC 1939 §3: "if any line begins with the termination octet, the line is byte-stuffed by pre-pending the termination octet".
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stuffing(Place);
-
-impl Stuffing {
-    /// Appends the wire octets of `octets` to `out`.
-    pub fn push(&mut self, octets: &[u8], out: &mut BytesMut) {
-        let Some(last) = octets.last() else { return };
-        let mut from = 0;
-        if self.0 == Place::Start && octets[0] == b'.' {
-            out.put_u8(b'.');
-        }
-        for lf in memchr_iter(b'\n', octets) {
-            let after_cr = if lf == 0 { self.0 == Place::AfterCr } else { octets[lf - 1] == b'\r' };
-            if !after_cr {
-                out.put_slice(&octets[from..lf]);
-                out.put_slice(b"\r\n");
-                from = lf + 1;
-            }
-            if octets.get(lf + 1) == Some(&b'.') {
-                out.put_slice(&octets[from..=lf]);
-                out.put_u8(b'.');
-                from = lf + 1;
-            }
-        }
-        out.put_slice(&octets[from..]);
-        self.0 = match last {
-            b'\n' => Place::Start,
-            b'\r' => Place::AfterCr,
-            _ => Place::Inside,
-        };
-    }
-
-    /// Appends the end: of the last line, if it has none, and of the message.
-    pub fn finish(self, out: &mut BytesMut) {
-        if self.0 != Place::Start {
-            out.put_slice(b"\r\n");
-        }
-        out.put_slice(b".\r\n");
-    }
-}
 
 /// How much of a message is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +77,8 @@ pub fn header(octets: &[u8]) -> Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::BytesMut;
+    use shared::message::Stuffing;
 
     fn sent(text: &[u8], extent: Extent, size: usize) -> Vec<u8> {
         let (mut cut, mut stuffing, mut out) = (Cut::new(extent), Stuffing::default(), BytesMut::new());
@@ -154,28 +101,6 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_with_cr_lf_and_dots_are_doubled_from_the_very_first_octet() {
-        let table: [(&[u8], &[u8]); 12] = [
-            (b"", b".\r\n"),
-            (b".", b"..\r\n.\r\n"),
-            (b".\r\n", b"..\r\n.\r\n"),
-            (b".\n.\n", b"..\r\n..\r\n.\r\n"),
-            (b"..\n", b"...\r\n.\r\n"),
-            (b"a\r\n.b\r\n", b"a\r\n..b\r\n.\r\n"),
-            (b"a\n\n.\nb\n", b"a\r\n\r\n..\r\nb\r\n.\r\n"),
-            (b"a.b\r\n", b"a.b\r\n.\r\n"),
-            (b"a", b"a\r\n.\r\n"),
-            (b"a\r", b"a\r\r\n.\r\n"),
-            // A bare CR is an octet as any other: a dot behind it begins no line.
-            (b"a\r.b\r\r\n", b"a\r.b\r\r\n.\r\n"),
-            (b"a\n\r\n.", b"a\r\n\r\n..\r\n.\r\n"),
-        ];
-        for (text, want) in table {
-            same_in_every_chunk_size(text, Extent::Whole, want);
-        }
-    }
-
-    #[test]
     fn top_has_the_header_the_empty_line_and_so_many_lines() {
         let text = b"A: 1\r\nB: 2\r\n\r\n.1\r\n2\r\n\r\n4";
         for (lines, want) in [
@@ -191,22 +116,6 @@ mod tests {
         }
         same_in_every_chunk_size(b"A: 1\n", Extent::Top(0), b"A: 1\r\n.\r\n");
         same_in_every_chunk_size(b"\nbody\n", Extent::Top(0), b"\r\n.\r\n");
-    }
-
-    #[test]
-    fn what_is_sent_is_what_was_counted() {
-        use shared::maildir::WireOctets;
-        for number in 0..4_usize.pow(6) {
-            let text: Vec<u8> = (0..6).map(|digit| b"a.\r\n"[number / 4_usize.pow(digit) % 4]).collect();
-            let mut counting = WireOctets::default();
-            counting.push(&text);
-            let sent = sent(&text, Extent::Whole, 64);
-            // The client takes the end and the doubled dots away.
-            let message = sent.strip_suffix(b".\r\n").unwrap();
-            let stuffed = (0..message.len())
-                .filter(|at| message[*at] == b'.' && (*at == 0 || (*at > 1 && message[at - 2..*at] == *b"\r\n")));
-            assert_eq!((message.len() - stuffed.count()) as u64, counting.total(), "{text:?}");
-        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! that a slow disk holds up nobody else.
 
 use crate::{
-    body::{Cut, Stuffing, header},
+    body::{Cut, header},
     command::mask,
     md5::md5,
     reply::Reply,
@@ -17,9 +17,10 @@ use crate::{
 use bytes::BufMut;
 use shared::{
     accounts::Verdict,
-    maildir::{Listing, LockError, Locked, Maildir, Patience, Removal, Source},
+    maildir::{Listing, LockError, Locked, Maildir, Removal, Source},
+    message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read},
     sasl::Proof,
-    transcript::{Conversation, Kind, readable},
+    transcript::{Conversation, Kind},
     wire::{Role, Wire, WireError},
 };
 use std::{
@@ -36,12 +37,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How much of a message is read, and sent, at once.
-const CHUNK_OCTETS: usize = 64 << 10;
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
-/// How much of an answer of many lines the transcript shows.
-const SHOWN_OCTETS: usize = 16 << 10;
 
 /// How a conversation ended.
 enum End {
@@ -272,7 +269,7 @@ impl Visit {
             opened => opened?,
         };
         let source = Arc::new(source);
-        let first = read(&source, vec![], 0).await?;
+        let first = read(&source, vec![], 0, source.length()).await?;
         let header = header(&first);
         self.opened = Some(Opened { source, extent, first });
         Ok(header)
@@ -306,19 +303,21 @@ impl Visit {
         reply: &Reply,
         lines: &Lines,
     ) -> Result<(), WireError> {
-        let mut shown = Shown::new(wire, reply);
+        let mut shown = say_first(wire, reply);
         for line in self.session.lines(lines) {
             // None of these lines begins with a dot: numbers and capabilities do not.
             let out = wire.output_mut();
             out.put_slice(line.as_bytes());
             out.put_slice(b"\r\n");
-            shown.add(line.as_bytes(), line.len() + 2);
+            shown.push(line.as_bytes());
+            shown.push(b"\r\n");
             if wire.buffered_output() >= CHUNK_OCTETS {
                 wire.flush().await?;
             }
         }
         wire.output_mut().put_slice(b".\r\n");
-        shown.tell(wire);
+        shown.push(b".\r\n");
+        shown.tell(wire.conversation());
         Ok(())
     }
 
@@ -328,7 +327,7 @@ impl Visit {
         reply: &Reply,
     ) -> Result<(), WireError> {
         let Some(Opened { source, extent, first }) = self.opened.take() else { return Err(WireError::Closed) };
-        let mut shown = Shown::new(wire, reply);
+        let mut shown = say_first(wire, reply);
         let (mut cut, mut stuffing, mut chunk, mut at) = (Cut::new(extent), Stuffing::default(), first, 0);
         while !chunk.is_empty() {
             let wanted = cut.take(&chunk);
@@ -343,10 +342,13 @@ impl Visit {
             if wire.buffered_output() >= CHUNK_OCTETS {
                 wire.flush().await?;
             }
-            chunk = read(&source, chunk, at).await?;
+            chunk = read(&source, chunk, at, source.length()).await?;
         }
-        stuffing.finish(wire.output_mut());
-        shown.tell(wire);
+        let out = wire.output_mut();
+        let from = out.len();
+        stuffing.finish(out);
+        shown.push(&out[from..]);
+        shown.tell(wire.conversation());
         self.office.counters.sent.inc();
         Ok(())
     }
@@ -364,78 +366,13 @@ fn lock_and_scan(path: &Path) -> Result<(Locked, Listing), LockError> {
     Ok((locked, listing))
 }
 
-/// The next octets of a message; none at its end. `buffer` is used again.
-async fn read(source: &Arc<Source>, mut buffer: Vec<u8>, at: u64) -> io::Result<Vec<u8>> {
-    let rest = usize::try_from(source.length().saturating_sub(at)).unwrap_or(usize::MAX);
-    buffer.resize(rest.min(CHUNK_OCTETS), 0);
-    let octets = match source.read_at(&mut buffer, at, Patience::Cached) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let source = Arc::clone(source);
-            let reading = spawn_blocking(move || {
-                let octets = source.read_at(&mut buffer, at, Patience::Disk)?;
-                Ok::<_, io::Error>((buffer, octets))
-            });
-            let octets;
-            (buffer, octets) = reading.await??;
-            octets
-        }
-        octets => octets?,
-    };
-    buffer.truncate(octets);
-    Ok(buffer)
-}
-
-/// An answer of many lines as the transcript shows it: one message, cut off where it becomes long.
-struct Shown {
-    reply: String,
-    octets: usize,
-    /// The beginning, if somebody watches.
-    beginning: Option<Vec<u8>>,
-}
-
-impl Shown {
-    /// Says the first line.
-    fn new<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, reply: &Reply) -> Self {
-        let reply = reply.to_string();
-        let out = wire.output_mut();
-        out.put_slice(reply.as_bytes());
-        out.put_slice(b"\r\n");
-        let beginning = wire.conversation().is_heard().then(Vec::new);
-        Self { octets: reply.len() + 2, reply, beginning }
-    }
-
-    /// A line without its end.
-    fn add(&mut self, line: &[u8], octets: usize) {
-        self.octets += octets;
-        if let Some(beginning) = self.beginning.as_mut().filter(|beginning| beginning.len() < SHOWN_OCTETS) {
-            beginning.extend_from_slice(line);
-            beginning.extend_from_slice(b"\r\n");
-        }
-    }
-
-    /// Octets with their line ends.
-    fn push(&mut self, octets: &[u8]) {
-        self.octets += octets.len();
-        if let Some(beginning) = &mut self.beginning {
-            let room = SHOWN_OCTETS.saturating_sub(beginning.len());
-            beginning.extend_from_slice(&octets[..octets.len().min(room)]);
-        }
-    }
-
-    fn tell<S: AsyncRead + AsyncWrite + Unpin>(self, wire: &Wire<S>) {
-        let Some(beginning) = self.beginning else { return };
-        let whole = beginning.len() + self.reply.len() + 2 >= self.octets;
-        let text = beginning.strip_suffix(b"\r\n").unwrap_or(&beginning);
-        let mut more: Vec<String> = vec![];
-        if !beginning.is_empty() {
-            more.extend(
-                text.split(|octet| *octet == b'\n').map(|line| readable(line.strip_suffix(b"\r").unwrap_or(line))),
-            );
-        }
-        if !whole {
-            more.push("[..]".to_owned());
-        }
-        more.push(".".to_owned());
-        wire.conversation().message(Kind::Server, self.reply, more, self.octets + 3);
-    }
+/// Says the first line of an answer of many.
+fn say_first<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, reply: &Reply) -> Shown {
+    let mut shown = Shown::new(wire.conversation(), Kind::Server);
+    let out = wire.output_mut();
+    let from = out.len();
+    out.put_slice(reply.to_string().as_bytes());
+    out.put_slice(b"\r\n");
+    shown.push(&out[from..]);
+    shown
 }

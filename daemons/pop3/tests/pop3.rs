@@ -5,7 +5,7 @@
 use bytes::BytesMut;
 use pop3::{
     Config, Server,
-    body::{Cut, Stuffing, header},
+    body::{Cut, header},
     reply::Reply,
     session::{Channel, Credentials, Effect, Extent, LINE_OCTETS_MAX, Offer, Outcome, Plaintext, Session, Step, Stls},
 };
@@ -13,6 +13,7 @@ use shared::{
     Shared,
     accounts::{self, Accounts},
     maildir::{Listing, Maildir},
+    message::Stuffing,
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
     transcript::{Heard, Transport},
     wire::{Crlf, LineEnd},

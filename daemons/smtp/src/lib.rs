@@ -19,6 +19,7 @@ pub mod spool;
 
 // --- Sending ---
 pub mod answer;
+pub mod client;
 pub mod courier;
 pub mod mx;
 pub mod report;

@@ -1,8 +1,43 @@
 //! Where mail for a destination goes (RFC 5321 §5.1).
+//!
+//! ```text
+//!   hamburger.edu --- MX? ---> 10 mail, 10 mx2, 20 backup   sorted by preference, equals in random order,
+//!        |                              |                   without ourselves and what is no better than we
+//!        |  no MX: the domain itself    |
+//!        +------------------------------+--- A? AAAA? ---> addresses, IPv6 and IPv4 in turn
+//! ```
+//!
+//! What is decided is pure: [`exchangers`] and [`addresses`] get what the DNS said and say where to go, or why there is no way. [`Resolver`]
+//! only asks.
 
-use crate::address::{AddressError, Domain, Host};
+use crate::{
+    address::{AddressError, Domain, Host},
+    envelope::{Account, Fate, Status},
+};
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
+    net::{NetError, runtime::TokioRuntimeProvider},
+    proto::rr::{Name, RData, Record, RecordType},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{fmt, net::IpAddr, str::FromStr};
+use shared::transcript::{Kind, Transcript, Transport};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
+use tokio::time::timeout;
+
+/// How many servers of a domain are tried: the best ones. The RFC has no bound, and a domain of a thousand MX records is none.
+const EXCHANGERS_MAX: usize = 10;
+/// How many addresses of a server are tried.
+const ADDRESSES_MAX: usize = 8;
+/// How long we wait for the answer to a question, all repetitions included.
+const LOOK_UP: Duration = Duration::from_secs(20);
+/// How long one repetition takes.
+const QUERY: Duration = Duration::from_secs(4);
 
 /// Where mail goes without a look at MX records: `mail.crepes.fr`, `127.77.2.25:8025`, `[2001:db8::25]:25`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,4 +121,308 @@ impl fmt::Display for Destination {
             Destination::SmartHost => f.write_str("the smart host"),
         }
     }
+}
+
+/// What the DNS said to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found<T> {
+    /// These, at least one.
+    These(Vec<T>),
+    /// The name is there and has none of them.
+    None,
+    /// RFC 2308 §2.1: there is no such name.
+    NoName,
+    /// There was no answer, or one that says that there is none now.
+    NoAnswer(String),
+}
+
+/// An MX record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchanger {
+    /// Lower is better.
+    pub preference: u16,
+    /// Its name, without the dot at its end; empty for the root, which is nowhere (RFC 7505).
+    pub name: String,
+}
+
+/// A server that takes mail, whose addresses are to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its name or its address.
+    pub host: String,
+    /// Why it.
+    pub because: Because,
+}
+
+/// Why a server takes the mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// An MX record says so.
+    Mx,
+    /// RFC 5321 §5.1: there is no MX record, so the domain is its own server.
+    NoMx,
+    /// Somebody who configured us says so.
+    Route,
+}
+
+/// The servers of `domain`, best first. `random` gives another number each time.
+///
+/// # Errors
+/// There is no way: [`Fate::Failed`] for ever, or [`Fate::Deferred`] for now.
+pub fn exchangers(
+    domain: &Domain,
+    found: Found<Exchanger>,
+    ours: &[Domain],
+    mut random: impl FnMut() -> u64,
+) -> Result<Vec<Server>, Fate> {
+    let is_ours = |name: &str| name.parse::<Domain>().is_ok_and(|name| ours.contains(&name));
+    let mut found = match found {
+        Found::These(found) => found,
+        // RFC 5321 §5.1: "If an empty list of MXs is returned, the address is treated as if it was associated with an implicit MX RR, with
+        // a preference of 0, pointing to that host."
+        Found::None => {
+            if is_ours(domain.as_str()) {
+                return Err(looping(domain));
+            }
+            return Ok(vec![Server { host: domain.to_string(), because: Because::NoMx }]);
+        }
+        Found::NoName => {
+            return Err(failed(Status(5, 1, 2), format!("there is no domain {domain}; is the address right?")));
+        }
+        Found::NoAnswer(why) => {
+            return Err(deferred(Status(4, 4, 3), format!("the DNS does not tell where mail for {domain} goes: {why}")));
+        }
+    };
+    // RFC 7505 §3: a record for the root says that there is no mail. Beside others it is a mistake, and they count.
+    found.retain(|exchanger| !exchanger.name.is_empty());
+    if found.is_empty() {
+        return Err(failed(Status(5, 1, 10), format!("{domain} takes no mail: its MX record says so (null MX)")));
+    }
+    // RFC 5321 §5.1: where we are in the list ourselves, we and what is no better than we "MUST be discarded", or mail would go round.
+    if let Some(own) = found.iter().filter(|found| is_ours(&found.name)).map(|found| found.preference).min() {
+        found.retain(|exchanger| exchanger.preference < own);
+    }
+    if found.is_empty() {
+        return Err(looping(domain));
+    }
+    // "... a sender-SMTP MUST randomize them to spread the load".
+    found.sort_by_cached_key(|exchanger| (exchanger.preference, random()));
+    found.truncate(EXCHANGERS_MAX);
+    Ok(found.into_iter().map(|exchanger| Server { host: exchanger.name, because: Because::Mx }).collect())
+}
+
+/// The addresses of a server, in the order in which they are to be tried: both families in turn, IPv6 first, so that a network without
+/// one of them costs one attempt and not eight.
+///
+/// # Errors
+/// As [`exchangers`].
+pub fn addresses(server: &Server, v6: Found<IpAddr>, v4: Found<IpAddr>) -> Result<Vec<IpAddr>, Fate> {
+    let Server { host, because } = server;
+    let (mut these, mut unanswered) = ([vec![], vec![]], None);
+    for (family, found) in these.iter_mut().zip([v6, v4]) {
+        match found {
+            Found::These(found) => *family = found,
+            Found::NoAnswer(why) => unanswered = Some(why),
+            Found::None | Found::NoName => {}
+        }
+    }
+    let longest = these[0].len().max(these[1].len());
+    let in_turn = (0..longest).flat_map(|number| these.iter().filter_map(move |family| family.get(number)));
+    let addresses: Vec<IpAddr> = in_turn.copied().take(ADDRESSES_MAX).collect();
+    match (addresses.is_empty(), unanswered, because) {
+        (false, ..) => Ok(addresses),
+        (true, Some(why), _) => {
+            Err(deferred(Status(4, 4, 3), format!("the DNS does not tell the address of {host}: {why}")))
+        }
+        (true, None, Because::NoMx) => {
+            Err(failed(Status(5, 1, 2), format!("{host} takes no mail: it has neither an MX record nor an address")))
+        }
+        // RFC 5321 §5.1: MX records of which none is usable "MUST be reported as an error".
+        (true, None, Because::Mx) => {
+            Err(failed(Status(5, 4, 4), format!("the MX record names {host}, which has no address")))
+        }
+        // Our own configuration can be mended; the mail waits.
+        (true, None, Because::Route) => {
+            Err(deferred(Status(4, 3, 5), format!("our configuration sends this mail to {host}, which has no address")))
+        }
+    }
+}
+
+fn looping(domain: &Domain) -> Fate {
+    let text = format!(
+        "the MX records of {domain} send its mail to us, and we do not know the domain; one of the two must be changed"
+    );
+    failed(Status(5, 4, 6), text)
+}
+
+fn failed(status: Status, text: String) -> Fate {
+    Fate::Failed(Account { status, remote: None, reply: None, text })
+}
+
+fn deferred(status: Status, text: String) -> Fate {
+    Fate::Deferred(Account { status, remote: None, reply: None, text })
+}
+
+/// Which addresses are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// Our end is an IPv4 address, or IPv6 is switched off.
+    V4,
+    /// Our end is an IPv6 address.
+    V6,
+    /// What there is.
+    Both,
+}
+
+/// Asks the DNS. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    inner: TokioResolver,
+    transcript: Transcript,
+    /// For the transcript: our end, and whom we ask.
+    ends: (SocketAddr, SocketAddr),
+}
+
+impl Resolver {
+    /// Asks `servers`; without any, those of `/etc/resolv.conf`. Questions leave from the address `from`, if there is one. Nothing is cached: that is the
+    /// name server's business, and who changes a record in a lesson wants to see what follows.
+    ///
+    /// # Errors
+    /// `/etc/resolv.conf` cannot be read.
+    pub fn new(servers: &[SocketAddr], from: Option<IpAddr>, transcript: Transcript) -> io::Result<Self> {
+        let runtime = TokioRuntimeProvider::default();
+        let mut builder = if servers.is_empty() {
+            TokioResolver::builder(runtime).map_err(|error| {
+                io::Error::other(format!("/etc/resolv.conf: {error}; or name the servers to ask in `resolvers`"))
+            })?
+        } else {
+            let of = |server: &SocketAddr| {
+                let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                    connection.port = server.port();
+                    // One of the other family could not be asked from there.
+                    let from = from.filter(|from| from.is_ipv4() == server.is_ipv4());
+                    connection.bind_addr = from.map(|from| SocketAddr::new(from, 0));
+                    connection
+                });
+                NameServerConfig::new(server.ip(), true, connections.into())
+            };
+            let config = ResolverConfig::from_name_servers(servers.iter().map(of).collect());
+            TokioResolver::builder_with_config(config, runtime)
+        };
+        let options = builder.options_mut();
+        options.cache_size = 0;
+        options.timeout = QUERY;
+        options.attempts = 2;
+        if !servers.is_empty() {
+            options.use_hosts_file = ResolveHosts::Never;
+        }
+        let inner = builder.build().map_err(io::Error::other)?;
+        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 53));
+        let local = SocketAddr::new(from.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), 0);
+        Ok(Self { inner, transcript, ends: (local, servers.first().copied().unwrap_or(unknown)) })
+    }
+
+    /// The MX records of a domain; those of the name that it is an alias for, if it is one (RFC 5321 §5.1).
+    pub async fn exchangers(&self, domain: &Domain, cause: Option<u64>) -> Found<Exchanger> {
+        self.ask(domain.as_str(), RecordType::MX, cause, |record| match &record.data {
+            RData::MX(mx) => {
+                // A name in U-labels would be no name for TLS and for reports.
+                let name = mx.exchange.to_ascii();
+                Some(Exchanger { preference: mx.preference, name: name.trim_end_matches('.').to_owned() })
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// The addresses of a server.
+    ///
+    /// # Errors
+    /// As [`addresses`].
+    pub async fn addresses(
+        &self,
+        server: &Server,
+        families: Families,
+        cause: Option<u64>,
+    ) -> Result<Vec<IpAddr>, Fate> {
+        let v6 = async {
+            if families == Families::V4 {
+                return Found::None;
+            }
+            let of = |record: &Record| match &record.data {
+                RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+                _ => None,
+            };
+            self.ask(&server.host, RecordType::AAAA, cause, of).await
+        };
+        let v4 = async {
+            if families == Families::V6 {
+                return Found::None;
+            }
+            let of = |record: &Record| match &record.data {
+                RData::A(address) => Some(IpAddr::V4(address.0)),
+                _ => None,
+            };
+            self.ask(&server.host, RecordType::A, cause, of).await
+        };
+        let (v6, v4) = tokio::join!(v6, v4);
+        addresses(server, v6, v4)
+    }
+
+    async fn ask<T>(
+        &self,
+        name: &str,
+        kind: RecordType,
+        cause: Option<u64>,
+        of: impl Fn(&Record) -> Option<T>,
+    ) -> Found<T> {
+        // RFC 6531 §3.1, RFC 5891: U-labels are asked for as A-labels; the crate does that.
+        let Ok(mut fqdn) = Name::from_utf8(name) else { return Found::NoName };
+        // What is behind an @ is a whole name; a search list must not add to it (RFC 5321 §2.3.5).
+        fqdn.set_fqdn(true);
+        let question = format!("{fqdn} {kind}?");
+        let found = timeout(LOOK_UP, self.inner.lookup(fqdn, kind)).await;
+        let (found, told) = match found {
+            Err(_) => (Found::NoAnswer("no answer in time".to_owned()), "no answer in time".to_owned()),
+            Ok(Ok(lookup)) => {
+                let told: Vec<String> = lookup.answers().iter().map(ToString::to_string).collect();
+                let these: Vec<T> = lookup.answers().iter().filter_map(of).collect();
+                (if these.is_empty() { Found::None } else { Found::These(these) }, told.join(", "))
+            }
+            Ok(Err(error)) => {
+                let found = match &error {
+                    error if error.is_nx_domain() => Found::NoName,
+                    NetError::Timeout => Found::NoAnswer("no answer in time".to_owned()),
+                    error if is_nothing(error) => Found::None,
+                    error => Found::NoAnswer(error.to_string()),
+                };
+                let told = match &found {
+                    Found::NoName => "NXDOMAIN".to_owned(),
+                    Found::None => "NOERROR, and no such record".to_owned(),
+                    Found::NoAnswer(why) => why.clone(),
+                    Found::These(_) => String::new(),
+                };
+                (found, told)
+            }
+        };
+        self.tell(&question, told, cause);
+        found
+    }
+
+    /// What was asked and answered, for whoever watches. The octets went over a socket of the crate's.
+    fn tell(&self, question: &str, told: String, cause: Option<u64>) {
+        if !self.transcript.is_heard() {
+            return;
+        }
+        let talk = self.transcript.conversation(Transport::Udp, self.ends.0, self.ends.1);
+        let talk = cause.into_iter().fold(talk, |talk, cause| talk.because_of(cause));
+        talk.message(Kind::Client, question.to_owned(), vec![], 0);
+        talk.message(Kind::Server, told, vec![], 0);
+    }
+}
+
+/// Whether the name is there and only these records are not. RFC 2308 §2.2; SERVFAIL and REFUSED are no such answer.
+fn is_nothing(error: &NetError) -> bool {
+    use hickory_resolver::{net::DnsError, proto::op::ResponseCode};
+    matches!(error, NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NoError)
 }

@@ -1,0 +1,856 @@
+//! One session as the client, from the server's greeting to our goodbye: no socket, no file, no clock.
+//!
+//! ```text
+//!   greeting -> EHLO (HELO) -> STARTTLS, EHLO again -> AUTH -> ready --- QUIT ---> over
+//!                                                              |   ^
+//!                                       MAIL RCPT .. DATA      v   |  what came of it, for each recipient
+//!                                                        a transaction
+//! ```
+//!
+//! The server's reply goes in, a [`Step`] comes out. With PIPELINING (RFC 2920) the commands of a transaction are said in one go, and a
+//! message costs two round trips instead of three and one for each recipient.
+
+use crate::{
+    address::{Mailbox, ReversePath},
+    answer::{Answer, Class, Malformed},
+    envelope::{Account, Body, Charset, Envelope, Fate, Recipient, Reports, Ret, Status},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, VecDeque},
+    fmt::Write as _,
+    mem::replace,
+    sync::Arc,
+};
+
+/// RFC 5321 §4.5.3.1.8: every server takes 100 recipients. Who is for more gets the message more than once over the same connection, which
+/// is better than to find out which servers take more.
+const RECIPIENTS_MAX: usize = 100;
+/// How many commands are said before the first reply is heard. Two ends that write and do not read would wait for each other for ever
+/// (RFC 2920 §3.1); so many commands, and the replies to them, fit into any TCP window.
+const GROUP_MAX: usize = 50;
+/// RFC 5321 §4.5.3.1.4: a command has at most 512 octets with its CR LF.
+const COMMAND_OCTETS_MAX: usize = 512;
+
+/// How we introduce ourselves.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    /// Our name.
+    pub name: String,
+    /// Whether to encrypt.
+    pub tls: Tls,
+    /// Who we are, where one must log in.
+    pub login: Option<Login>,
+}
+
+/// Whether to encrypt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// RFC 7435: where it is offered; better than nothing.
+    IfOffered,
+    /// It was tried and failed.
+    Never,
+}
+
+/// Who we are to a server that wants to know. Said over TLS only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The password.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Login {
+    /// Without what is secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.user)
+    }
+}
+
+/// Who the server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// For reports: `mail.hamburger.edu`.
+    pub name: String,
+    /// For people: `mail.hamburger.edu [127.77.2.25]:8025`.
+    pub label: String,
+}
+
+/// What the driver must do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Say these lines in one go, then hear the next reply.
+    Say(Vec<String>, Awaited),
+    /// Say this line, which is a secret as a whole, then hear the next reply.
+    SaySecret(String, Awaited),
+    /// Hear the next reply.
+    Hear(Awaited),
+    /// Begin TLS, then call [`Client::encrypted`].
+    StartTls,
+    /// [`Client::begin`] may be called, or [`Client::quit`].
+    Ready,
+    /// Nothing can be sent here, and this is why. [`Client::quit`] comes next.
+    Unready(Fate),
+    /// Send the message and the dot, then call [`Client::message_sent`].
+    SendMessage,
+    /// The transaction is over, with these fates of its recipients. If the session [is ready](Client::is_ready), another may follow.
+    Finished(Vec<Fate>),
+    /// Hang up.
+    HangUp,
+}
+
+/// Which reply is awaited: each has its own patience (RFC 5321 §4.5.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Awaited {
+    Greeting,
+    Mail,
+    Rcpt,
+    DataInitiation,
+    DataTermination,
+    Quit,
+    /// To EHLO, STARTTLS, AUTH, RSET.
+    Other,
+}
+
+/// How the session came to an end that nobody wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The server hung up.
+    HungUp,
+    /// The server was silent for too long.
+    Silent,
+    /// The server does not read what we say.
+    Deaf,
+    /// The connection broke, and this is what the system says.
+    Broken(String),
+    /// The server does not speak SMTP.
+    Malformed(Malformed),
+    /// Our own file with the message cannot be read, says the system.
+    Unreadable(String),
+}
+
+/// A service extension that we make use of (RFC 5321 §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extension {
+    /// RFC 2920.
+    Pipelining,
+    /// RFC 1870.
+    Size,
+    /// RFC 6152.
+    EightBitMime,
+    /// RFC 6531.
+    SmtpUtf8,
+    /// RFC 3461.
+    Dsn,
+    /// RFC 3207.
+    StartTls,
+    /// RFC 4954, with the mechanism PLAIN (RFC 4616).
+    AuthPlain,
+}
+
+/// What a server offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    extensions: BTreeSet<Extension>,
+    /// RFC 1870 §4: the largest message; nothing, if there is no limit or it is not told.
+    octets_max: Option<u64>,
+}
+
+impl Offer {
+    /// RFC 5321 §4.1.1.1: what the lines of a reply to EHLO say, but for the first, which is a greeting.
+    fn read(answer: &Answer) -> Self {
+        let mut offer = Self::default();
+        for line in answer.lines().skip(1) {
+            let mut words = line.split_ascii_whitespace();
+            let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
+            offer.extensions.extend(match &*keyword {
+                "PIPELINING" => Some(Extension::Pipelining),
+                "SIZE" => {
+                    // RFC 1870 §4: zero is no limit.
+                    offer.octets_max = words.next().and_then(|octets| octets.parse().ok()).filter(|octets| *octets > 0);
+                    Some(Extension::Size)
+                }
+                "8BITMIME" => Some(Extension::EightBitMime),
+                "SMTPUTF8" => Some(Extension::SmtpUtf8),
+                "DSN" => Some(Extension::Dsn),
+                "STARTTLS" => Some(Extension::StartTls),
+                "AUTH" if words.any(|mechanism| mechanism.eq_ignore_ascii_case("PLAIN")) => Some(Extension::AuthPlain),
+                _ => None,
+            });
+        }
+        offer
+    }
+
+    /// Whether this extension is offered.
+    pub fn has(&self, extension: Extension) -> bool {
+        self.extensions.contains(&extension)
+    }
+}
+
+/// A message and those it is for.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The envelope.
+    pub envelope: Arc<Envelope>,
+    /// Indexes into the envelope's recipients.
+    pub recipients: Vec<usize>,
+    /// The message's octets as RFC 1870 §6 counts them: with CR LF, without the dots that are doubled.
+    pub octets: u64,
+    /// What octets it really has, if that is known better than the envelope knows it.
+    pub body: Body,
+    /// Whether its header really has UTF-8.
+    pub charset: Charset,
+}
+
+/// Where the session is.
+#[derive(Debug)]
+enum State {
+    /// RFC 5321 §3.1.
+    Greeting,
+    /// RFC 5321 §3.2.
+    Hello(Dialect),
+    /// RFC 3207: the server is asked to begin TLS.
+    StartTls,
+    /// RFC 3207: the handshake is the driver's.
+    Handshake,
+    /// RFC 4954: the answer to AUTH; with a response that did not fit into it.
+    Auth(Option<String>),
+    /// RFC 5321 §3.3 may begin.
+    Ready,
+    /// RFC 5321 §3.3.
+    Sending(Box<Sending>),
+    /// The server does not want us.
+    Unwanted,
+    /// RFC 5321 §3.8.
+    Quitting,
+    /// Nothing more is said or heard.
+    Over,
+}
+
+/// How we greet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Extended,
+    /// RFC 5321 §3.2: for servers that do not know EHLO.
+    Old,
+}
+
+/// What carries the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Channel {
+    Clear,
+    Encrypted,
+}
+
+/// Whether the server still remembers a transaction that was not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slate {
+    Clean,
+    /// RFC 5321 §4.1.4: MAIL is refused while one is open.
+    Written,
+}
+
+/// A transaction under way. Recipients are told apart by their position in it.
+#[derive(Debug)]
+struct Sending {
+    transaction: Transaction,
+    fates: Vec<Option<Fate>>,
+    /// Who has not been mentioned yet.
+    todo: VecDeque<usize>,
+    /// Who is mentioned in this round.
+    mentioned: Vec<usize>,
+    to_say: VecDeque<Said>,
+    awaited: VecDeque<Said>,
+    accepted: Vec<usize>,
+    /// Who is too many for one message, and what was said about it.
+    too_many: Vec<(usize, Answer)>,
+    message: Message,
+}
+
+/// What we said, to know what an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Rset,
+    Mail,
+    Rcpt(usize),
+    Data,
+    Message,
+    /// RFC 2920 §3.1: a dot alone, where DATA was let through though nobody is left.
+    NoMessage,
+}
+
+impl Said {
+    fn awaited(self) -> Awaited {
+        match self {
+            Said::Rset => Awaited::Other,
+            Said::Mail => Awaited::Mail,
+            Said::Rcpt(_) => Awaited::Rcpt,
+            Said::Data => Awaited::DataInitiation,
+            Said::Message | Said::NoMessage => Awaited::DataTermination,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Said::Rset => "RSET",
+            Said::Mail => "MAIL",
+            Said::Rcpt(_) => "RCPT",
+            Said::Data => "DATA",
+            Said::Message | Said::NoMessage => "the message",
+        }
+    }
+}
+
+/// How much of the message has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    Untouched,
+    UnderWay,
+    /// With its dot.
+    Gone,
+}
+
+/// A session.
+#[derive(Debug)]
+pub struct Client {
+    hello: Arc<Hello>,
+    peer: Peer,
+    state: State,
+    channel: Channel,
+    offer: Offer,
+    slate: Slate,
+}
+
+impl Client {
+    /// A new session; the server has the first word.
+    pub fn new(hello: Arc<Hello>, peer: Peer) -> (Self, Step) {
+        let (state, channel) = (State::Greeting, Channel::Clear);
+        let client = Self { hello, peer, state, channel, offer: Offer::default(), slate: Slate::Clean };
+        (client, Step::Hear(Awaited::Greeting))
+    }
+
+    /// What the server offers.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// Whether a transaction may begin.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+    }
+
+    /// What the server answered.
+    pub fn on_answer(&mut self, answer: &Answer) -> Step {
+        // RFC 5321 §4.2.2: 421 "may be a reply to any command".
+        if answer.code() == 421 && !matches!(self.state, State::Quitting | State::Over) {
+            let account = self.heard("ends the session", answer);
+            return self.give_up(&Fate::Deferred(account));
+        }
+        match replace(&mut self.state, State::Over) {
+            // --- Session initiation, RFC 5321 §3.1 ---
+            State::Greeting => match answer.class() {
+                Class::Done => self.greet(Dialect::Extended),
+                _ => self.unwanted("does not want to talk with us", answer),
+            },
+
+            // --- Client initiation, RFC 5321 §3.2 ---
+            State::Hello(dialect) => match (answer.class(), dialect) {
+                (Class::Done, Dialect::Extended) => {
+                    self.offer = Offer::read(answer);
+                    self.introduced()
+                }
+                (Class::Done, Dialect::Old) => self.introduced(),
+                // "... the client SHOULD be able to fall back and send HELO."
+                (Class::Never, Dialect::Extended) => self.greet(Dialect::Old),
+                _ => self.unwanted(&format!("does not take us as {}", self.hello.name), answer),
+            },
+
+            // --- STARTTLS, RFC 3207 §4 ---
+            State::StartTls if answer.class() == Class::Done => {
+                self.state = State::Handshake;
+                Step::StartTls
+            }
+            // It was offered and now it is not there: go on as if it had not been offered.
+            State::StartTls => {
+                self.offer.extensions.remove(&Extension::StartTls);
+                self.introduced()
+            }
+
+            // --- AUTH, RFC 4954 §4 ---
+            State::Auth(Some(response)) if answer.class() == Class::GoOn => {
+                self.state = State::Auth(None);
+                Step::SaySecret(response, Awaited::Other)
+            }
+            State::Auth(_) if answer.class() == Class::Done => self.ready(),
+            // The mail is good, our configuration is not: it waits until somebody has mended that.
+            State::Auth(_) => {
+                let account = Account { status: Status(4, 7, 8), ..self.heard("refused our login", answer) };
+                self.state = State::Unwanted;
+                Step::Unready(Fate::Deferred(account))
+            }
+
+            // --- Mail transactions, RFC 5321 §3.3 ---
+            State::Sending(sending) => self.on_answer_within(sending, answer),
+
+            // --- Terminating, RFC 5321 §3.8 ---
+            State::Quitting => Step::HangUp,
+
+            // --- Nobody has asked ---
+            State::Ready | State::Handshake | State::Unwanted | State::Over => {
+                let account = self.own(Status(4, 5, 0), "talks when it has not been asked");
+                self.give_up(&Fate::Deferred(account))
+            }
+        }
+    }
+
+    /// TLS has begun. RFC 3207 §4.2: "The client MUST discard any knowledge obtained from the server, such as the list of SMTP service
+    /// extensions, which was not obtained from the TLS negotiation itself", and says EHLO again.
+    pub fn encrypted(&mut self) -> Step {
+        self.channel = Channel::Encrypted;
+        self.offer = Offer::default();
+        self.greet(Dialect::Extended)
+    }
+
+    fn greet(&mut self, dialect: Dialect) -> Step {
+        self.state = State::Hello(dialect);
+        let verb = match dialect {
+            Dialect::Extended => "EHLO",
+            Dialect::Old => "HELO",
+        };
+        Step::Say(vec![format!("{verb} {}", self.hello.name)], Awaited::Other)
+    }
+
+    /// The server knows who we are, and we know what it offers.
+    fn introduced(&mut self) -> Step {
+        let clear = self.channel == Channel::Clear;
+        if clear && self.hello.tls == Tls::IfOffered && self.offer.has(Extension::StartTls) {
+            self.state = State::StartTls;
+            return Step::Say(vec!["STARTTLS".to_owned()], Awaited::Other);
+        }
+        let Some(login) = self.hello.login.clone() else { return self.ready() };
+        // RFC 4954 §4: PLAIN without encryption tells the password to everybody on the way.
+        if clear {
+            return self.unready(Status(4, 7, 0), "offers no TLS, and our password is not said in clear");
+        }
+        if !self.offer.has(Extension::AuthPlain) {
+            return self.unready(Status(4, 7, 0), "offers no AUTH PLAIN, and we know no other way to log in");
+        }
+        let response = BASE64_STANDARD.encode(format!("\0{}\0{}", login.user, login.secret));
+        let line = format!("AUTH PLAIN {response}");
+        // RFC 4954 §4: with its initial response the command has the length of any command; a longer one goes alone.
+        if line.len() + 2 > COMMAND_OCTETS_MAX {
+            self.state = State::Auth(Some(response));
+            return Step::Say(vec!["AUTH PLAIN".to_owned()], Awaited::Other);
+        }
+        self.state = State::Auth(None);
+        Step::Say(vec![line], Awaited::Other)
+    }
+
+    fn ready(&mut self) -> Step {
+        self.state = State::Ready;
+        Step::Ready
+    }
+
+    /// The server does not want us, and says why.
+    fn unwanted(&mut self, what: &str, answer: &Answer) -> Step {
+        self.state = State::Unwanted;
+        Step::Unready(self.judged(what, answer))
+    }
+
+    /// We do not want the server.
+    fn unready(&mut self, status: Status, what: &str) -> Step {
+        self.state = State::Unwanted;
+        Step::Unready(Fate::Deferred(self.own(status, what)))
+    }
+
+    /// Begins a transaction. Call it when the session [is ready](Self::is_ready).
+    pub fn begin(&mut self, transaction: Transaction) -> Step {
+        let count = transaction.recipients.len();
+        let mut sending = Box::new(Sending {
+            fates: vec![None; count],
+            todo: VecDeque::new(),
+            mentioned: vec![],
+            to_say: VecDeque::new(),
+            awaited: VecDeque::new(),
+            accepted: vec![],
+            too_many: vec![],
+            message: Message::Untouched,
+            transaction,
+        });
+        if let Some(account) = self.unsuited(&sending.transaction) {
+            sending.decide_rest(&Fate::Failed(account));
+        }
+        for position in 0..count {
+            // RFC 6531 §3.2: an address beyond ASCII cannot be said to a server without SMTPUTF8. The others can.
+            let to = &sending.recipient(position).to;
+            if !to.is_ascii() && !self.offer.has(Extension::SmtpUtf8) && sending.fates[position].is_none() {
+                let what = format!("does not offer SMTPUTF8, which the address {to} needs");
+                sending.fates[position] = Some(Fate::Failed(self.own(Status(5, 6, 7), &what)));
+            }
+        }
+        sending.todo = (0..count).filter(|position| sending.fates[*position].is_none()).collect();
+        self.begin_round(sending)
+    }
+
+    /// Why this message cannot be sent here, whoever it is for.
+    fn unsuited(&self, transaction: &Transaction) -> Option<Account> {
+        let offers = |extension| self.offer.has(extension);
+        // RFC 1870 §6: what is known to be too large need not be tried.
+        if let Some(most) = self.offer.octets_max.filter(|most| transaction.octets > *most) {
+            let what = format!("takes messages of at most {most} octets, and this one has {}", transaction.octets);
+            return Some(self.own(Status(5, 3, 4), &what));
+        }
+        // RFC 6152 §3 leaves two ways: encode it in seven bits, which breaks signatures, or treat it as a permanent error.
+        if transaction.body == Body::EightBitMime && !offers(Extension::EightBitMime) {
+            let what = "does not offer 8BITMIME, and the message has octets beyond ASCII; encode it as quoted-printable or base64";
+            return Some(self.own(Status(5, 6, 3), what));
+        }
+        // RFC 6531 §3.2.
+        let from = match &transaction.envelope.from {
+            ReversePath::Mailbox(mailbox) => mailbox.is_ascii(),
+            ReversePath::Null => true,
+        };
+        if (transaction.charset == Charset::Utf8 || !from) && !offers(Extension::SmtpUtf8) {
+            let what = "does not offer SMTPUTF8, which the sender's address or the header needs";
+            return Some(self.own(Status(5, 6, 7), what));
+        }
+        None
+    }
+
+    /// Mentions the next recipients, or finishes when there are none left.
+    fn begin_round(&mut self, mut sending: Box<Sending>) -> Step {
+        let count = sending.todo.len().min(RECIPIENTS_MAX);
+        if count == 0 {
+            self.state = State::Ready;
+            return Step::Finished(sending.fates.into_iter().flatten().collect());
+        }
+        sending.mentioned = sending.todo.drain(..count).collect();
+        sending.accepted.clear();
+        sending.message = Message::Untouched;
+        if self.slate == Slate::Written {
+            sending.to_say.push_back(Said::Rset);
+        }
+        sending.to_say.push_back(Said::Mail);
+        sending.to_say.extend(sending.mentioned.iter().copied().map(Said::Rcpt));
+        // RFC 2920 §3.1: DATA "can only appear as the last command in a group".
+        sending.to_say.push_back(Said::Data);
+        self.go_on(sending)
+    }
+
+    /// What comes next in a transaction.
+    fn go_on(&mut self, mut sending: Box<Sending>) -> Step {
+        if let Some(next) = sending.awaited.front() {
+            let awaited = next.awaited();
+            self.state = State::Sending(sending);
+            return Step::Hear(awaited);
+        }
+        // RFC 5321 §3.3: without recipients there is nothing to send.
+        if sending.to_say.front() == Some(&Said::Data) && sending.accepted.is_empty() {
+            sending.to_say.clear();
+        }
+        let Some(first) = sending.to_say.front().copied() else { return self.end_round(sending) };
+        let group = if self.offer.has(Extension::Pipelining) { GROUP_MAX } else { 1 };
+        let count = group.min(sending.to_say.len());
+        sending.awaited = sending.to_say.drain(..count).collect();
+        let lines = sending.awaited.iter().map(|said| self.line(&sending, *said)).collect();
+        self.state = State::Sending(sending);
+        Step::Say(lines, first.awaited())
+    }
+
+    fn end_round(&mut self, mut sending: Box<Sending>) -> Step {
+        for (position, answer) in std::mem::take(&mut sending.too_many) {
+            // RFC 5321 §4.5.3.1.10: some were taken, so the others may be in a transaction of their own.
+            if sending.accepted.is_empty() {
+                sending.fates[position] = Some(self.judged_recipient(&sending, position, &answer));
+            } else {
+                sending.todo.push_back(position);
+            }
+        }
+        self.begin_round(sending)
+    }
+
+    fn on_answer_within(&mut self, mut sending: Box<Sending>, answer: &Answer) -> Step {
+        let Some(said) = sending.awaited.pop_front() else {
+            return self.senseless(sending, "a reply that nobody asked for", answer);
+        };
+        match (said, answer.class()) {
+            (Said::Mail, Class::Done) => self.slate = Slate::Written,
+            (Said::Mail, Class::NotNow | Class::Never) => {
+                let from = &sending.transaction.envelope.from;
+                let fate = self.judged(&format!("does not take the sender {from}"), answer);
+                sending.decide_rest(&fate);
+                sending.todo.clear();
+                sending.to_say.clear();
+            }
+
+            // What follows a MAIL that was refused is refused too, and says nothing new.
+            (Said::Rcpt(position), _) if sending.fates[position].is_some() => {}
+            (Said::Rcpt(position), Class::Done) => sending.accepted.push(position),
+            (Said::Rcpt(position), Class::NotNow | Class::Never) if is_too_many(answer) => {
+                sending.too_many.push((position, answer.clone()));
+            }
+            (Said::Rcpt(position), Class::NotNow | Class::Never) => {
+                sending.fates[position] = Some(self.judged_recipient(&sending, position, answer));
+            }
+
+            (Said::Data, Class::GoOn) if sending.accepted.is_empty() => {
+                // RFC 2920 §3.1: "if the DATA command was accepted the client SMTP should send a single dot."
+                sending.awaited.push_back(Said::NoMessage);
+                self.state = State::Sending(sending);
+                return Step::Say(vec![".".to_owned()], Awaited::DataTermination);
+            }
+            (Said::Data, Class::GoOn) => {
+                sending.awaited.push_back(Said::Message);
+                sending.message = Message::UnderWay;
+                self.state = State::Sending(sending);
+                return Step::SendMessage;
+            }
+            (Said::Data, Class::NotNow | Class::Never) => {
+                let fate = self.judged("does not want the message", answer);
+                sending.decide_accepted(&fate);
+            }
+
+            (Said::Message, Class::NotNow | Class::Never) if sending.message == Message::UnderWay => {
+                // It had heard enough. There is no way to stop within a message but to hang up.
+                let fate = self.judged("refused the message before it had all of it", answer);
+                sending.decide_accepted(&fate);
+                return self.lost_within(*sending, &fate);
+            }
+            (Said::Message, Class::Done) if sending.message == Message::Gone => {
+                self.slate = Slate::Clean;
+                let account = self.heard("has taken the message over", answer);
+                // RFC 3461 §5.2.2.
+                let dsn = self.offer.has(Extension::Dsn);
+                let reports = if dsn { Reports::Itself } else { Reports::NotItself };
+                sending.decide_accepted(&Fate::Relayed { account, reports });
+            }
+            (Said::Message, Class::NotNow | Class::Never) => {
+                self.slate = Slate::Clean;
+                let fate = self.judged("does not take the message", answer);
+                sending.decide_accepted(&fate);
+            }
+
+            (Said::Rset, Class::Done) | (Said::NoMessage, Class::Done | Class::NotNow | Class::Never) => {
+                self.slate = Slate::Clean;
+            }
+
+            (Said::Rset, Class::GoOn | Class::NotNow | Class::Never)
+            | (Said::Mail | Said::Rcpt(_) | Said::NoMessage, Class::GoOn)
+            | (Said::Data, Class::Done)
+            | (Said::Message, Class::Done | Class::GoOn) => {
+                let what = format!("a reply to {} that makes no sense there", said.name());
+                return self.senseless(sending, &what, answer);
+            }
+        }
+        self.go_on(sending)
+    }
+
+    /// The message and its dot have been sent.
+    pub fn message_sent(&mut self) -> Step {
+        if let State::Sending(sending) = &mut self.state {
+            sending.message = Message::Gone;
+        }
+        Step::Hear(Awaited::DataTermination)
+    }
+
+    /// The session is lost. RFC 5321 §4.2.1 and §4.5.3.2: who has no final answer is tried again.
+    pub fn lost(&mut self, loss: &Loss) -> Step {
+        let what: Cow<'_, str> = match loss {
+            Loss::HungUp => "hung up".into(),
+            Loss::Silent => "was silent for too long".into(),
+            Loss::Deaf => "does not read what we say".into(),
+            Loss::Broken(why) => format!("was lost: {why}").into(),
+            Loss::Malformed(why) => format!("does not speak SMTP: {why}").into(),
+            Loss::Unreadable(why) => format!("was left because we cannot read the message ourselves: {why}").into(),
+        };
+        let when: Cow<'_, str> = match &self.state {
+            State::Greeting => ", and has not greeted".into(),
+            State::Hello(_) => " when we had said our name".into(),
+            State::StartTls | State::Handshake => " when TLS was to begin".into(),
+            State::Auth(_) => " when we logged in".into(),
+            State::Sending(sending) => match (sending.message, sending.awaited.front()) {
+                (Message::UnderWay, _) => " in the middle of the message".into(),
+                // RFC 1047: the one case in which nobody can know. A message twice is better than none.
+                (Message::Gone, _) => {
+                    " when it had the whole message and had not answered; if it has taken it over, it may arrive twice"
+                        .into()
+                }
+                (Message::Untouched, Some(said)) => format!(" when we had said {}", said.name()).into(),
+                (Message::Untouched, None) => "".into(),
+            },
+            State::Quitting => return Step::HangUp,
+            State::Ready | State::Unwanted | State::Over => "".into(),
+        };
+        // RFC 3463 §3.5: 4.4.2, bad connection; 4.5.0, protocol; 4.3.0, our own system.
+        let status = match loss {
+            Loss::HungUp | Loss::Silent | Loss::Deaf | Loss::Broken(_) => Status(4, 4, 2),
+            Loss::Malformed(_) => Status(4, 5, 0),
+            Loss::Unreadable(_) => Status(4, 3, 0),
+        };
+        let account = self.own(status, &format!("{what}{when}"));
+        self.give_up(&Fate::Deferred(account))
+    }
+
+    /// Says goodbye. RFC 5321 §4.1.1.10: also to a server that does not want us.
+    pub fn quit(&mut self) -> Step {
+        if matches!(self.state, State::Over | State::Quitting) {
+            return Step::HangUp;
+        }
+        self.state = State::Quitting;
+        Step::Say(vec!["QUIT".to_owned()], Awaited::Quit)
+    }
+
+    /// There will be no more answers; this is what it means for whoever waits for one.
+    fn give_up(&mut self, fate: &Fate) -> Step {
+        match replace(&mut self.state, State::Over) {
+            State::Sending(sending) => self.lost_within(*sending, fate),
+            _ => Step::Unready(fate.clone()),
+        }
+    }
+
+    fn lost_within(&mut self, mut sending: Sending, fate: &Fate) -> Step {
+        self.state = State::Over;
+        sending.decide_rest(fate);
+        Step::Finished(sending.fates.into_iter().flatten().collect())
+    }
+
+    /// We and the server are out of step.
+    fn senseless(&mut self, sending: Box<Sending>, what: &str, answer: &Answer) -> Step {
+        let account = self.heard(&format!("gave {what}"), answer);
+        self.lost_within(*sending, &Fate::Deferred(Account { status: Status(4, 5, 0), ..account }))
+    }
+
+    // --- What we say ---
+
+    fn line(&self, sending: &Sending, said: Said) -> String {
+        match said {
+            Said::Rset => "RSET".to_owned(),
+            Said::Mail => self.mail(&sending.transaction, sending),
+            Said::Rcpt(position) => self.rcpt(sending.recipient(position), sending),
+            Said::Data => "DATA".to_owned(),
+            Said::Message | Said::NoMessage => ".".to_owned(),
+        }
+    }
+
+    /// RFC 5321 §4.1.1.2.
+    fn mail(&self, transaction: &Transaction, sending: &Sending) -> String {
+        let Transaction { envelope, octets, body, .. } = transaction;
+        let mut line = format!("MAIL FROM:{}", envelope.from);
+        let mut parameter = |text: &str| {
+            line.push(' ');
+            line.push_str(text);
+        };
+        if self.offer.has(Extension::Size) {
+            parameter(&format!("SIZE={octets}"));
+        }
+        if *body == Body::EightBitMime {
+            parameter("BODY=8BITMIME");
+        }
+        if self.is_utf8(sending) {
+            parameter("SMTPUTF8");
+        }
+        if self.offer.has(Extension::Dsn) {
+            match envelope.ret {
+                Ret::Unsaid => {}
+                Ret::Full => parameter("RET=FULL"),
+                Ret::Headers => parameter("RET=HDRS"),
+            }
+            if let Some(envid) = &envelope.envid {
+                parameter(&format!("ENVID={}", envid.encoded()));
+            }
+        }
+        line
+    }
+
+    /// RFC 5321 §4.1.1.3. RFC 3461 §5.2.1: what came with the recipient goes on with it, unchanged.
+    fn rcpt(&self, recipient: &Recipient, sending: &Sending) -> String {
+        let mut line = format!("RCPT TO:<{}>", recipient.to);
+        if !self.offer.has(Extension::Dsn) {
+            return line;
+        }
+        let notify = recipient.notify.to_string();
+        if !notify.is_empty() {
+            line.push_str(" NOTIFY=");
+            line.push_str(&notify);
+        }
+        if let Some(orcpt) = recipient.orcpt.as_ref().map(ToString::to_string) {
+            // RFC 6533 §3: its UTF-8 form is for transactions with SMTPUTF8.
+            if orcpt.is_ascii() || self.is_utf8(sending) {
+                write!(line, " ORCPT={orcpt}").expect("writing into a String does not fail");
+            }
+        }
+        line
+    }
+
+    /// RFC 6531 §3.4: whether this transaction needs SMTPUTF8.
+    fn is_utf8(&self, sending: &Sending) -> bool {
+        let Transaction { envelope, charset, .. } = &sending.transaction;
+        let beyond = |mailbox: &Mailbox| !mailbox.is_ascii();
+        let from = matches!(&envelope.from, ReversePath::Mailbox(mailbox) if beyond(mailbox));
+        let to = sending.mentioned.iter().any(|position| beyond(&sending.recipient(*position).to));
+        self.offer.has(Extension::SmtpUtf8) && (*charset == Charset::Utf8 || from || to)
+    }
+
+    // --- What we tell of it ---
+
+    /// What the server did, and what it said.
+    fn heard(&self, what: &str, answer: &Answer) -> Account {
+        Account { status: answer.status(), reply: Some(answer.to_string()), ..self.own(Status(4, 0, 0), what) }
+    }
+
+    /// What happened without a word of the server.
+    fn own(&self, status: Status, what: &str) -> Account {
+        let text = format!("{} {what}", self.peer.label);
+        Account { status, remote: Some(self.peer.name.clone()), reply: None, text }
+    }
+
+    /// RFC 5321 §4.2.1: 4yz is tried again, 5yz is not. What makes no sense is tried again too.
+    fn judged(&self, what: &str, answer: &Answer) -> Fate {
+        let account = self.heard(what, answer);
+        match answer.class() {
+            Class::Never => Fate::Failed(account),
+            Class::NotNow => Fate::Deferred(Account { text: account.text + " now", ..account }),
+            Class::Done | Class::GoOn => Fate::Deferred(Account { status: Status(4, 5, 0), ..account }),
+        }
+    }
+
+    fn judged_recipient(&self, sending: &Sending, position: usize, answer: &Answer) -> Fate {
+        self.judged(&format!("does not take the recipient {}", sending.recipient(position).to), answer)
+    }
+}
+
+impl Sending {
+    fn recipient(&self, position: usize) -> &Recipient {
+        &self.transaction.envelope.recipients[self.transaction.recipients[position]]
+    }
+
+    /// Whoever has no fate yet gets this one.
+    fn decide_rest(&mut self, fate: &Fate) {
+        self.fates.iter_mut().filter(|decided| decided.is_none()).for_each(|decided| *decided = Some(fate.clone()));
+    }
+
+    /// Whoever was accepted in this round gets this fate.
+    fn decide_accepted(&mut self, fate: &Fate) {
+        for position in &self.accepted {
+            self.fates[*position] = Some(fate.clone());
+        }
+    }
+}
+
+/// RFC 5321 §4.5.3.1.10: 452, or 552 from servers that follow RFC 821, says that one message has no more recipients. With a status
+/// these codes may speak of a full mailbox instead.
+fn is_too_many(answer: &Answer) -> bool {
+    matches!(answer.code(), 452 | 552) && matches!(answer.stated(), None | Some(Status(_, 5, 3)))
+}
+
+/// Stars what is secret in what we say.
+pub fn mask(line: &[u8]) -> Cow<'_, [u8]> {
+    const SHOWN: &[u8] = b"AUTH PLAIN";
+    if line.len() > SHOWN.len() && line.starts_with(SHOWN) {
+        return [SHOWN, b" ********"].concat().into();
+    }
+    line.into()
+}
