@@ -165,7 +165,8 @@ impl Maildir {
         for folder in ["new", "cur"] {
             let dir = self.folder(folder)?;
             read_dir(dir.as_fd(), |name| {
-                let told = base(name).split(|octet| *octet == b',').skip(1).find_map(|f| number(f.strip_prefix(b"S=")?));
+                let told =
+                    base(name).split(|octet| *octet == b',').skip(1).find_map(|f| number(f.strip_prefix(b"S=")?));
                 let asked = || statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size as u64);
                 octets += told.unwrap_or_else(asked);
             })?;

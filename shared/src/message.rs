@@ -160,6 +160,19 @@ impl Shown {
         }
     }
 
+    /// Whether the octets that come next will be shown.
+    pub fn wants_more(&self) -> bool {
+        self.beginning.as_ref().is_some_and(|beginning| beginning.len() < SHOWN_OCTETS)
+    }
+
+    /// As [`Shown::push`], for `octets` octets that are at hand only if somebody [wants them](Shown::wants_more).
+    pub fn push_some(&mut self, at_hand: Option<&[u8]>, octets: usize) {
+        match at_hand {
+            Some(octets) => self.push(octets),
+            None => self.octets += octets,
+        }
+    }
+
     /// All of it has gone.
     pub fn tell(self, conversation: &Conversation) {
         let Some(beginning) = self.beginning else { return };

@@ -143,7 +143,8 @@ impl Exchange {
                 Ok(verify(Credentials::Password { user, secret }, None))
             }
             Self::First(Mechanism::Login) => {
-                let user = String::from_utf8(message.to_vec()).map_err(|_| Malformed("the user's name is not UTF-8"))?;
+                let user =
+                    String::from_utf8(message.to_vec()).map_err(|_| Malformed("the user's name is not UTF-8"))?;
                 Ok((Self::Password { user }, Next::Challenge(b"Password:".to_vec())))
             }
             Self::Password { user } => Ok(verify(Credentials::Password { user, secret: message.to_vec() }, None)),
@@ -160,10 +161,10 @@ impl Exchange {
                 };
                 Ok(verify(Credentials::Scram { user: challenge.user().to_owned(), proof }, signature))
             }
-            Self::Proven { user } if message.is_empty() => Ok((Self::Proven { user: user.clone() }, Next::Welcome(user))),
-            Self::Proven { .. } | Self::Keys(_) | Self::Verifying { .. } => {
-                Err(Malformed("nothing more was asked"))
+            Self::Proven { user } if message.is_empty() => {
+                Ok((Self::Proven { user: user.clone() }, Next::Welcome(user)))
             }
+            Self::Proven { .. } | Self::Keys(_) | Self::Verifying { .. } => Err(Malformed("nothing more was asked")),
         }
     }
 

@@ -41,6 +41,14 @@ impl Network {
     }
 }
 
+/// Networks that nobody reaches from the Internet: this machine's own, and the private ones of RFC 1918, RFC 4193 and RFC 4291
+/// §2.5.6. Services that can be misused serve these, unless somebody says otherwise.
+pub fn private_networks() -> Vec<Network> {
+    const PRIVATE: [&str; 7] =
+        ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7", "fe80::/10"];
+    PRIVATE.map(|network| network.parse().expect("these are networks")).to_vec()
+}
+
 /// A network that cannot be understood. The text says what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {

@@ -377,6 +377,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.record.next = Privacy::Secret;
     }
 
+    /// How long [`Wire::line`] waits.
+    pub fn idle(&self) -> Duration {
+        self.limits.idle
+    }
+
     /// Changes how long [`Wire::line`] waits.
     pub fn set_idle(&mut self, idle: Duration) {
         self.limits.idle = idle;

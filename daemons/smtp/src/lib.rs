@@ -12,6 +12,7 @@ pub mod session;
 pub mod body;
 
 // --- Keeping ---
+mod greylist;
 mod group;
 mod local;
 pub mod queue;
@@ -24,3 +25,11 @@ pub mod courier;
 pub mod mx;
 pub mod report;
 pub mod schedule;
+
+// --- The daemon ---
+mod config;
+mod server;
+mod visit;
+
+pub use config::Config;
+pub use server::Server;

@@ -291,6 +291,9 @@ impl Queue {
     fn send_out(&self, book: &mut Book, way: &Way) {
         let Limits { couriers, couriers_per_destination, .. } = self.0.limits;
         let all = book.couriers;
+        if self.0.shutdown.is_cancelled() {
+            return;
+        }
         let Some(line) = book.lines.get_mut(way) else { return };
         if line.idle > 0 {
             line.bell.notify_one();

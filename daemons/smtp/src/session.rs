@@ -296,6 +296,11 @@ impl Session {
         matches!(self.state, State::Authenticating(_))
     }
 
+    /// Whether a message comes in chunks, and more of them will come.
+    pub fn is_chunking(&self) -> bool {
+        matches!(self.state, State::Chunking { .. })
+    }
+
     /// Whether success too is told with an enhanced code.
     pub fn codes(&self) -> Codes {
         self.codes

@@ -1,0 +1,280 @@
+//! What can be set.
+
+use crate::{
+    address::{Domain, Host},
+    body::{Bounds, Stray},
+    courier::{Couriers, Settings, Timeouts},
+    mx::Route,
+    route::{Faults, House, Residents, Target},
+    schedule::Schedule,
+    session::LINE_OCTETS_MAX,
+};
+use serde::{Deserialize, Serialize};
+use shared::{
+    Shared,
+    daemon::StartError,
+    units::{Network, Size, Span, private_networks},
+    wire::{Limits, LineEnd},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+/// The `[smtp]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Addresses where other servers bring mail (port 25); STARTTLS begins TLS there.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses where our users bring theirs, after they have logged in (port 587).
+    pub listen_submission: Vec<SocketAddr>,
+    /// The same with TLS first (port 465); they need a certificate in `[tls]`.
+    pub listen_tls: Vec<SocketAddr>,
+    /// What the server calls itself; empty is the name of the machine.
+    pub hostname: String,
+    /// Domains whose mailboxes are here. Mail for any other is relayed, or refused.
+    pub domains: Vec<String>,
+    /// Accounts that have a mailbox here; empty means all of them.
+    pub users: Vec<String>,
+    /// Names that stand for others, which may be elsewhere: `{ info = ["bob", "alice@crepes.fr"] }`.
+    pub aliases: BTreeMap<String, Vec<String>>,
+    /// Who gets mail for names that nobody has; empty refuses it.
+    pub catch_all: String,
+    /// What divides a name from what its owner adds to it: bob+lists@hamburger.edu is bob. Empty divides nothing.
+    pub separator: String,
+    /// The directory with the mailboxes, one Maildir for each user: `MAILBOXES/bob/{cur,new,tmp}`. Postmaster's is there too.
+    pub mailboxes: PathBuf,
+    /// The most that a mailbox may hold; `"0 B"` sets no limit.
+    pub quota: Size,
+    /// The directory of the queue. A message is answered 250 when it is safe there, or in a mailbox.
+    pub spool: PathBuf,
+    /// Who may send to other domains through us without a login. Only private networks and this machine, unless you say otherwise:
+    /// an open relay is a weapon.
+    pub allow: Vec<Network>,
+    /// Take passwords on connections that are not encrypted. For lessons only: everybody on the way can read them.
+    pub allow_plaintext_auth: bool,
+    /// Tell the truth to VRFY and EXPN, and so to whoever collects addresses.
+    pub verify: bool,
+    /// Addresses that misbehave as they are called: `fail-451@`, `slow-10s@`. For lessons only.
+    pub fault_addresses: bool,
+    /// How long a stranger must wait between its first message from somebody to somebody and the next try, which is welcome; programs
+    /// that send spam rarely come back. `"0 s"` makes nobody wait.
+    pub greylist: Span,
+    /// The largest message.
+    pub message_max: Size,
+    /// The longest line of a message, with its line end. RFC 5321 §4.5.3.1.6 has 1000 octets.
+    pub text_line_max: Size,
+    /// Take messages in which a CR or an LF stands alone, and make a line end of it. It never ends a message.
+    pub mend_line_ends: bool,
+    /// Recipients of a message. RFC 5321 §4.5.3.1.8 wants at least 100.
+    pub recipients: usize,
+    /// Servers that a message may have been through, before it is said to run in a circle. RFC 5321 §6.3 wants at least 100.
+    pub hops: usize,
+    /// How long a client may be silent. RFC 5321 §4.5.3.2.7 wants at least 5 minutes.
+    pub idle_timeout: Span,
+    /// How long a client may refuse to take anything of what we send.
+    pub send_timeout: Span,
+    /// How long sessions and deliveries may finish after the order to stop.
+    pub grace: Span,
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Connections at the same time from one address (one /64 for IPv6).
+    pub connections_per_peer: usize,
+    /// Messages that may wait in the queue.
+    pub queue: usize,
+    /// How long to wait after the first try to deliver, after the second, and so on; the last one repeats.
+    pub retry: Vec<Span>,
+    /// How long after its arrival a message is given up, and its sender told. RFC 5321 §4.5.4.1 wants at least 4 days.
+    pub give_up: Span,
+    /// How long after its arrival the sender is told that it takes long; `"0 s"` tells nobody.
+    pub warn: Span,
+    /// Name servers that tell where mail goes, as address and port; empty asks those of /etc/resolv.conf.
+    pub resolvers: Vec<SocketAddr>,
+    /// Domains whose mail goes to a fixed host, without a look at MX: `{ "hamburger.edu" = "127.77.2.25:8025" }`.
+    pub routes: BTreeMap<String, String>,
+    /// The host that takes all mail to others; empty looks for each domain's own.
+    pub smart_host: String,
+    /// The port of other servers.
+    pub peer_port: u16,
+    /// The address that connections to other servers come from; `0.0.0.0` lets the system choose.
+    pub send_from: IpAddr,
+    /// Whether mail goes out over IPv6 too.
+    pub send_ipv6: bool,
+    /// How long to wait for a connection to another server.
+    pub connect_timeout: Span,
+    /// Connections to other servers at the same time.
+    pub deliveries: usize,
+    /// Connections at the same time to one destination.
+    pub deliveries_per_destination: usize,
+    /// How long a connection to another server waits for one more message.
+    pub reuse: Span,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv6Addr::UNSPECIFIED, 25).into()],
+            listen_submission: vec![],
+            listen_tls: vec![],
+            hostname: String::new(),
+            domains: vec![],
+            users: vec![],
+            aliases: BTreeMap::new(),
+            catch_all: String::new(),
+            separator: "+".to_owned(),
+            mailboxes: PathBuf::from("/var/lib/tomte/mail"),
+            quota: Size(0),
+            spool: PathBuf::from("/var/lib/tomte/smtp"),
+            allow: private_networks(),
+            allow_plaintext_auth: false,
+            verify: false,
+            fault_addresses: false,
+            greylist: Span::secs(0),
+            message_max: Size::mib(50),
+            text_line_max: Size(1000),
+            mend_line_ends: false,
+            recipients: 100,
+            hops: 100,
+            idle_timeout: Span::secs(300),
+            send_timeout: Span::secs(60),
+            grace: Span::secs(5),
+            connections: 1000,
+            connections_per_peer: 100,
+            queue: 100_000,
+            retry: [5, 15, 30, 60, 120].map(|minutes| Span::secs(60 * minutes)).to_vec(),
+            give_up: Span::secs(5 * 24 * 3600),
+            warn: Span::secs(4 * 3600),
+            resolvers: vec![],
+            routes: BTreeMap::new(),
+            smart_host: String::new(),
+            peer_port: 25,
+            send_from: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            send_ipv6: true,
+            connect_timeout: Span::secs(30),
+            deliveries: 50,
+            deliveries_per_destination: 5,
+            reuse: Span::secs(5),
+        }
+    }
+}
+
+/// A value that does not fit, with its key.
+fn unfit(key: &str, problem: impl fmt::Display) -> StartError {
+    StartError::Unfit { key: format!("smtp.{key}"), problem: problem.to_string() }
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(key: &str, text: &str) -> Result<T, StartError> {
+    text.parse().map_err(|error| unfit(key, format!("`{text}`: {error}")))
+}
+
+impl Config {
+    /// How we read and write. RFC 5321 §2.3.8: a line ends with CR LF and nothing else.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            line_end: LineEnd::CrLf,
+            line_octets_max: LINE_OCTETS_MAX,
+            idle: self.idle_timeout.0,
+            write: self.send_timeout.0,
+        }
+    }
+
+    /// What a message may be.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            octets_max: self.message_max.0,
+            line_octets_max: self.text_line_max.octets(),
+            hops_max: self.hops,
+            stray: if self.mend_line_ends { Stray::Mended } else { Stray::Refused },
+        }
+    }
+
+    /// When to try again.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            delays: self.retry.iter().map(|span| span.0).collect(),
+            give_up: self.give_up.0,
+            warn: (!self.warn.0.is_zero()).then_some(self.warn.0),
+            ..Schedule::default()
+        }
+    }
+
+    /// What the server calls itself.
+    pub fn name(&self, shared: &Shared) -> String {
+        if self.hostname.is_empty() { shared.host.to_string() } else { self.hostname.clone() }
+    }
+
+    /// Who is here. `addresses` are those that it listens on.
+    ///
+    /// # Errors
+    /// A domain or an alias is none.
+    pub fn house(&self, shared: &Shared, addresses: Vec<IpAddr>) -> Result<House, StartError> {
+        let name = self.name(shared);
+        name.parse::<Host>().map_err(|error| unfit("hostname", format!("`{name}`: {error}")))?;
+        let domains = self.domains.iter().map(|domain| parse("domains", domain));
+        let mut domains = domains.collect::<Result<Vec<Domain>, _>>()?;
+        if domains.is_empty() {
+            // RFC 5321 §4.5.1: there is always a postmaster, who needs an address.
+            domains.extend(name.parse());
+        }
+        let residents = if self.users.is_empty() {
+            Residents::Accounts(Arc::clone(&shared.accounts))
+        } else {
+            Residents::Named(self.users.iter().cloned().collect())
+        };
+        let mut aliases = HashMap::new();
+        for (name, targets) in &self.aliases {
+            let target = |target: &String| {
+                Target::parse(target).map_err(|error| unfit("aliases", format!("{name} = `{target}`: {error}")))
+            };
+            aliases.insert(name.to_lowercase(), targets.iter().map(target).collect::<Result<Vec<_>, _>>()?);
+        }
+        let mut characters = self.separator.chars();
+        let separator = characters.next();
+        if characters.next().is_some() {
+            return Err(unfit("separator", format!("`{}` is more than one character", self.separator)));
+        }
+        Ok(House {
+            name,
+            domains,
+            addresses,
+            residents,
+            aliases,
+            catch_all: (!self.catch_all.is_empty()).then(|| self.catch_all.clone()),
+            separator,
+            faults: if self.fault_addresses { Faults::On } else { Faults::Off },
+        })
+    }
+
+    /// Who takes mail to others.
+    ///
+    /// # Errors
+    /// A route or the smart host is none, or the system's name servers cannot be read.
+    pub fn couriers(&self, shared: &Shared, house: &House) -> Result<Couriers, StartError> {
+        let mut routes = HashMap::new();
+        for (domain, route) in &self.routes {
+            routes.insert(parse::<Domain>("routes", domain)?, parse::<Route>("routes", route)?);
+        }
+        let smart_host = (!self.smart_host.is_empty()).then(|| parse("smart_host", &self.smart_host)).transpose()?;
+        let settings = Settings {
+            hello: house.name.clone(),
+            resolvers: self.resolvers.clone(),
+            routes,
+            smart_host,
+            smart_host_login: None,
+            port: self.peer_port,
+            from: (!self.send_from.is_unspecified()).then_some(self.send_from),
+            our_names: house.domains.iter().cloned().chain(house.name.parse()).collect(),
+            ipv6: self.send_ipv6,
+            connect_timeout: self.connect_timeout.0.max(Duration::from_millis(1)),
+            timeouts: Timeouts::default(),
+        };
+        Couriers::new(settings, shared.transcript.clone(), &shared.metrics)
+            .map_err(|error| unfit("resolvers", format!("{error}; name servers with their ports")))
+    }
+}

@@ -1,0 +1,535 @@
+//! One client: carries out what the [session](crate::session) decides.
+
+use crate::{
+    address::{ForwardPath, Host, Mailbox, ReversePath},
+    body::{Incoming, Missing, Progress},
+    command::{Last, mask},
+    envelope::{Body, Envelope, Notify, Recipient},
+    greylist::Verdict as Grey,
+    local::{Letter, Room},
+    reply::Reply,
+    server::Office,
+    session::{
+        AUTH_LINE_OCTETS_MAX, Channel, Effect, LINE_OCTETS_MAX, Opening, Outcome, Purpose, Session, Step, Trouble,
+    },
+    spool::{Draft, Id, Stored},
+};
+use shared::{
+    accounts::Verdict,
+    maildir::Attempt,
+    message::Shown,
+    sasl::{Credentials, Proof},
+    transcript::{Conversation, Kind},
+    wire::{Role, Wire, WireError},
+};
+use std::{
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc2822};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// How much of a message is read at once.
+const CHUNK_OCTETS: usize = 64 << 10;
+/// A message may take an hour, and more if it comes faster than this. Somebody who types has time enough; whoever drips octets to
+/// keep a connection has not.
+const MESSAGE_TIME: Duration = Duration::from_hours(1);
+const OCTETS_PER_SECOND_MIN: u64 = 1024;
+
+/// How a conversation ended.
+enum End {
+    /// With words, that are still to be sent.
+    Goodbye,
+    /// Without: the client is gone.
+    Silence,
+    /// It goes on over TLS.
+    StartTls,
+}
+
+/// A client's visit.
+pub(crate) struct Visit {
+    office: Arc<Office>,
+    session: Session,
+    peer: IpAddr,
+    /// The message that is coming in, by DATA or in chunks.
+    receiving: Option<Receiving>,
+}
+
+/// A message that is coming in.
+struct Receiving {
+    incoming: Incoming,
+    vessel: Vessel,
+    began: Instant,
+    octets: u64,
+    from: ReversePath,
+    shown: Shown,
+}
+
+/// Where it goes.
+enum Vessel {
+    /// Into the queue.
+    Queue(Draft),
+    /// For one mailbox of ours, and nothing else is to be done with it: there it is as safe as in the queue, and is where it belongs.
+    Mailbox { letter: Letter, id: Id, to: Mailbox, account: String },
+    /// Nowhere: writing failed, and the rest is read so that the conversation stays in step.
+    Lost(Trouble),
+}
+
+impl Vessel {
+    fn buffer<'a>(&'a mut self, waste: &'a mut Vec<u8>) -> &'a mut Vec<u8> {
+        match self {
+            Vessel::Queue(draft) => draft.buffer(),
+            Vessel::Mailbox { letter, .. } => letter.buffer(),
+            Vessel::Lost(_) => {
+                waste.clear();
+                waste
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        match self {
+            Vessel::Queue(draft) => draft.is_full(),
+            Vessel::Mailbox { letter, .. } => letter.is_full(),
+            Vessel::Lost(_) => false,
+        }
+    }
+
+    /// Blocks.
+    fn spill(&mut self) -> io::Result<()> {
+        match self {
+            Vessel::Queue(draft) => draft.spill(),
+            Vessel::Mailbox { letter, .. } => letter.spill(),
+            Vessel::Lost(_) => Ok(()),
+        }
+    }
+}
+
+/// Serves a client until it leaves, falls silent, or we stop.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    office: Arc<Office>,
+    stream: S,
+    (channel, purpose): (Channel, Purpose),
+    talk: Conversation,
+    shutdown: &CancellationToken,
+) {
+    let peer = talk.remote().ip();
+    let relay = office.may_relay(peer);
+    let (session, greeting) = Session::new(Arc::clone(&office.terms), channel, purpose, relay);
+    let mut visit = Visit { session, peer, receiving: None, office };
+    let mut wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
+    visit.say(&mut wire, &greeting);
+    match visit.converse(&mut wire, shutdown).await {
+        End::Silence => {}
+        // The client may be gone, which is how sessions end: there is nobody left to tell.
+        End::Goodbye => drop(wire.close().await),
+        // Boxed, so that those who need no TLS do not carry its size.
+        End::StartTls => Box::pin(visit.go_on_encrypted(wire, shutdown)).await,
+    }
+}
+
+impl Visit {
+    async fn go_on_encrypted<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &mut self,
+        wire: Wire<S>,
+        shutdown: &CancellationToken,
+    ) {
+        let Some(acceptor) = self.office.acceptor.clone() else { return };
+        // RFC 3207 §4.2 and CVE-2011-0411: what came behind STARTTLS in clear is dropped here.
+        let Ok(unwired) = wire.into_stream_for_tls().await else { return };
+        let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(unwired.stream)).await else { return };
+        self.session.encrypted();
+        let mut wire = unwired.rest.over(stream);
+        if let End::Goodbye = self.converse(&mut wire, shutdown).await {
+            drop(wire.close().await);
+        }
+    }
+
+    fn say<S: AsyncRead + AsyncWrite + Unpin>(&self, wire: &mut Wire<S>, reply: &Reply) {
+        reply.lines(self.session.codes()).for_each(|line| wire.say(line));
+    }
+
+    async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &mut self,
+        wire: &mut Wire<S>,
+        shutdown: &CancellationToken,
+    ) -> End {
+        let host = self.office.terms.house.name.clone();
+        loop {
+            // A stop is noticed between two commands, never within one.
+            let line = match shutdown.run_until_cancelled(wire.line()).await {
+                Some(Ok(line)) => line,
+                // RFC 5321 §3.8: 421 before a connection is closed that the client did not close.
+                Some(Err(WireError::TimedOut)) => {
+                    self.say(wire, &Reply::timed_out(&host));
+                    return End::Goodbye;
+                }
+                Some(Err(reason)) => return gone(wire, &reason),
+                None => {
+                    self.say(wire, &Reply::stopping(&host));
+                    return End::Goodbye;
+                }
+            };
+            let mut step = self.session.on_line(&line);
+            loop {
+                step = match step {
+                    Step::Perform(effect) => {
+                        let outcome = self.perform(effect, wire, shutdown).await;
+                        self.session.on_outcome(outcome)
+                    }
+                    Step::ReadText(reply) => {
+                        self.say(wire, &reply);
+                        match self.receive(wire, None).await {
+                            Ok(outcome) => self.session.on_outcome(outcome),
+                            Err(reason) => return self.lost(wire, &reason),
+                        }
+                    }
+                    Step::ReadChunk { octets, last } => match self.receive(wire, Some((octets, last))).await {
+                        Ok(outcome) => self.session.on_outcome(outcome),
+                        Err(reason) => return self.lost(wire, &reason),
+                    },
+                    Step::SkipChunk { octets, reply } => match skip(wire, octets).await {
+                        Ok(()) => {
+                            self.say(wire, &reply);
+                            break;
+                        }
+                        Err(reason) => return self.lost(wire, &reason),
+                    },
+                    Step::Reply(reply) => {
+                        self.say(wire, &reply);
+                        break;
+                    }
+                    Step::Challenge(reply) => {
+                        self.say(wire, &reply);
+                        wire.next_line_is_secret();
+                        break;
+                    }
+                    Step::StartTls(reply) => {
+                        self.say(wire, &reply);
+                        return End::StartTls;
+                    }
+                    Step::Close(reply) => {
+                        self.say(wire, &reply);
+                        return End::Goodbye;
+                    }
+                };
+            }
+            // A message that comes in chunks and was given up (RSET, EHLO) leaves nothing.
+            if !self.session.is_chunking() {
+                self.receiving = None;
+            }
+            let long = self.session.is_authenticating();
+            wire.set_line_octets_max(if long { AUTH_LINE_OCTETS_MAX } else { LINE_OCTETS_MAX });
+        }
+    }
+
+    /// The client fell silent, or left, within a message: it is no message.
+    fn lost<S: AsyncRead + AsyncWrite + Unpin>(&mut self, wire: &mut Wire<S>, reason: &WireError) -> End {
+        self.receiving = None;
+        if let WireError::TimedOut = reason {
+            let reply = Reply::timed_out(&self.office.terms.house.name);
+            self.say(wire, &reply);
+            return End::Goodbye;
+        }
+        gone(wire, reason)
+    }
+
+    async fn perform<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        effect: Effect,
+        wire: &mut Wire<S>,
+        shutdown: &CancellationToken,
+    ) -> Outcome {
+        match effect {
+            Effect::Verify(credentials) => {
+                let (outcome, pause) = self.verify(&credentials).await;
+                if let Some(pause) = pause {
+                    // Answers to what was said before need not wait with it.
+                    let _ = wire.flush().await;
+                    shutdown.run_until_cancelled(sleep(pause)).await;
+                }
+                outcome
+            }
+            Effect::FetchKeys(user) => match self.office.accounts.wait(self.peer, Instant::now()) {
+                Some(wait) => Outcome::TooSoon(wait),
+                None => match self.office.nonce() {
+                    Some(nonce) => Outcome::Keys { keys: self.office.accounts.scram(&user), nonce },
+                    None => Outcome::CannotTell,
+                },
+            },
+            Effect::Admit { from, to, mailboxes, octets, pause } => {
+                if !pause.is_zero() {
+                    let _ = wire.flush().await;
+                    shutdown.run_until_cancelled(sleep(pause)).await;
+                }
+                self.admit(&from, &to, &mailboxes, octets).await
+            }
+            Effect::Open(opening) => self.open(*opening, wire.conversation()).await,
+        }
+    }
+
+    /// What comes of it, and how long the answer waits.
+    async fn verify(&self, credentials: &Credentials) -> (Outcome, Option<Duration>) {
+        let Office { accounts, counters, .. } = &*self.office;
+        let (user, now) = (credentials.user(), Instant::now());
+        let verdict = match credentials {
+            Credentials::Password { secret, .. } => accounts.verify(user, secret, self.peer, now).await,
+            Credentials::Scram { proof, .. } => accounts.judge(user, self.peer, now, |_| *proof != Proof::Wrong),
+        };
+        match verdict {
+            Verdict::Welcome => {
+                counters.welcome.inc();
+                (Outcome::Verified, None)
+            }
+            Verdict::Denied { because, pause } => {
+                counters.denied.inc();
+                tracing::info!(user, peer = %self.peer, ?because, "denied");
+                (Outcome::Denied, Some(pause))
+            }
+            Verdict::TooSoon { wait } => (Outcome::TooSoon(wait), None),
+            Verdict::CannotTell => (Outcome::CannotTell, None),
+        }
+    }
+
+    /// Greylist and quota.
+    async fn admit(&self, from: &ReversePath, to: &ForwardPath, mailboxes: &[Mailbox], octets: Option<u64>) -> Outcome {
+        let office = &self.office;
+        if self.session.user().is_none()
+            && let Grey::Later(wait) =
+                office.greylist().judge(self.peer, &from.to_string(), &to.to_string(), Instant::now())
+        {
+            return Outcome::Refused(Reply::greylisted(wait));
+        }
+        if !office.mailboxes.has_quota() {
+            return Outcome::Admitted;
+        }
+        let house = &office.terms.house;
+        let ours = mailboxes.iter().filter(|mailbox| house.is_ours(mailbox.host()));
+        for account in ours.filter_map(|mailbox| house.account(mailbox.local())) {
+            let (mailboxes, octets) = (Arc::clone(&office.mailboxes), octets.unwrap_or(1));
+            match spawn_blocking(move || mailboxes.room(&account, octets)).await {
+                Ok(Ok(Room::Enough)) => {}
+                Ok(Ok(Room::NotNow)) => return Outcome::Refused(Reply::mailbox_full(to)),
+                Ok(Ok(Room::Never { quota })) => return Outcome::Refused(Reply::larger_than_mailbox(to, quota)),
+                Ok(Err(error)) => {
+                    tracing::error!(%to, %error, "cannot tell how full a mailbox is");
+                    return Outcome::Trouble(Trouble::Disk);
+                }
+                Err(_) => return Outcome::Trouble(Trouble::Disk),
+            }
+        }
+        Outcome::Admitted
+    }
+
+    // --- A message comes in ------------------------------------------------------------------------------------------
+
+    async fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
+        let Opening { envelope, client, with, purpose } = opening;
+        let office = &self.office;
+        if office.queue.is_full() {
+            return Outcome::Trouble(Trouble::QueueFull);
+        }
+        let now = SystemTime::now();
+        let id = Id::new(now);
+        let date = OffsetDateTime::from(now).format(&Rfc2822).unwrap_or_default();
+        let from = match (&envelope.recipients[..], &self.session.user()) {
+            ([one], _) => format!("\r\n\tfor <{}>", one.to),
+            _ => String::new(),
+        };
+        // RFC 5321 §4.4: who it says to be and whence it came; RFC 3848 §1: how. A recipient is named only if it is the only one, or
+        // the others would learn of it.
+        let received = format!(
+            "Received: from {client} ({})\r\n\tby {} with {with} id {id}{from};\r\n\t{date}\r\n",
+            Host::Literal(self.peer),
+            office.terms.house.name,
+        );
+        let missing = (purpose == Purpose::Submission).then(|| Missing {
+            date: format!("Date: {date}"),
+            message_id: format!("Message-ID: <{id}@{}>", office.terms.house.name),
+        });
+        let sender = envelope.from.clone();
+        let mut vessel = match office.straight_to_mailbox(&envelope, id).await {
+            Some((letter, to, account)) => Vessel::Mailbox { letter, id, to, account },
+            None => Vessel::Queue(office.queue.spool().draft(id, envelope)),
+        };
+        vessel.buffer(&mut vec![]).extend_from_slice(received.as_bytes());
+        self.receiving = Some(Receiving {
+            incoming: Incoming::text(office.config.bounds(), missing),
+            vessel,
+            began: Instant::now(),
+            octets: 0,
+            from: sender,
+            shown: Shown::new(talk, Kind::Client),
+        });
+        Outcome::Opened
+    }
+
+    /// Reads the message up to its dot, or so many octets of it.
+    async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        wire: &mut Wire<S>,
+        chunk: Option<(u64, Last)>,
+    ) -> Result<Outcome, WireError> {
+        let Some(mut receiving) = self.receiving.take() else { return Ok(Outcome::Trouble(Trouble::Disk)) };
+        if let Some((octets, _)) = chunk {
+            receiving.incoming.chunk(octets);
+        }
+        wire.flush().await?;
+        let idle = self.office.config.idle_timeout.0;
+        let mut waste = vec![];
+        loop {
+            let (stream, input) = wire.parts_mut();
+            let before = input.len();
+            let watched = receiving.shown.wants_more().then(|| input.clone());
+            let progress = receiving.incoming.take(input, receiving.vessel.buffer(&mut waste));
+            let taken = before - input.len();
+            receiving.octets += taken as u64;
+            receiving.shown.push_some(watched.as_deref().map(|octets| &octets[..taken]), taken);
+            if receiving.vessel.is_full() && receiving.incoming.flaw().is_none() {
+                receiving.vessel = spill(receiving.vessel).await;
+            }
+            if progress == Progress::End {
+                break;
+            }
+            let allowed = MESSAGE_TIME.max(Duration::from_secs(receiving.octets / OCTETS_PER_SECOND_MIN));
+            let left = allowed.saturating_sub(receiving.began.elapsed()).min(idle);
+            input.reserve(CHUNK_OCTETS);
+            match timeout(left, stream.read_buf(input)).await {
+                Err(_) => return Err(WireError::TimedOut),
+                Ok(Ok(0)) => return Err(WireError::Closed),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+        if let Some((_, Last::No)) = chunk {
+            let flaw = receiving.incoming.flaw();
+            if flaw.is_none() {
+                self.receiving = Some(receiving);
+            }
+            return Ok(flaw.map_or(Outcome::ChunkRead, Outcome::Flawed));
+        }
+        Ok(self.store(receiving, wire.conversation()).await)
+    }
+
+    /// The message is whole: makes it safe.
+    async fn store(&mut self, receiving: Receiving, talk: &Conversation) -> Outcome {
+        let Receiving { mut incoming, mut vessel, from, shown, .. } = receiving;
+        incoming.finish(vessel.buffer(&mut vec![]));
+        shown.tell(talk);
+        if let Some(flaw) = incoming.flaw() {
+            return Outcome::Flawed(flaw);
+        }
+        // RFC 6152 §3 lets only those bodies have octets beyond ASCII that are declared so. Many clients do not bother; what the
+        // message has counts, so that it is not damaged on its further way.
+        let body = if incoming.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
+        let (peer, connection) = (self.peer, talk.id());
+        let octets = incoming.octets();
+        let outcome = match vessel {
+            Vessel::Lost(trouble) => return Outcome::Trouble(trouble),
+            Vessel::Queue(draft) => {
+                let stored = spawn_blocking(move || draft.commit(body)).await;
+                match stored.unwrap_or_else(|died| Err(io::Error::other(died))) {
+                    Ok(stored) => {
+                        let Stored { id, envelope, .. } = &stored;
+                        let id = *id;
+                        tracing::info!(%id, connection, %peer, %from, recipients = envelope.recipients.len(), octets, "accepted");
+                        self.office.queue.add(stored, Some(connection));
+                        Ok(id)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Vessel::Mailbox { letter, id, to, account } => {
+                let mailboxes = Arc::clone(&self.office.mailboxes);
+                let placed = spawn_blocking(move || {
+                    // Its size is known now. Other messages may have come meanwhile.
+                    match mailboxes.room(&account, octets)? {
+                        Room::Enough => letter.commit(),
+                        Room::NotNow | Room::Never { .. } => Err(io::ErrorKind::QuotaExceeded.into()),
+                    }
+                })
+                .await;
+                placed.unwrap_or_else(|died| Err(io::Error::other(died))).map(|_| {
+                    tracing::info!(%id, connection, %peer, %from, recipients = 1, octets, "accepted");
+                    tracing::info!(%id, %to, tries = 1, how = "while its client waited", "delivered");
+                    self.office.queue.counters().delivered.inc();
+                    id
+                })
+            }
+        };
+        match outcome {
+            Ok(id) => {
+                self.office.queue.counters().accepted.inc();
+                talk.note(&format!("the message is safe on disk as {id}"));
+                Outcome::Stored { id: id.to_string() }
+            }
+            Err(error) => {
+                tracing::error!(connection, %error, "cannot store a message");
+                Outcome::Trouble(Trouble::from(&error))
+            }
+        }
+    }
+}
+
+impl Office {
+    /// Where a message goes that is for one mailbox of ours and nothing else: no copy elsewhere, no report of success.
+    async fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox, String)> {
+        let [Recipient { to, notify, .. }] = &envelope.recipients[..] else { return None };
+        let house = &self.terms.house;
+        if !house.is_ours(to.host()) || matches!(notify, Notify::Of(occasions) if occasions.success) {
+            return None;
+        }
+        let account = house.account(to.local())?;
+        let name = self.mailboxes.name(id, 0).ok()?;
+        let letter = self.mailboxes.letter(&account, name, Attempt::First, &envelope.from).ok()?;
+        // One look at a directory that is in memory.
+        (!self.mailboxes.forwards(&account)).then(|| (letter, to.clone(), account))
+    }
+}
+
+/// Writes what waits in memory.
+async fn spill(mut vessel: Vessel) -> Vessel {
+    let spilled = spawn_blocking(move || match vessel.spill() {
+        Ok(()) => vessel,
+        Err(error) => {
+            tracing::error!(%error, "cannot store a message");
+            Vessel::Lost(Trouble::from(&error))
+        }
+    });
+    spilled.await.unwrap_or(Vessel::Lost(Trouble::Disk))
+}
+
+/// RFC 3030 §2: reads and drops the octets of a chunk that was refused.
+async fn skip<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, mut octets: u64) -> Result<(), WireError> {
+    let idle = wire.idle();
+    while octets > 0 {
+        let (stream, input) = wire.parts_mut();
+        let now = usize::try_from(octets).unwrap_or(usize::MAX).min(input.len());
+        drop(input.split_to(now));
+        octets -= now as u64;
+        if octets > 0 {
+            match timeout(idle, stream.read_buf(input)).await {
+                Err(_) => return Err(WireError::TimedOut),
+                Ok(Ok(0)) => return Err(WireError::Closed),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn gone<S: AsyncRead + AsyncWrite + Unpin>(wire: &Wire<S>, reason: &WireError) -> End {
+    let connection = wire.conversation().id();
+    tracing::debug!(connection, %reason, last = wire.last_lines(), "session ends without QUIT");
+    End::Silence
+}
