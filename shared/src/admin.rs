@@ -8,6 +8,8 @@
 //! | `/events` | server-sent events: the live transcript; `?daemon=web&host=www.someschool.edu&connection=7` narrows it |
 //! | `/cache` | what caches hold, one line for each entry; `?host=resolver.crepes.fr` only one |
 //! | `POST /cache/NAME` | makes caches forget NAME and all below it; `.` is everything |
+//! | `/queue` | what waits to be delivered; `/queue/show/ID` one message of it |
+//! | `POST /queue/ACTION/ID` | `flush`, `hold`, `release` or `delete` a message; `all` for every one |
 //! | `POST /reload` | tells daemons to read their files anew, `?daemon=dns&host=ns.crepes.fr` only some; JSON: how each fared |
 //!
 //! GET only shows. Transcripts hold what users say, so the socket is readable by its owner and group only, and
@@ -98,9 +100,9 @@ pub struct Reloaded {
     pub problem: Option<String>,
 }
 
-/// What a daemon's cache says: to be listed, or to forget a name.
+/// What a daemon says about its cache or its queue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Cached {
+pub struct Answered {
     /// `dns`, `web` ...
     pub daemon: String,
     /// The lab host or machine.
@@ -118,6 +120,9 @@ pub enum CacheQuestion {
     Purge(String),
 }
 
+/// How a daemon answers about its queue, of an action and perhaps the message that it is about; an error is what would be right.
+type QueueAnswer = Arc<dyn Fn(&str, Option<&str>) -> Result<Vec<String>, String> + Send + Sync>;
+
 /// How a daemon answers about its cache: lines.
 type CacheAnswer = Arc<dyn Fn(&CacheQuestion) -> Vec<String> + Send + Sync>;
 
@@ -130,6 +135,7 @@ pub struct Directory {
     entries: Arc<Mutex<Vec<Entry>>>,
     reloads: Arc<Mutex<Vec<(String, String, Reload)>>>,
     caches: Arc<Mutex<Vec<(String, String, CacheAnswer)>>>,
+    queues: Arc<Mutex<Vec<(String, String, QueueAnswer)>>>,
 }
 
 impl Directory {
@@ -154,11 +160,29 @@ impl Directory {
         caches.push((daemon.to_owned(), host.to_owned(), Arc::new(answer)));
     }
 
+    /// How a daemon answers about its queue. It may block.
+    pub fn on_queue(
+        &self,
+        daemon: &str,
+        host: &str,
+        answer: impl Fn(&str, Option<&str>) -> Result<Vec<String>, String> + Send + Sync + 'static,
+    ) {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.push((daemon.to_owned(), host.to_owned(), Arc::new(answer)));
+    }
+
+    /// Asks the queues that pass the filter. Blocks.
+    fn queued(&self, filter: &Filter, action: &str, argument: Option<&str>) -> Result<Vec<Answered>, String> {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let wanted = queues.into_iter().filter(|(daemon, host, _)| filter.wants_daemon(daemon, host));
+        wanted.map(|(daemon, host, answer)| Ok(Answered { daemon, host, lines: answer(action, argument)? })).collect()
+    }
+
     /// Asks the caches that pass the filter.
-    fn cached(&self, filter: &Filter, question: &CacheQuestion) -> Vec<Cached> {
+    fn cached(&self, filter: &Filter, question: &CacheQuestion) -> Vec<Answered> {
         let caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let wanted = caches.into_iter().filter(|(daemon, host, _)| filter.wants_daemon(daemon, host));
-        wanted.map(|(daemon, host, answer)| Cached { daemon, host, lines: answer(question) }).collect()
+        wanted.map(|(daemon, host, answer)| Answered { daemon, host, lines: answer(question) }).collect()
     }
 
     /// Tells those that pass the filter to read their files anew, one after the other.
@@ -327,6 +351,16 @@ async fn answer(request: &Request<Incoming>, entrance: Entrance, view: View) -> 
             let name = path.strip_prefix("/cache/").unwrap_or_default().to_owned();
             page(StatusCode::OK, JSON, json(&view.directory.cached(&filter(), &CacheQuestion::Purge(name))))
         }
+        (&Method::GET | &Method::HEAD, path) if path == "/queue" || path.starts_with("/queue/show/") => {
+            let id = path.strip_prefix("/queue/show/").map(str::to_owned);
+            queue(view, filter(), if id.is_some() { "show" } else { "list" }.to_owned(), id).await
+        }
+        (&Method::POST, path) if entrance == Entrance::Unix && path.starts_with("/queue/") => {
+            let words = path.trim_start_matches("/queue/");
+            let (action, id) =
+                words.split_once('/').map_or((words, None), |(action, id)| (action, Some(id.to_owned())));
+            queue(view, filter(), action.to_owned(), id).await
+        }
         (&Method::POST, "/reload") if entrance == Entrance::Unix => {
             let filter = filter();
             match tokio::task::spawn_blocking(move || view.directory.reload(&filter)).await {
@@ -351,6 +385,15 @@ async fn answer(request: &Request<Incoming>, entrance: Entrance, view: View) -> 
             page(StatusCode::NOT_FOUND, TEXT, "try /healthz, /metrics, /status or /events\n".to_owned())
         }
         _ => page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET: this page shows and changes nothing\n".to_owned()),
+    }
+}
+
+async fn queue(view: View, filter: Filter, action: String, id: Option<String>) -> Response<Body> {
+    let answer = move || view.directory.queued(&filter, &action, id.as_deref());
+    match tokio::task::spawn_blocking(answer).await {
+        Ok(Ok(answered)) => page(StatusCode::OK, "application/json", json(&answered)),
+        Ok(Err(problem)) => page(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", format!("{problem}\n")),
+        Err(died) => page(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", format!("{died}\n")),
     }
 }
 

@@ -257,6 +257,11 @@ impl<C> Daemon<C> {
         notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
+    /// Where the daemon says how it answers about itself.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// What to do with a new configuration at SIGHUP. If it returns an error, the daemon keeps the old one.
     pub fn on_reload(&self, reload: impl Fn(C) -> Result<(), StartError> + Send + 'static) {
         *self.reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(reload));

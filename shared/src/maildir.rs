@@ -167,7 +167,10 @@ impl Maildir {
             read_dir(dir.as_fd(), |name| {
                 let told =
                     base(name).split(|octet| *octet == b',').skip(1).find_map(|f| number(f.strip_prefix(b"S=")?));
-                let asked = || statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size as u64);
+                let asked = || {
+                    statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                        .map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+                };
                 octets += told.unwrap_or_else(asked);
             })?;
         }

@@ -26,6 +26,12 @@ pub struct Network {
 }
 
 impl Network {
+    /// The network of as many bits at another address.
+    #[must_use]
+    pub fn map_address(self, map: impl FnOnce(IpAddr) -> IpAddr) -> Self {
+        Self { address: map(self.address), ..self }
+    }
+
     /// Whether `address` is in it. An IPv4 address that came in IPv6's clothes (`::ffff:10.0.0.1`, RFC 4291 §2.5.5.2) is the
     /// IPv4 address.
     pub fn contains(self, address: IpAddr) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::client::{Whom, get, post};
 use anyhow::bail;
-use shared::admin::{Cached, Filter};
+use shared::admin::{Answered, Filter};
 use std::io::{Read, Write};
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
@@ -48,7 +48,7 @@ pub(crate) fn cache(command: &Command) -> anyhow::Result<()> {
         }
     };
     let filter = Filter { daemon: None, host: which.host.clone(), connection: None };
-    let mut caches: Vec<Cached> = vec![];
+    let mut caches: Vec<Answered> = vec![];
     for socket in which.whom.sockets()? {
         let path = format!("{page}?{}", filter.to_query());
         let mut json = String::new();
@@ -61,7 +61,7 @@ pub(crate) fn cache(command: &Command) -> anyhow::Result<()> {
         bail!("nobody has a cache {which}; the lab's local name servers are called resolver.*");
     }
     let mut out = std::io::stdout().lock();
-    for Cached { host, lines, .. } in caches {
+    for Answered { host, lines, .. } in caches {
         writeln!(out, "{host}: {}", if lines.is_empty() { "empty" } else { "" })?;
         for line in lines {
             writeln!(out, "  {line}")?;

@@ -38,6 +38,7 @@ fn check_tables(settings: &Settings) -> Result<(), ConfigError> {
     settings.table::<wordlength::Config>("wordlength")?;
     settings.table::<dns::Config>("dns")?;
     settings.table::<pop3::Config>("pop3")?;
+    settings.table::<smtp::Config>("smtp")?;
     settings.table::<web::Config>("web")?;
     Ok(())
 }
@@ -51,7 +52,7 @@ mod tests {
     const MANUAL: &str = include_str!("../../../config/tomte.toml");
 
     /// Where the struct of each table is, with the comments on its fields.
-    const SOURCES: [(&str, &str); 9] = [
+    const SOURCES: [(&str, &str); 10] = [
         ("log", include_str!("../../../shared/src/logging.rs")),
         ("admin", include_str!("../../../shared/src/admin.rs")),
         ("transcript", include_str!("../../../shared/src/transcript.rs")),
@@ -61,6 +62,7 @@ mod tests {
         ("web", include_str!("../../web/src/config.rs")),
         ("dns", include_str!("../../dns/src/config.rs")),
         ("pop3", include_str!("../../pop3/src/config.rs")),
+        ("smtp", include_str!("../../smtp/src/config.rs")),
     ];
 
     /// The fields of `pub struct Config`, each with its comment as one line.
@@ -135,6 +137,7 @@ mod tests {
         same::<web::Config>(&settings, "web");
         same::<dns::Config>(&settings, "dns");
         same::<pop3::Config>(&settings, "pop3");
+        same::<smtp::Config>(&settings, "smtp");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) struct Host {
     pub(crate) name: String,
     /// `10.77.x.y`, as the containers have it.
     pub(crate) address: Ipv4Addr,
-    /// A command to try first. `{http}`, `{https}`, `{tcp}`, `{pop3}` and `{dig}` stand for address and port.
+    /// A command to try first. `{http}`, `{https}`, `{tcp}`, `{smtp}`, `{pop3}` and `{dig}` stand for address and port.
     #[serde(default)]
     pub(crate) r#try: String,
     #[serde(default)]
@@ -34,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) dns: Option<dns::Config>,
     #[serde(default)]
     pub(crate) pop3: Option<pop3::Config>,
+    #[serde(default)]
+    pub(crate) smtp: Option<smtp::Config>,
 }
 
 /// Which ports the one-process lab uses.
@@ -76,7 +78,12 @@ impl Lab {
                 .pop3
                 .as_ref()
                 .is_some_and(|pop3| pop3.listen != pop3::Config::default().listen || !pop3.listen_tls.is_empty());
-            if web || wordlength == Some(true) || dns == Some(true) || pop3 {
+            let smtp = host.smtp.as_ref().is_some_and(|smtp| {
+                let usual = smtp::Config::default();
+                [&smtp.listen, &smtp.listen_submission, &smtp.listen_tls]
+                    != [&usual.listen, &usual.listen_submission, &usual.listen_tls]
+            });
+            if web || wordlength == Some(true) || dns == Some(true) || pop3 || smtp {
                 return Err(unfit(format!("{}: `listen` has no place here, a host serves at its address", host.name)));
             }
             if let Some(twin) = lab.host[..index].iter().find(|h| h.name == host.name || h.address == host.address) {
@@ -107,11 +114,21 @@ fn on_loopback(who: &str) -> String {
     if who.starts_with("10.") { "127.0.0.0/8".to_owned() } else { who.to_owned() }
 }
 
+/// `10.77.x.y` among containers is `127.77.x.y` in one process.
+fn loopback(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) if v4.octets()[0] == 10 => {
+            let [_, b, c, d] = v4.octets();
+            Ipv4Addr::new(127, b, c, d).into()
+        }
+        other => other,
+    }
+}
+
 impl Host {
     /// Its address in the one-process lab: the same with 127 in front.
     pub(crate) fn loopback(&self) -> IpAddr {
-        let [_, b, c, d] = self.address.octets();
-        Ipv4Addr::new(127, b, c, d).into()
+        loopback(self.address.into())
     }
 
     /// Gives the daemons their addresses, and makes relative paths begin in `state`.
@@ -155,6 +172,24 @@ impl Host {
             pop3.listen = vec![at(110)];
             pop3.listen_tls = vec![at(995)];
             pop3.mailboxes = state.join(&pop3.mailboxes);
+        }
+        if let Some(smtp) = &mut self.smtp {
+            smtp.listen = vec![at(25)];
+            smtp.listen_submission = vec![at(587)];
+            smtp.listen_tls = vec![at(465)];
+            smtp.mailboxes = state.join(&smtp.mailboxes);
+            smtp.spool = state.join("smtp").join(&self.name);
+            // The same hosts, with 127 in front.
+            for resolver in &mut smtp.resolvers {
+                *resolver = SocketAddr::new(loopback(resolver.ip()), ports.map(resolver.port()));
+            }
+            for network in &mut smtp.allow {
+                *network = network.map_address(loopback);
+            }
+            smtp.peer_port = ports.map(25);
+            // Both ends of a delivery show the same addresses, as they would in a network.
+            smtp.send_from = address;
+            smtp.send_ipv6 = false;
         }
         if let Some(wordlength) = &mut self.wordlength {
             wordlength.listen = vec![at(7777)];

@@ -21,6 +21,7 @@ mod zone;
 
 mod cache;
 mod check;
+mod queue;
 
 use clap::{Parser, Subcommand};
 use shared::daemon::{EXIT_CONFIG, StartError};
@@ -35,6 +36,7 @@ const EXAMPLES: &str = "Examples:\n  \
     tomte zone reload ns.crepes.fr         after its zone file was changed\n  \
     tomte dns trace www.someschool.edu     who asks whom for a name\n  \
     tomte cache list                       what the local name servers remember\n  \
+    tomte queue list                       the mail that waits, for whom, and why\n  \
     tomte check-config /etc/tomte/tomte.toml\n";
 
 /// A lab network of small, real internet servers
@@ -59,6 +61,9 @@ enum Command {
     /// Show what the local name servers remember, or make them forget
     #[command(subcommand, before_help = cache::EXAMPLES)]
     Cache(cache::Command),
+    /// Show the mail that waits, or make it go on
+    #[command(subcommand, before_help = queue::EXAMPLES)]
+    Queue(queue::Command),
     /// See how a name is found
     #[command(subcommand, before_help = trace::EXAMPLES)]
     Dns(trace::Command),
@@ -76,6 +81,7 @@ fn main() -> ExitCode {
         Command::Events(arguments) => events::events(&arguments),
         Command::Zone(command) => zone::zone(&command),
         Command::Cache(command) => cache::cache(&command),
+        Command::Queue(command) => queue::queue(&command),
         Command::Dns(command) => trace::dns(&command),
         Command::CheckConfig { files } => check::check(&files),
     };

@@ -165,6 +165,7 @@ struct Started {
     /// With what its zones are read from.
     dns: Option<(dns::Server, dns::Config)>,
     pop3: Option<pop3::Server>,
+    smtp: Option<smtp::Server>,
     wordlength: Option<wordlength::Server>,
 }
 
@@ -179,12 +180,15 @@ impl Started {
             let dns = dns.transpose()?;
             let pop3 = host.pop3.clone();
             let pop3 = pop3.map(|config| pop3::Server::bind(config, &shared("pop3"))).transpose()?;
+            let smtp = host.smtp.clone();
+            let smtp = smtp.map(|config| smtp::Server::bind(config, &shared("smtp"))).transpose()?;
             let wordlength = host.wordlength.clone();
             let wordlength =
                 wordlength.map(|config| wordlength::Server::bind(config, &shared("wordlength"))).transpose()?;
             let of = |daemon, endpoints: Vec<Endpoint>| endpoints.into_iter().map(move |endpoint| (daemon, endpoint));
             let endpoints = web.iter().flat_map(|server| of("web", server.local_addrs()));
             let endpoints = endpoints.chain(dns.iter().flat_map(|(server, _)| of("dns", server.local_addrs())));
+            let endpoints = endpoints.chain(smtp.iter().flat_map(|server| of("smtp", server.local_addrs())));
             let endpoints = endpoints.chain(pop3.iter().flat_map(|server| of("pop3", server.local_addrs())));
             let endpoints =
                 endpoints.chain(wordlength.iter().flat_map(|server| of("wordlength", server.local_addrs())));
@@ -199,13 +203,13 @@ impl Started {
             let dig = endpoints.iter().find(|(daemon, _)| *daemon == "dns").map(|(_, endpoint)| endpoint.address);
             let dig = dig.map(|address| format!("{} -p {}", address.ip(), address.port())).unwrap_or_default();
             let suggestion = suggestion.replace("{dig}", &dig);
-            Ok(Self { name: host.name.clone(), suggestion, endpoints, web, dns, pop3, wordlength })
+            Ok(Self { name: host.name.clone(), suggestion, endpoints, web, dns, pop3, smtp, wordlength })
         };
         bind().map_err(|error| cure(&host.name, error))
     }
 
     fn serve(self, process: &Process, tasks: &TaskTracker, shutdown: &CancellationToken) {
-        for daemon in ["web", "dns", "pop3", "wordlength"] {
+        for daemon in ["web", "dns", "smtp", "pop3", "wordlength"] {
             let addresses = self.endpoints.iter().filter(|(of, _)| *of == daemon);
             let addresses: Vec<String> = addresses.map(|(_, endpoint)| endpoint.to_string()).collect();
             if !addresses.is_empty() {
@@ -223,6 +227,11 @@ impl Started {
                 process.directory.on_cache("dns", &self.name, move |question| about_cache(&resolver, question));
             }
             tasks.spawn(end(self.name.clone(), "dns", shutdown.clone(), server.run(shutdown.clone())));
+        }
+        if let Some(server) = self.smtp {
+            let queue = server.queue();
+            process.directory.on_queue("smtp", &self.name, move |action, id| queue.about(action, id));
+            tasks.spawn(end(self.name.clone(), "smtp", shutdown.clone(), server.run(shutdown.clone())));
         }
         if let Some(server) = self.pop3 {
             tasks.spawn(end(self.name.clone(), "pop3", shutdown.clone(), server.run(shutdown.clone())));

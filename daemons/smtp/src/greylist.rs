@@ -59,7 +59,7 @@ impl Greylist {
         let (seen, verdict) = match seen {
             None => (Seen::Once { at: now }, Verdict::Later(self.wait)),
             Some(Seen::Once { at }) if now.duration_since(at) < self.wait => {
-                (Seen::Once { at }, Verdict::Later(self.wait - now.duration_since(at)))
+                (Seen::Once { at }, Verdict::Later(self.wait.saturating_sub(now.duration_since(at))))
             }
             Some(_) => (Seen::Welcome { until: now + KNOWN_FOR }, Verdict::Welcome),
         };

@@ -191,13 +191,12 @@ impl Letter {
 
     /// Writes what waits in memory.
     pub(crate) fn spill(&mut self) -> io::Result<()> {
-        let (_, delivery) = match &mut self.begun {
-            Some(begun) => begun,
-            None => {
-                let maildir = Maildir::open_or_create(&self.path)?;
-                let delivery = maildir.deliver(self.name.clone(), self.attempt)?;
-                self.begun.insert((maildir, delivery))
-            }
+        let (_, delivery) = if let Some(begun) = &mut self.begun {
+            begun
+        } else {
+            let maildir = Maildir::open_or_create(&self.path)?;
+            let delivery = maildir.deliver(self.name.clone(), self.attempt)?;
+            self.begun.insert((maildir, delivery))
         };
         delivery.write_all(&self.buffer)?;
         self.buffer.clear();

@@ -124,6 +124,12 @@ impl Counters {
     }
 }
 
+impl Counters {
+    fn waiting(&self, book: &Book) {
+        self.waiting.set(i64::try_from(book.messages.len()).unwrap_or(i64::MAX));
+    }
+}
+
 /// The queue. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Queue(Arc<Inner>);
@@ -216,7 +222,7 @@ impl Queue {
         let mut book = self.book();
         book.agenda.extend(message.due().map(|due| (due, id)));
         book.messages.insert(id, message);
-        self.0.counters.waiting.set(book.messages.len() as i64);
+        self.0.counters.waiting(&book);
         drop(book);
         self.0.bell.notify_one();
     }
@@ -615,7 +621,7 @@ impl Queue {
             let (stored, state) = (message.stored.clone(), message.state.clone());
             if state.is_done() {
                 book.messages.remove(&id);
-                self.0.counters.waiting.set(book.messages.len() as i64);
+                self.0.counters.waiting(&book);
             } else {
                 let due = book.messages.get(&id).and_then(Message::due);
                 book.agenda.extend(due.map(|due| (due, id)));
@@ -879,6 +885,14 @@ impl Question {
 }
 
 impl Queue {
+    /// Answers an action in words, as [`Question::parse`] has them. Blocks.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn about(&self, action: &str, argument: Option<&str>) -> Result<Vec<String>, String> {
+        Question::parse(action, argument).map(|question| self.answer(&question))
+    }
+
     /// Answers in lines. Blocks.
     pub fn answer(&self, question: &Question) -> Vec<String> {
         match question {
@@ -983,7 +997,7 @@ impl Queue {
                 }
                 Some(_) => {
                     book.messages.remove(&id);
-                    self.0.counters.waiting.set(book.messages.len() as i64);
+                    self.0.counters.waiting(&book);
                     drop(book);
                     match self.0.spool.remove(id) {
                         Ok(()) => lines.push(format!("{id} deleted")),

@@ -449,13 +449,12 @@ impl Draft {
     /// # Errors
     /// The system refused.
     pub fn spill(&mut self) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let file = openat(&self.spool.tmp, self.id.to_string(), flags, Mode::RUSR | Mode::WUSR)?;
-                self.file.insert(file.into())
-            }
+        let file = if let Some(file) = &mut self.file {
+            file
+        } else {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = openat(&self.spool.tmp, self.id.to_string(), flags, Mode::RUSR | Mode::WUSR)?;
+            self.file.insert(file.into())
         };
         file.write_all(&self.buffer)?;
         self.written += self.buffer.len() as u64;
