@@ -190,7 +190,10 @@ pub fn exchangers(
             return Err(failed(Status(5, 1, 2), format!("there is no domain {domain}; is the address right?")));
         }
         Found::NoAnswer(why) => {
-            return Err(deferred(Status(4, 4, 3), format!("the DNS does not tell where mail for {domain} goes: {why}")));
+            return Err(deferred(
+                Status(4, 4, 3),
+                format!("the DNS does not tell where mail for {domain} goes: {why}"),
+            ));
         }
     };
     // RFC 7505 §3: a record for the root says that there is no mail. Beside others it is a mistake, and they count.
