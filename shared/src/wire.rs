@@ -405,6 +405,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         lines.collect::<Vec<_>>().join(" | ")
     }
 
+    /// The stream, to look at.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Stream and input, for whoever reads what is not lines: the body after DATA or BDAT. Octets taken from the
     /// buffer are gone, those left there are lines again.
     pub fn parts_mut(&mut self) -> (&mut S, &mut BytesMut) {

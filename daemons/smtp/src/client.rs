@@ -332,6 +332,11 @@ impl Client {
         (client, Step::Hear(Awaited::Greeting))
     }
 
+    /// Who the server is.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// What the server offers.
     pub fn offer(&self) -> &Offer {
         &self.offer
@@ -433,7 +438,7 @@ impl Client {
         let Some(login) = self.hello.login.clone() else { return self.ready() };
         // RFC 4954 §4: PLAIN without encryption tells the password to everybody on the way.
         if clear {
-            return self.unready(Status(4, 7, 0), "offers no TLS, and our password is not said in clear");
+            return self.unready(Status(4, 7, 0), "is reached without TLS, and our password is not said in clear");
         }
         if !self.offer.has(Extension::AuthPlain) {
             return self.unready(Status(4, 7, 0), "offers no AUTH PLAIN, and we know no other way to log in");

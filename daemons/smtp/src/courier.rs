@@ -1,19 +1,57 @@
 //! Takes messages to other servers: connects, lets the [client's session](crate::client) decide what to say, and moves octets.
+//!
+//! ```text
+//!   Couriers::connect --- MX, addresses, TCP, greeting, EHLO, STARTTLS ---> Connection::send, send, send ... quit
+//!          |                                                                     |
+//!          +--> a fate for all that waits for this destination                   +--> a fate for each recipient
+//! ```
 
-pub use crate::mx::{Destination, Route};
 use crate::{
-    address::Domain,
-    envelope::{Account, Envelope, Fate, Status},
+    address::{Domain, Host},
+    answer::{self, Answer, Listener, Malformed},
+    client::{Awaited, Client, Extension, Hello, Loss, Peer, Step, Tls, Transaction, mask},
+    envelope::{Account, Body, Charset, Envelope, Fate, Status},
+    mx::{self, Because, Families, Resolver, Server},
 };
-use shared::{metrics::Metrics, transcript::Transcript};
+pub use crate::{
+    client::Login,
+    mx::{Destination, Route},
+};
+use memchr::memmem;
+use prometheus_client::metrics::counter::Counter;
+use ring::rand::{SecureRandom, SystemRandom};
+use rustix::net::{RecvFlags, recv};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use shared::{
+    message::{CHUNK_OCTETS, Shown, Stuffing, read},
+    metrics::Metrics,
+    tls,
+    transcript::{Conversation, Kind, Transcript, Transport},
+    wire::{Limits, LineEnd, Role, Wire, WireError},
+};
 use std::{
     collections::HashMap,
     fs::File,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
+
+/// How long we listen for last words when the server does not take ours any more: it may have said why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How we send.
 #[derive(Clone, Debug)]
@@ -40,22 +78,6 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long to wait for what a server says.
     pub timeouts: Timeouts,
-}
-
-/// Who we are to a smart host.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// The user's name.
-    pub user: String,
-    /// The password.
-    pub secret: String,
-}
-
-impl std::fmt::Debug for Login {
-    /// Without what is secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.user)
-    }
 }
 
 /// How long to wait for what a server says; RFC 5321 §4.5.3.2 has the figures.
@@ -116,6 +138,45 @@ pub struct Couriers(Arc<Office>);
 struct Office {
     settings: Settings,
     transcript: Transcript,
+    resolver: Resolver,
+    random: SystemRandom,
+    tls: TlsConfig,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Counters {
+    connections: Counter,
+    relayed: Counter,
+    deferred: Counter,
+    failed: Counter,
+}
+
+/// A connection, in clear or not.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// A server that is about to be tried.
+struct Target {
+    server: Server,
+    port: u16,
+    /// Its address, if that was given.
+    address: Option<IpAddr>,
+}
+
+/// Why a connection is not open.
+enum NotOpen {
+    /// This is what it means.
+    Fate(Fate),
+    /// TLS was offered and failed.
+    NoTls(Fate),
+}
+
+impl NotOpen {
+    fn fate(self) -> Fate {
+        match self {
+            NotOpen::Fate(fate) | NotOpen::NoTls(fate) => fate,
+        }
+    }
 }
 
 impl Couriers {
@@ -123,47 +184,622 @@ impl Couriers {
     ///
     /// # Errors
     /// `/etc/resolv.conf` is asked for and cannot be read.
-    pub fn new(settings: Settings, transcript: Transcript, _metrics: &Metrics) -> io::Result<Self> {
-        Ok(Self(Arc::new(Office { settings, transcript })))
+    pub fn new(settings: Settings, transcript: Transcript, metrics: &Metrics) -> io::Result<Self> {
+        let resolver = Resolver::new(&settings.resolvers, settings.from, transcript.clone())?;
+        let recipients = |fate| metrics.labelled("recipients_sent", "Recipients at other servers", &[("fate", fate)]);
+        let counters = Counters {
+            connections: metrics.counter("connections_out", "Connections to other servers"),
+            relayed: recipients("relayed"),
+            deferred: recipients("deferred"),
+            failed: recipients("failed"),
+        };
+        let (random, tls) = (SystemRandom::new(), TlsConfig(without_verification()?));
+        Ok(Self(Arc::new(Office { settings, transcript, resolver, random, tls, counters })))
     }
 
     /// Opens a connection on which messages can be sent. Tries every server and every address, best first, before it gives up.
     ///
     /// # Errors
     /// [`Fate::Deferred`] or [`Fate::Failed`] for all that waits for this destination.
-    #[expect(clippy::unused_async, reason = "soon")]
-    pub async fn connect(&self, to: &Destination, _cause: Option<u64>) -> Result<Connection, Fate> {
-        let _ = (&self.0.settings, &self.0.transcript);
-        let text = format!("mail to {to} cannot be sent yet");
-        Err(Fate::Deferred(Account { status: Status(4, 4, 1), remote: None, reply: None, text }))
+    pub async fn connect(&self, to: &Destination, cause: Option<u64>) -> Result<Connection, Fate> {
+        let mut failures = vec![];
+        // RFC 5321 §5.1: "the SMTP client MUST be able to try (and retry) each of the relevant addresses in this list in order, until a
+        // delivery attempt succeeds."
+        for target in self.0.targets(to, cause).await? {
+            let addresses = match target.address {
+                Some(address) => vec![address],
+                None => match self.0.resolver.addresses(&target.server, self.0.families(), cause).await {
+                    Ok(addresses) => addresses,
+                    Err(fate) => {
+                        failures.push(fate);
+                        continue;
+                    }
+                },
+            };
+            for address in addresses {
+                match self.0.open(&target, address, cause).await {
+                    Ok(talk) => return Ok(Connection { couriers: self.clone(), to: to.clone(), talk, carried: 0 }),
+                    Err(fate) => failures.push(fate),
+                }
+            }
+        }
+        Err(together(failures))
     }
+}
+
+/// The fate that several failures make: as long as one of them may pass, there is hope.
+fn together(mut failures: Vec<Fate>) -> Fate {
+    if failures.len() == 1 {
+        return failures.remove(0);
+    }
+    let text = failures.iter().map(|fate| account(fate).to_string()).collect::<Vec<_>>().join("; ");
+    let hope = failures.iter().find(|fate| matches!(fate, Fate::Deferred(_)));
+    let status = hope.or(failures.first()).map_or(Status(4, 4, 1), |fate| account(fate).status);
+    let told = Account { status, remote: None, reply: None, text };
+    if hope.is_some() || failures.is_empty() { Fate::Deferred(told) } else { Fate::Failed(told) }
+}
+
+fn account(fate: &Fate) -> &Account {
+    match fate {
+        Fate::Delivered(account) | Fate::Relayed { account, .. } | Fate::Deferred(account) | Fate::Failed(account) => {
+            account
+        }
+    }
+}
+
+impl Office {
+    /// The servers that take mail for this destination, best first.
+    async fn targets(&self, to: &Destination, cause: Option<u64>) -> Result<Vec<Target>, Fate> {
+        let Settings { port, routes, smart_host, our_names, .. } = &self.settings;
+        let literal;
+        let route = match to {
+            Destination::Literal(address) => {
+                literal = Route { host: Host::Literal(*address), port: None };
+                Some(&literal)
+            }
+            Destination::SmartHost => {
+                let text = "mail is to go to the smart host, and the configuration names none".to_owned();
+                let missing = Account { status: Status(4, 3, 5), remote: None, reply: None, text };
+                Some(smart_host.as_ref().ok_or(Fate::Deferred(missing))?)
+            }
+            Destination::Domain(domain) => routes.get(domain),
+        };
+        if let Some(route) = route {
+            let address = match &route.host {
+                Host::Domain(_) => None,
+                Host::Literal(address) => Some(*address),
+            };
+            let server = Server { host: route.host.to_string(), because: Because::Route };
+            return Ok(vec![Target { server, port: route.port.unwrap_or(*port), address }]);
+        }
+        let Destination::Domain(domain) = to else { return Ok(vec![]) };
+        let found = self.resolver.exchangers(domain, cause).await;
+        let servers = mx::exchangers(domain, found, our_names, || self.random())?;
+        Ok(servers.into_iter().map(|server| Target { server, port: *port, address: None }).collect())
+    }
+
+    fn random(&self) -> u64 {
+        let mut octets = [0; 8];
+        // Without randomness the load is not spread, and that is all.
+        let _ = self.random.fill(&mut octets);
+        u64::from_ne_bytes(octets)
+    }
+
+    fn families(&self) -> Families {
+        match self.settings.from {
+            Some(IpAddr::V6(_)) => Families::V6,
+            Some(IpAddr::V4(_)) => Families::V4,
+            None if self.settings.ipv6 => Families::Both,
+            None => Families::V4,
+        }
+    }
+
+    /// Opens a connection to this address and says hello.
+    async fn open(&self, target: &Target, address: IpAddr, cause: Option<u64>) -> Result<Talk<Stream>, Fate> {
+        match self.introduce(target, address, Tls::IfOffered, cause).await {
+            // RFC 7435 §3: where encryption fails, opportunistic security still communicates. The handshake has spoilt the connection, so
+            // this takes a new one.
+            Err(NotOpen::NoTls(_)) => self.introduce(target, address, Tls::Never, cause).await.map_err(NotOpen::fate),
+            talk => talk.map_err(NotOpen::fate),
+        }
+    }
+
+    async fn introduce(
+        &self,
+        target: &Target,
+        address: IpAddr,
+        tls: Tls,
+        cause: Option<u64>,
+    ) -> Result<Talk<Stream>, NotOpen> {
+        let Settings { hello, smart_host, smart_host_login, timeouts, .. } = &self.settings;
+        let (peer, stream, conversation) = self.reach(target, address, cause).await.map_err(NotOpen::Fate)?;
+        let is_smart_host = smart_host.as_ref().is_some_and(|route| route.host.to_string() == target.server.host);
+        let login = smart_host_login.clone().filter(|_| is_smart_host && target.server.because == Because::Route);
+        let hello = Hello { name: hello.clone(), tls, login };
+        let (mut talk, step) = Talk::new(Either::Left(stream), hello, peer, *timeouts, conversation);
+        let mut step = talk.run(step).await;
+        if step == Step::StartTls {
+            talk = self.encrypt(talk).await?;
+            let next = talk.client.encrypted();
+            step = talk.run(next).await;
+        }
+        match step {
+            Step::Unready(fate) => {
+                talk.quit().await;
+                Err(NotOpen::Fate(fate))
+            }
+            _ => Ok(talk),
+        }
+    }
+
+    /// Opens a TCP connection.
+    async fn reach(
+        &self,
+        target: &Target,
+        address: IpAddr,
+        cause: Option<u64>,
+    ) -> Result<(Peer, TcpStream, Conversation), Fate> {
+        let remote = SocketAddr::new(address, target.port);
+        let name = target.server.host.clone();
+        // An address in brackets, as in mail addresses; before it the name, if it came from one.
+        let label = match target.address {
+            Some(address) => format!("[{address}]:{}", target.port),
+            None => format!("{name} [{address}]:{}", target.port),
+        };
+        let from = self.settings.from.filter(|from| from.is_ipv4() == address.is_ipv4());
+        let unspecified = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let ours = SocketAddr::new(from.unwrap_or(unspecified), 0);
+        let connecting = async {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            if from.is_some() {
+                socket.bind(ours)?;
+            }
+            let stream = socket.connect(remote).await?;
+            // What we say leaves in one piece anyway, and the server should have it at once.
+            stream.set_nodelay(true)?;
+            Ok::<_, io::Error>((stream.local_addr()?, stream))
+        };
+        let conversation = |local| {
+            let talk = self.transcript.conversation(Transport::Tcp, local, remote);
+            cause.into_iter().fold(talk, Conversation::because_of)
+        };
+        let patience = self.settings.connect_timeout;
+        let why = match timeout(patience, connecting).await {
+            Ok(Ok((local, stream))) => {
+                self.counters.connections.inc();
+                return Ok((Peer { name, label }, stream, conversation(local)));
+            }
+            Ok(Err(error)) => in_words(&error),
+            Err(_) => format!("no connection within {} s", patience.as_secs_f32()),
+        };
+        let text = format!("{label} does not answer: {why}");
+        conversation(ours).note(&text);
+        Err(Fate::Deferred(Account { status: Status(4, 4, 1), remote: Some(name), reply: None, text }))
+    }
+
+    /// RFC 3207 §4.
+    async fn encrypt(&self, talk: Talk<Stream>) -> Result<Talk<Stream>, NotOpen> {
+        let Talk { wire, client, timeouts, .. } = talk;
+        let conversation = wire.conversation().clone();
+        let failed = |why: &dyn std::fmt::Display| {
+            let text = format!("{} offers TLS, which fails: {why}", client.peer().label);
+            conversation.note(&text);
+            let remote = Some(client.peer().name.clone());
+            NotOpen::NoTls(Fate::Deferred(Account { status: Status(4, 7, 0), remote, reply: None, text }))
+        };
+        let peer = &client.peer().name;
+        let name = peer.trim_matches(['[', ']']).trim_start_matches("IPv6:").to_owned();
+        let name = ServerName::try_from(name).map_err(|error| failed(&error))?;
+        // What the server said in clear behind its 220 is dropped there: somebody else may have put it in.
+        let unwired = wire.into_stream_for_tls().await.map_err(|error| failed(&error))?;
+        let Either::Left(stream) = unwired.stream else { return Err(failed(&"it has begun already")) };
+        match timeout(timeouts.other, self.tls.connector().connect(name, stream)).await {
+            Ok(Ok(stream)) => {
+                let wire = unwired.rest.over(Either::Right(Box::new(stream)));
+                Ok(Talk { wire, client, listener: Listener::default(), timeouts, answers: 0 })
+            }
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(_) => Err(failed(&"no handshake in time")),
+        }
+    }
+}
+
+/// What the system says, without its numbers.
+fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut characters = text.chars();
+    // It begins a sentence there and stands within one here.
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }
 
 /// A connection on which messages can be sent.
 #[derive(Debug)]
 pub struct Connection {
-    remote: String,
+    couriers: Couriers,
+    to: Destination,
+    talk: Talk<Stream>,
+    /// How many messages it has carried.
+    carried: u32,
 }
 
 impl Connection {
     /// Sends a message. The fates are those of the job's recipients, in their order.
-    #[expect(clippy::unused_async, reason = "soon")]
     pub async fn send(&mut self, job: &Job) -> Vec<Fate> {
-        let account = Account { status: Status(4, 4, 1), remote: None, reply: None, text: self.remote.clone() };
-        job.recipients.iter().map(|_| Fate::Deferred(account.clone())).collect()
+        let mut fates = self.carry(job).await;
+        // A server may close a connection that has been idle, just when we use it again. That says nothing about the message: it goes over
+        // a new connection. More than one answer means that the server has looked at it.
+        if self.carried > 1 && !self.talk.client.is_ready() && self.talk.answers <= 1 {
+            match self.couriers.connect(&self.to, job.cause).await {
+                Ok(connection) => {
+                    *self = connection;
+                    fates = self.carry(job).await;
+                }
+                Err(fate) => fates = vec![fate; job.recipients.len()],
+            }
+        }
+        let Counters { relayed, deferred, failed, .. } = &self.couriers.0.counters;
+        for fate in &fates {
+            match fate {
+                Fate::Relayed { .. } | Fate::Delivered(_) => relayed.inc(),
+                Fate::Deferred(_) => deferred.inc(),
+                Fate::Failed(_) => failed.inc(),
+            };
+        }
+        fates
     }
 
-    /// Whether another message can be sent.
+    async fn carry(&mut self, job: &Job) -> Vec<Fate> {
+        self.carried += 1;
+        let conversation = self.talk.wire.conversation();
+        if conversation.is_heard() {
+            // One connection carries messages that came over several.
+            let from = job.cause.map_or_else(String::new, |cause| format!(", which connection {cause} brought"));
+            conversation.note(&format!("message {}{from}", job.id));
+        }
+        self.talk.transact(job).await
+    }
+
+    /// Whether another message can be sent: the session is ready, and the server has not hung up or said something on its own (a
+    /// goodbye, most likely) since the last one.
     pub fn is_usable(&self) -> bool {
-        !self.remote.is_empty()
+        let tcp = match self.talk.wire.stream() {
+            Either::Left(stream) => stream,
+            Either::Right(stream) => stream.get_ref().0,
+        };
+        let quiet = recv(tcp, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err();
+        self.talk.client.is_ready() && self.talk.wire.buffered_input() == 0 && quiet
     }
 
     /// Says goodbye.
-    #[expect(clippy::unused_async, reason = "soon")]
-    pub async fn quit(self) {}
+    pub async fn quit(self) {
+        self.talk.quit().await;
+    }
 
     /// Who the other end is: `mail.hamburger.edu [127.77.2.25]:8025`.
     pub fn remote(&self) -> &str {
-        &self.remote
+        &self.talk.client.peer().label
+    }
+}
+
+// --- One conversation -----------------------------------------------------------------------------------------------
+
+/// A session and the wire it speaks over.
+#[derive(Debug)]
+struct Talk<S> {
+    wire: Wire<S>,
+    client: Client,
+    listener: Listener,
+    timeouts: Timeouts,
+    /// How many replies were heard since the last transaction began.
+    answers: u32,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum NoAnswer {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+impl From<NoAnswer> for Loss {
+    fn from(error: NoAnswer) -> Self {
+        match error {
+            NoAnswer::Malformed(malformed) => Loss::Malformed(malformed),
+            NoAnswer::Wire(WireError::Closed) => Loss::HungUp,
+            NoAnswer::Wire(WireError::TimedOut) => Loss::Silent,
+            NoAnswer::Wire(WireError::Stuck) => Loss::Deaf,
+            NoAnswer::Wire(WireError::Io(error)) => match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+                    Loss::HungUp
+                }
+                _ => Loss::Broken(in_words(&error)),
+            },
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
+    fn new(stream: S, hello: Hello, peer: Peer, timeouts: Timeouts, conversation: Conversation) -> (Self, Step) {
+        let (client, step) = Client::new(Arc::new(hello), peer);
+        let limits = Limits {
+            line_end: LineEnd::CrLf,
+            line_octets_max: answer::LINE_OCTETS_MAX,
+            idle: timeouts.greeting,
+            write: timeouts.data_block,
+        };
+        let wire = Wire::new(stream, Role::Client, limits, mask, conversation);
+        (Self { wire, client, listener: Listener::default(), timeouts, answers: 0 }, step)
+    }
+
+    /// Says and hears until the session wants something else.
+    async fn run(&mut self, mut step: Step) -> Step {
+        loop {
+            step = match step {
+                Step::Say(lines, awaited) => {
+                    lines.iter().for_each(|line| self.wire.say(line));
+                    self.hear(awaited).await
+                }
+                Step::SaySecret(line, awaited) => {
+                    self.wire.next_line_is_secret();
+                    self.wire.say(line);
+                    self.hear(awaited).await
+                }
+                Step::Hear(awaited) => self.hear(awaited).await,
+                other => return other,
+            };
+        }
+    }
+
+    async fn hear(&mut self, awaited: Awaited) -> Step {
+        let patience = match awaited {
+            Awaited::Greeting => self.timeouts.greeting,
+            Awaited::Mail => self.timeouts.mail,
+            Awaited::Rcpt => self.timeouts.rcpt,
+            Awaited::DataInitiation => self.timeouts.data_initiation,
+            Awaited::DataTermination => self.timeouts.data_termination,
+            Awaited::Quit => self.timeouts.quit,
+            Awaited::Other => self.timeouts.other,
+        };
+        match self.answer(patience).await {
+            Ok(answer) => self.client.on_answer(&answer),
+            Err(NoAnswer::Wire(error @ (WireError::Io(_) | WireError::Stuck))) => self.last_words(error).await,
+            Err(error) => self.client.lost(&error.into()),
+        }
+    }
+
+    /// The next reply, however many lines it has, within `patience`.
+    async fn answer(&mut self, patience: Duration) -> Result<Answer, NoAnswer> {
+        self.wire.set_idle(patience);
+        let Self { wire, listener, .. } = self;
+        let whole = async {
+            loop {
+                if let Some(answer) = listener.hear(&wire.line().await?)? {
+                    return Ok(answer);
+                }
+            }
+        };
+        // Lines that drip do not extend the time.
+        let answer = timeout(patience, whole).await.unwrap_or(Err(NoAnswer::Wire(WireError::TimedOut)))?;
+        self.answers += 1;
+        Ok(answer)
+    }
+
+    /// What we say is not taken any more. A server that hangs up may have said why, and that may wait unread.
+    async fn last_words(&mut self, error: WireError) -> Step {
+        match self.answer(LAST_WORDS).await {
+            Ok(answer) => {
+                let step = self.client.on_answer(&answer);
+                // If these words do not end the session, the connection does.
+                if matches!(step, Step::Finished(_) | Step::Unready(_)) && !self.client.is_ready() {
+                    return step;
+                }
+                self.client.lost(&NoAnswer::Wire(error).into())
+            }
+            Err(_) => self.client.lost(&NoAnswer::Wire(error).into()),
+        }
+    }
+
+    async fn transact(&mut self, job: &Job) -> Vec<Fate> {
+        self.answers = 0;
+        let transaction = self.transaction(job).await;
+        let mut step = self.client.begin(transaction);
+        loop {
+            step = match self.run(step).await {
+                Step::SendMessage => self.send_message(job).await,
+                Step::Finished(fates) => return fates,
+                Step::Unready(fate) => return vec![fate; job.recipients.len()],
+                // Within a transaction there is nothing else; if there were, it would not be what we are here for.
+                _ => self.client.lost(&Loss::HungUp),
+            };
+        }
+    }
+
+    /// What is to be sent. What the envelope says of its octets is a promise, not a fact: where the server cannot have all that was
+    /// promised, we look whether it is needed.
+    async fn transaction(&self, job: &Job) -> Transaction {
+        let Job { envelope, recipients, octets, .. } = job;
+        let (mut body, mut charset) = (envelope.body, envelope.charset);
+        let offer = self.client.offer();
+        let in_doubt = body == Body::EightBitMime && !offer.has(Extension::EightBitMime)
+            || charset == Charset::Utf8 && !offer.has(Extension::SmtpUtf8);
+        if in_doubt && let Ok(seen) = look_through(job).await {
+            if seen.body == Ascii::Only {
+                body = Body::SevenBit;
+            }
+            // RFC 6531 §3.4, §3.5: what needs SMTPUTF8 is the addresses and the header.
+            if seen.header == Ascii::Only {
+                charset = Charset::Ascii;
+            }
+        }
+        let (envelope, recipients) = (Arc::clone(envelope), recipients.clone());
+        Transaction { envelope, recipients, octets: *octets, body, charset }
+    }
+
+    /// RFC 5321 §4.5.2: line by line, dots doubled.
+    async fn send_message(&mut self, job: &Job) -> Step {
+        let mut shown = Shown::new(self.wire.conversation(), Kind::Client);
+        let (mut stuffing, mut chunk) = (Stuffing::default(), vec![]);
+        let (mut at, end) = (job.start, job.start + job.octets);
+        while at < end {
+            chunk = match read(&job.message, chunk, at, end).await {
+                Ok(chunk) if !chunk.is_empty() => chunk,
+                // What cannot be finished must not look finished: no dot.
+                Ok(_) => return self.client.lost(&Loss::Unreadable("it is shorter than it was".to_owned())),
+                Err(error) => return self.client.lost(&Loss::Unreadable(in_words(&error))),
+            };
+            at += chunk.len() as u64;
+            let out = self.wire.output_mut();
+            let from = out.len();
+            stuffing.push(&chunk, out);
+            shown.push(&out[from..]);
+            if self.wire.buffered_output() >= CHUNK_OCTETS
+                && let Err(error) = self.wire.flush().await
+            {
+                return self.last_words(error).await;
+            }
+        }
+        let out = self.wire.output_mut();
+        let from = out.len();
+        stuffing.finish(out);
+        shown.push(&out[from..]);
+        if let Err(error) = self.wire.flush().await {
+            return self.last_words(error).await;
+        }
+        shown.tell(self.wire.conversation());
+        self.client.message_sent()
+    }
+
+    /// RFC 5321 §4.1.1.10: "MUST NOT intentionally close the connection until it sends a QUIT command, and it SHOULD wait until it receives
+    /// the reply".
+    async fn quit(mut self) {
+        let step = self.client.quit();
+        if let Step::Say(..) = step {
+            self.run(step).await;
+            // Whatever came of it, it was the end.
+            let _ = self.wire.close().await;
+        }
+    }
+}
+
+// --- What octets a message has ----------------------------------------------------------------------------------------
+
+/// Whether octets are all ASCII.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ascii {
+    Only,
+    Not,
+}
+
+/// What a look at a message has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    header: Ascii,
+    /// Of all of it, the header included.
+    body: Ascii,
+}
+
+/// Reads the message until it is clear what octets it has.
+async fn look_through(job: &Job) -> io::Result<Seen> {
+    let mut seen = Seen { header: Ascii::Only, body: Ascii::Only };
+    let (mut at, end) = (job.start, job.start + job.octets);
+    let (mut chunk, mut last, mut in_header) = (vec![], [0; 3], true);
+    while at < end && (in_header || seen.body == Ascii::Only) {
+        chunk = read(&job.message, chunk, at, end).await?;
+        if chunk.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        at += chunk.len() as u64;
+        if in_header {
+            // The empty line may lie across two chunks.
+            let across = [&last[..], &chunk[..chunk.len().min(3)]].concat();
+            let header = match memmem::find(&across, b"\r\n\r\n") {
+                Some(_) => &chunk[..0],
+                None => &chunk[..memmem::find(&chunk, b"\r\n\r\n").unwrap_or(chunk.len())],
+            };
+            in_header = header.len() == chunk.len();
+            if !header.is_ascii() {
+                seen.header = Ascii::Not;
+            }
+            if let Some(tail) = chunk.last_chunk() {
+                last = *tail;
+            }
+        }
+        if !chunk.is_ascii() {
+            seen.body = Ascii::Not;
+        }
+    }
+    Ok(seen)
+}
+
+// --- TLS with whoever it is --------------------------------------------------------------------------------------------
+
+/// The configuration of rustls, which says nothing of itself.
+struct TlsConfig(Arc<ClientConfig>);
+
+impl std::fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsConfig")
+    }
+}
+
+impl TlsConfig {
+    fn connector(&self) -> TlsConnector {
+        TlsConnector::from(Arc::clone(&self.0))
+    }
+}
+
+/// RFC 7435: mail servers have certificates of their own making, and whoever could stand between us and the DNS could name another server
+/// anyway. Refusing them would mean sending in clear, where everybody can read; so any certificate will do. It keeps out who listens, not who
+/// intervenes.
+fn without_verification() -> io::Result<Arc<ClientConfig>> {
+    let provider = tls::provider();
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Takes any certificate, and still wants to see that the server has its key.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
