@@ -118,7 +118,7 @@ impl Reply {
         }
     }
     pub fn chunk(octets: u64) -> Self {
-        enhanced(250, 0, 0, format!("{} received", plural(octets, "octet")))
+        enhanced(250, 0, 0, format!("{} received so far", plural(octets, "octet")))
     }
     pub fn reset() -> Self {
         enhanced(250, 0, 0, "Nothing said so far counts")
@@ -270,7 +270,7 @@ impl Reply {
         enhanced(550, 7, 1, format!("{to}... I relay only for my own users: log in, or ask the server of that domain"))
     }
     pub fn ambiguous() -> Self {
-        enhanced(553, 1, 4, "Say it with its domain")
+        enhanced(553, 1, 4, "That means more than one mailbox; EXPN shows them")
     }
     pub fn no_such_name() -> Self {
         enhanced(550, 1, 1, "There is no such name here")
