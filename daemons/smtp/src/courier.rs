@@ -278,11 +278,10 @@ impl Office {
     }
 
     fn families(&self) -> Families {
-        match self.settings.from {
-            Some(IpAddr::V6(_)) => Families::V6,
-            Some(IpAddr::V4(_)) => Families::V4,
-            None if self.settings.ipv6 => Families::Both,
-            None => Families::V4,
+        match (self.settings.from, self.settings.ipv6) {
+            (Some(IpAddr::V6(_)), _) => Families::V6,
+            (Some(IpAddr::V4(_)), _) | (None, false) => Families::V4,
+            (None, true) => Families::Both,
         }
     }
 
