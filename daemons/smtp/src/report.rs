@@ -249,6 +249,8 @@ impl Report<'_> {
         }
         let arrived = date(self.arrived);
         paragraph(&mut text, "", &format!("{whose} came here on {arrived} and was called {}.", self.queue_id));
+        // The last paragraph needs no empty line behind it.
+        text.truncate(text.len() - 2);
         text
     }
 
