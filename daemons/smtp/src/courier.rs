@@ -232,19 +232,11 @@ fn together(mut failures: Vec<Fate>) -> Fate {
     if failures.len() == 1 {
         return failures.remove(0);
     }
-    let text = failures.iter().map(|fate| account(fate).to_string()).collect::<Vec<_>>().join("; ");
+    let text = failures.iter().map(|fate| fate.account().to_string()).collect::<Vec<_>>().join("; ");
     let hope = failures.iter().find(|fate| matches!(fate, Fate::Deferred(_)));
-    let status = hope.or(failures.first()).map_or(Status(4, 4, 1), |fate| account(fate).status);
+    let status = hope.or(failures.first()).map_or(Status(4, 4, 1), |fate| fate.account().status);
     let told = Account { status, remote: None, reply: None, text };
     if hope.is_some() || failures.is_empty() { Fate::Deferred(told) } else { Fate::Failed(told) }
-}
-
-fn account(fate: &Fate) -> &Account {
-    match fate {
-        Fate::Delivered(account) | Fate::Relayed { account, .. } | Fate::Deferred(account) | Fate::Failed(account) => {
-            account
-        }
-    }
 }
 
 impl Office {
@@ -286,11 +278,10 @@ impl Office {
     }
 
     fn families(&self) -> Families {
-        match self.settings.from {
-            Some(IpAddr::V6(_)) => Families::V6,
-            Some(IpAddr::V4(_)) => Families::V4,
-            None if self.settings.ipv6 => Families::Both,
-            None => Families::V4,
+        match (self.settings.from, self.settings.ipv6) {
+            (Some(IpAddr::V6(_)), _) => Families::V6,
+            (Some(IpAddr::V4(_)), _) | (None, false) => Families::V4,
+            (None, true) => Families::Both,
         }
     }
 
@@ -539,7 +530,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
         loop {
             step = match step {
                 Step::Say(lines, awaited) => {
-                    lines.iter().for_each(|line| self.wire.say(line));
+                    for line in &lines {
+                        self.wire.say(line);
+                    }
                     self.hear(awaited).await
                 }
                 Step::SaySecret(line, awaited) => {

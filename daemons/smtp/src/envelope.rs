@@ -223,6 +223,18 @@ pub enum Fate {
     Failed(Account),
 }
 
+impl Fate {
+    /// What was done and heard.
+    pub fn account(&self) -> &Account {
+        match self {
+            Fate::Delivered(account)
+            | Fate::Relayed { account, .. }
+            | Fate::Deferred(account)
+            | Fate::Failed(account) => account,
+        }
+    }
+}
+
 /// Whether a server that took a message over reports success itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reports {

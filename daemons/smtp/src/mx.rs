@@ -21,7 +21,7 @@ use hickory_resolver::{
     proto::rr::{Name, RData, Record, RecordType},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use shared::transcript::{Kind, Transcript, Transport};
+use shared::transcript::{Conversation, Kind, Transcript, Transport};
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -418,7 +418,7 @@ impl Resolver {
             return;
         }
         let talk = self.transcript.conversation(Transport::Udp, self.ends.0, self.ends.1);
-        let talk = cause.into_iter().fold(talk, |talk, cause| talk.because_of(cause));
+        let talk = cause.into_iter().fold(talk, Conversation::because_of);
         talk.message(Kind::Client, question.to_owned(), vec![], 0);
         talk.message(Kind::Server, told, vec![], 0);
     }
