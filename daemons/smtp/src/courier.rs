@@ -796,3 +796,107 @@ impl ServerCertVerifier for Anybody {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::{Notify, Recipient, Ret};
+    use shared::transcript::Hub;
+    use std::io::Write;
+    use tokio::{
+        io::{AsyncWriteExt, DuplexStream, duplex, split},
+        time::{Instant, sleep},
+    };
+
+    fn talk(stream: DuplexStream) -> (Talk<DuplexStream>, Step) {
+        let address = ([127, 0, 0, 1], 25).into();
+        let conversation = Hub::quiet().transcript("smtp", "crepes.fr").conversation(Transport::Tcp, address, address);
+        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login: None };
+        let peer = Peer { name: "hamburger.edu".to_owned(), label: "hamburger.edu [127.0.0.1]:25".to_owned() };
+        Talk::new(stream, hello, peer, Timeouts::default(), conversation)
+    }
+
+    fn job(content: &[u8]) -> Job {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        let to = "bob@hamburger.edu".parse().unwrap();
+        let recipients = vec![Recipient { to, notify: Notify::Unsaid, orcpt: None }];
+        let (body, charset, ret) = (Body::SevenBit, Charset::Ascii, Ret::Unsaid);
+        let from = "<alice@crepes.fr>".parse().unwrap();
+        let envelope = Arc::new(Envelope { from, body, charset, ret, envid: None, recipients });
+        let (message, octets) = (Arc::new(file), content.len() as u64);
+        Job { id: "Q1".to_owned(), cause: None, envelope, recipients: vec![0], message, start: 0, octets }
+    }
+
+    /// RFC 5321 §4.5.3.2: how long a server that falls silent after these replies is waited for, and what is told of it.
+    async fn patience(replies: &str) -> (u64, String) {
+        let (near, mut far) = duplex(1 << 16);
+        far.write_all(replies.replace('|', "\r\n").as_bytes()).await.unwrap();
+        let (mut talk, step) = talk(near);
+        let began = Instant::now();
+        let fate = match talk.run(step).await {
+            Step::Ready => talk.transact(&job(b"hello\r\n")).await.remove(0),
+            Step::Unready(fate) => fate,
+            step => panic!("{step:?}"),
+        };
+        assert!(matches!(fate, Fate::Deferred(_)) && !talk.client.is_ready(), "{fate:?}");
+        (began.elapsed().as_secs() / 60, fate.account().text.clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_has_the_limit_that_the_rfc_gives_it() {
+        let ready = "220 b|250 b|";
+        for (replies, minutes, when) in [
+            ("", 5, ", and has not greeted"),
+            ("220 b|", 5, " when we had said our name"),
+            (ready, 5, " when we had said MAIL"),
+            (&format!("{ready}250 ok|"), 5, " when we had said RCPT"),
+            (&format!("{ready}250 ok|250 ok|"), 2, " when we had said DATA"),
+            (
+                &format!("{ready}250 ok|250 ok|354 go|"),
+                10,
+                " when it had the whole message and had not answered; if it has taken it over, it may arrive twice",
+            ),
+        ] {
+            let text = format!("hamburger.edu [127.0.0.1]:25 was silent for too long{when}");
+            assert_eq!(patience(replies).await, (minutes, text), "{replies}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_that_drip_do_not_extend_the_time_of_a_reply() {
+        let (near, mut far) = duplex(1 << 16);
+        let (mut talk, step) = talk(near);
+        let drip = async {
+            loop {
+                far.write_all(b"220-patience\r\n").await.unwrap();
+                sleep(Duration::from_mins(1)).await;
+            }
+        };
+        let began = Instant::now();
+        let step = tokio::select! {
+            step = talk.run(step) => step,
+            () = drip => unreachable!("it does not end"),
+        };
+        assert!(matches!(step, Step::Unready(Fate::Deferred(_))), "{step:?}");
+        assert_eq!(began.elapsed(), Duration::from_mins(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_read_the_message_is_left_after_three_minutes() {
+        // So much fits on the way, and no more.
+        let (near, far) = duplex(1024);
+        let (mut talk, step) = talk(near);
+        let (hearing, mut mouth) = split(far);
+        mouth.write_all(b"220 b\r\n250-b\r\n250 PIPELINING\r\n250 ok\r\n250 ok\r\n354 go\r\n").await.unwrap();
+        assert_eq!(talk.run(step).await, Step::Ready);
+        let began = Instant::now();
+        let fates = talk.transact(&job(&b"hello\r\n".repeat(100_000))).await;
+        drop(hearing);
+        assert_eq!(began.elapsed(), Duration::from_mins(3) + LAST_WORDS);
+        assert_eq!(
+            fates[0].account().text,
+            "hamburger.edu [127.0.0.1]:25 does not read what we say in the middle of the message"
+        );
+    }
+}

@@ -17,8 +17,11 @@ use crate::{
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
-    net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{Name, RData, Record, RecordType},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::{
+        op::ResponseCode,
+        rr::{Name, RData, Record, RecordType},
+    },
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use shared::transcript::{Conversation, Kind, Transcript, Transport};
@@ -393,10 +396,10 @@ impl Resolver {
                 (if these.is_empty() { Found::None } else { Found::These(these) }, told.join(", "))
             }
             Ok(Err(error)) => {
-                let found = match &error {
-                    error if error.is_nx_domain() => Found::NoName,
+                let found = match error {
                     NetError::Timeout => Found::NoAnswer("no answer in time".to_owned()),
-                    error if is_nothing(error) => Found::None,
+                    NetError::Dns(DnsError::NoRecordsFound(none)) => from_code(none.response_code),
+                    NetError::Dns(DnsError::ResponseCode(code)) => from_code(code),
                     error => Found::NoAnswer(error.to_string()),
                 };
                 let told = match &found {
@@ -424,8 +427,167 @@ impl Resolver {
     }
 }
 
-/// Whether the name is there and only these records are not. RFC 2308 §2.2; SERVFAIL and REFUSED are no such answer.
-fn is_nothing(error: &NetError) -> bool {
-    use hickory_resolver::{net::DnsError, proto::op::ResponseCode};
-    matches!(error, NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NoError)
+/// What a response without the records that were asked for means. RFC 2308 §2: NXDOMAIN and NODATA are answers; the others say that
+/// there is none now.
+fn from_code<T>(code: ResponseCode) -> Found<T> {
+    match code {
+        ResponseCode::NXDomain => Found::NoName,
+        ResponseCode::NoError => Found::None,
+        ResponseCode::ServFail => Found::NoAnswer("the name server cannot tell (SERVFAIL)".to_owned()),
+        ResponseCode::Refused => Found::NoAnswer("the name server refuses to tell (REFUSED)".to_owned()),
+        code => Found::NoAnswer(format!("the name server says {code}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn exchanger(text: &str) -> Exchanger {
+        let (preference, name) = text.split_once(' ').unwrap();
+        Exchanger { preference: preference.parse().unwrap(), name: name.to_owned() }
+    }
+
+    fn these(texts: &[&str]) -> Found<Exchanger> {
+        Found::These(texts.iter().map(|text| exchanger(text)).collect())
+    }
+
+    /// The servers in their order, or status and text of the fate. `random` counts down, so that equals come in the reverse order.
+    fn told(found: Found<Exchanger>) -> String {
+        let ours = ["mail.crepes.fr".parse().unwrap(), "crepes.fr".parse().unwrap()];
+        let mut numbers = u64::MAX;
+        let random = || {
+            numbers -= 1;
+            numbers
+        };
+        match exchangers(&"hamburger.edu".parse().unwrap(), found, &ours, random) {
+            Ok(servers) => servers.into_iter().map(|server| server.host).collect::<Vec<_>>().join(" "),
+            Err(fate @ Fate::Failed(_)) => format!("failed {} {}", fate.account().status, fate.account()),
+            Err(fate) => format!("deferred {} {}", fate.account().status, fate.account()),
+        }
+    }
+
+    #[test]
+    fn servers_are_in_order_of_preference_and_dead_ends_have_reasons() {
+        for (found, want) in [
+            (these(&["10 mail.hamburger.edu"]), "mail.hamburger.edu"),
+            (these(&["20 backup", "10 a", "30 last", "10 b"]), "b a backup last"),
+            // RFC 5321 §5.1: ourselves and what is no better than we.
+            (these(&["10 best", "20 MAIL.crepes.FR", "20 equal", "30 worse"]), "best"),
+            (these(&["20 mail.crepes.fr", "30 crepes.fr", "10 best", "15 second"]), "best second"),
+            (
+                these(&["10 mail.crepes.fr", "20 other"]),
+                "failed 5.4.6 the MX records of hamburger.edu send its mail to us, and we do not know the domain; one of the two must \
+                 be changed",
+            ),
+            // RFC 7505.
+            (these(&["0 "]), "failed 5.1.10 hamburger.edu takes no mail: its MX record says so (null MX)"),
+            (these(&["0 ", "10 mail"]), "mail"),
+            // RFC 5321 §5.1: the implicit MX.
+            (Found::None, "hamburger.edu"),
+            (Found::NoName, "failed 5.1.2 there is no domain hamburger.edu; is the address right?"),
+            (
+                Found::NoAnswer("no answer in time".to_owned()),
+                "deferred 4.4.3 the DNS does not tell where mail for hamburger.edu goes: no answer in time",
+            ),
+        ] {
+            assert_eq!(told(found.clone()), want, "{found:?}");
+        }
+        let ours: Domain = "crepes.fr".parse().unwrap();
+        let fate = exchangers(&ours, Found::None, std::slice::from_ref(&ours), || 0).unwrap_err();
+        assert_eq!(fate.account().status, Status(5, 4, 6));
+    }
+
+    #[test]
+    fn a_domain_of_a_thousand_servers_has_ten() {
+        let many: Vec<Exchanger> = (0..1000).rev().map(|number| exchanger(&format!("{number} mx{number}"))).collect();
+        assert_eq!(told(Found::These(many)), "mx0 mx1 mx2 mx3 mx4 mx5 mx6 mx7 mx8 mx9");
+    }
+
+    #[test]
+    fn addresses_of_both_families_come_in_turn() {
+        let of = |texts: &[&str]| -> Found<IpAddr> {
+            let addresses: Vec<IpAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            if addresses.is_empty() { Found::None } else { Found::These(addresses) }
+        };
+        let down = || Found::NoAnswer("SERVFAIL".to_owned());
+        let told = |because, v6, v4| match addresses(&Server { host: "mail.b".to_owned(), because }, v6, v4) {
+            Ok(addresses) => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            Err(fate) => format!("{} {}", fate.account().status, fate.account()),
+        };
+        let mx = Because::Mx;
+        assert_eq!(
+            told(mx, of(&["::1", "::2"]), of(&["1.1.1.1", "2.2.2.2", "3.3.3.3"])),
+            "::1 1.1.1.1 ::2 2.2.2.2 3.3.3.3"
+        );
+        // Half an answer is enough.
+        assert_eq!(told(mx, down(), of(&["1.1.1.1"])), "1.1.1.1");
+        assert_eq!(told(mx, of(&[]), down()), "4.4.3 the DNS does not tell the address of mail.b: SERVFAIL");
+        assert_eq!(told(mx, of(&[]), Found::NoName), "5.4.4 the MX record names mail.b, which has no address");
+        let no_mx = "5.1.2 mail.b takes no mail: it has neither an MX record nor an address";
+        assert_eq!(told(Because::NoMx, of(&[]), of(&[])), no_mx);
+        let route = "4.3.5 our configuration sends this mail to mail.b, which has no address";
+        assert_eq!(told(Because::Route, of(&[]), of(&[])), route);
+        let many: Vec<String> = (1..100).map(|number| format!("1.1.1.{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(told(mx, of(&[]), of(&many)).split(' ').count(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn routes_are_read_and_written() {
+        for (text, written) in [
+            ("mail.crepes.fr", "mail.crepes.fr"),
+            ("mail.crepes.fr:8025", "mail.crepes.fr:8025"),
+            ("127.77.2.25", "127.77.2.25"),
+            ("127.77.2.25:8025", "127.77.2.25:8025"),
+            ("[127.77.2.25]", "127.77.2.25"),
+            ("::1", "::1"),
+            ("[::1]", "::1"),
+            ("[::1]:25", "[::1]:25"),
+        ] {
+            assert_eq!(text.parse::<Route>().unwrap().to_string(), written, "{text}");
+        }
+        for bad in ["", ":25", "mail:0", "mail:x", "mail:99999", "a b", "[::1", "-mail", "mail:25:25"] {
+            assert!(bad.parse::<Route>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_server_comes_before_a_better_one_and_none_is_as_bad_as_we(
+            found in proptest::collection::vec((0..6_u16, "[a-e]"), 1..30), seed: u64, us in 0..8_u16,
+        ) {
+            let name = |preference: u16, letter: &str| format!("{letter}{preference}.net");
+            let mut records: Vec<Exchanger> =
+                found.iter().map(|(preference, letter)| Exchanger { preference: *preference, name: name(*preference, letter) }).collect();
+            records.push(Exchanger { preference: us, name: "us.net".to_owned() });
+            let mut state = seed;
+            let random = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state
+            };
+            let ours = ["us.net".parse().unwrap()];
+            let better = found.iter().filter(|(preference, _)| *preference < us).count();
+            match exchangers(&"hamburger.edu".parse().unwrap(), Found::These(records), &ours, random) {
+                Ok(servers) => {
+                    let preference = |server: &Server| server.host[1..2].parse::<u16>().unwrap();
+                    prop_assert!(servers.is_sorted_by_key(preference));
+                    prop_assert!(servers.iter().all(|server| preference(server) < us));
+                    prop_assert_eq!(servers.len(), better.min(EXCHANGERS_MAX));
+                }
+                Err(fate) => {
+                    prop_assert_eq!(better, 0);
+                    prop_assert_eq!(fate.account().status, Status(5, 4, 6));
+                }
+            }
+        }
+
+        #[test]
+        fn what_was_written_is_read_again(text in "[a-z0-9:.\\[\\]]{0,20}") {
+            if let Ok(route) = text.parse::<Route>() {
+                prop_assert_eq!(route.to_string().parse(), Ok(route));
+            }
+        }
+    }
 }

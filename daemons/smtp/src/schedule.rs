@@ -14,8 +14,7 @@ use std::time::{Duration, SystemTime};
 /// A retry schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// How long to wait after the first try, after the second, and so on; the last one repeats. Never empty in effect: without
-    /// any, the delay is `give_up`.
+    /// How long to wait after the first try, after the second, and so on; the last one repeats. Without any there is one more try, the last.
     pub delays: Vec<Duration>,
     /// How long after its arrival a message is given up. There is a last try at that time.
     pub give_up: Duration,
@@ -94,13 +93,89 @@ impl Schedule {
         let until = progress.arrived + self.give_up;
         let nth = usize::try_from(progress.tries.saturating_sub(1)).unwrap_or(usize::MAX);
         let delay = self.delays.get(nth).or(self.delays.last()).copied().unwrap_or(self.give_up);
-        let longer = delay * u32::from(self.jitter_percent) * u32::from(chance) / (100 * u32::from(u8::MAX));
+        let part = u32::from(self.jitter_percent) * u32::from(chance);
+        let longer = delay.saturating_mul(part) / (100 * u32::from(u8::MAX));
         let due = self.warn.is_some_and(|warn| waited >= warn) && progress.warned == Warned::NotYet;
         Next::Again {
             // The last try is at the very end, whatever the delay says.
             at: (now + delay + longer).min(until),
             until,
             warn: if due { Warn::Now } else { Warn::No },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lab() -> Schedule {
+        let delays = [10, 30, 60, 300].map(Duration::from_secs).to_vec();
+        Schedule { delays, give_up: 1000 * SECOND, warn: Some(60 * SECOND), jitter_percent: 0 }
+    }
+
+    /// The seconds after its arrival at which a message is tried, and those at which its sender is warned, when each try takes no time.
+    fn tries(schedule: &Schedule, chance: u8) -> (Vec<u64>, Vec<u64>) {
+        let arrived = SystemTime::UNIX_EPOCH + 1000 * SECOND;
+        let mut progress = Progress { arrived, tries: 0, warned: Warned::NotYet };
+        let (mut now, mut tries, mut warnings) = (arrived, vec![], vec![]);
+        let since = |now: SystemTime| now.duration_since(arrived).unwrap().as_secs();
+        loop {
+            tries.push(since(now));
+            progress.tries += 1;
+            match schedule.next(&progress, now, chance) {
+                Next::Again { at, until, warn } => {
+                    assert_eq!(until, arrived + schedule.give_up);
+                    if warn == Warn::Now {
+                        warnings.push(since(now));
+                        progress.warned = Warned::Yes;
+                    }
+                    now = at;
+                }
+                Next::GiveUp { after } => {
+                    assert_eq!(after.as_secs(), since(now));
+                    return (tries, warnings);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_delay_repeats_the_sender_is_warned_once_and_the_last_try_is_at_the_end() {
+        assert_eq!(tries(&lab(), 0), (vec![0, 10, 40, 100, 400, 700, 1000], vec![100]));
+        let without = Schedule { delays: vec![], warn: None, ..lab() };
+        assert_eq!(tries(&without, 0), (vec![0, 1000], vec![]));
+        let never = Schedule { give_up: Duration::ZERO, ..lab() };
+        assert_eq!(tries(&never, 0), (vec![0], vec![]));
+    }
+
+    #[test]
+    fn the_default_is_two_tries_in_the_first_hour_then_one_every_two_hours_for_five_days() {
+        let (tries, warnings) = tries(&Schedule { jitter_percent: 0, ..Schedule::default() }, 0);
+        assert_eq!(tries[..5], [0, 1800, 3600, 10_800, 18_000]);
+        assert_eq!((tries.last(), warnings), (Some(&432_000), vec![18_000]));
+    }
+
+    #[test]
+    fn jitter_makes_a_delay_longer_and_never_shorter() {
+        let schedule = Schedule { jitter_percent: 50, ..lab() };
+        assert_eq!(tries(&schedule, 0).0[1], 10);
+        assert_eq!(tries(&schedule, 255).0[1], 15);
+    }
+
+    proptest! {
+        #[test]
+        fn every_schedule_ends_and_no_try_comes_before_its_time(
+            delays in proptest::collection::vec(1..100_u64, 0..5), give_up in 0..2000_u64, jitter_percent: u8, chance: u8,
+        ) {
+            let delays: Vec<Duration> = delays.into_iter().map(Duration::from_secs).collect();
+            let schedule = Schedule { delays, give_up: Duration::from_secs(give_up), warn: None, jitter_percent };
+            let (tries, _) = tries(&schedule, chance);
+            prop_assert_eq!(tries.last(), Some(&give_up));
+            prop_assert!(tries.is_sorted());
         }
     }
 }
