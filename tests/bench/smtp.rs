@@ -68,10 +68,8 @@ enum Column {
     RelayLarge,
 }
 
-const FIGURES: [Figure; 2] = [
-    Figure { unit: "messages/s", better: Better::More },
-    Figure { unit: "CPU us each", better: Better::Less },
-];
+const FIGURES: [Figure; 2] =
+    [Figure { unit: "messages/s", better: Better::More }, Figure { unit: "CPU us each", better: Better::Less }];
 
 /// Where mail goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -50,8 +50,7 @@ pub fn built_program(name: &str) -> Result<PathBuf> {
 }
 
 /// The packages with programs of ours.
-const PACKAGES: [&str; 6] =
-    ["tomte-dns", "tomte-lab", "tomte-pop3", "tomte-smtp", "tomte-web", "tomte-wordlength"];
+const PACKAGES: [&str; 6] = ["tomte-dns", "tomte-lab", "tomte-pop3", "tomte-smtp", "tomte-web", "tomte-wordlength"];
 
 /// Asks cargo for our programs; it tells where they are, whatever the target folder is called.
 fn build() -> Result<HashMap<String, PathBuf>> {

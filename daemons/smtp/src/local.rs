@@ -5,6 +5,7 @@
 
 use crate::{
     address::ReversePath,
+    crash,
     group::Group,
     route::Target,
     spool::{BUFFER_OCTETS, Id},
@@ -208,7 +209,9 @@ impl Letter {
     pub(crate) fn commit(mut self) -> io::Result<Placed> {
         self.spill()?;
         let Some((maildir, delivery)) = self.begun.take() else { return Err(io::ErrorKind::Other.into()) };
+        crash::here("letter written");
         let placed = delivery.place()?;
+        crash::here("letter placed");
         let (group, sweep) = self.mailboxes.group(&self.path, Instant::now());
         group.sync(|| maildir.sync_new())?;
         if sweep && let Err(error) = maildir.sweep(SystemTime::now()) {

@@ -14,6 +14,7 @@
 use crate::{
     address::{ForwardPath, Host, Mailbox, ReversePath},
     courier::{Connection, Couriers, Destination, Job},
+    crash,
     envelope::{Account, Body, Envelope, Fate, Notify, Recipient, Reports, Status},
     local::{Mailboxes, Room},
     report::{Action, Addressee, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
@@ -147,6 +148,8 @@ struct Inner {
     tasks: TaskTracker,
     shutdown: CancellationToken,
     bell: Bell,
+    /// Rung when a message is gone.
+    gone: Bell,
     book: Mutex<Book>,
 }
 
@@ -179,6 +182,7 @@ impl Queue {
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             bell: Bell::new(),
+            gone: Bell::new(),
             book: Mutex::default(),
         }));
         for (stored, state) in waiting {
@@ -197,6 +201,17 @@ impl Queue {
 
     pub(crate) fn spool(&self) -> &Arc<Spool> {
         &self.0.spool
+    }
+
+    /// Returns when nothing waits.
+    pub async fn empty(&self) {
+        loop {
+            let gone = self.0.gone.notified();
+            if self.book().messages.is_empty() {
+                return;
+            }
+            gone.await;
+        }
     }
 
     fn house(&self) -> &House {
@@ -619,20 +634,18 @@ impl Queue {
                 message.state.warned = true;
             }
             let (stored, state) = (message.stored.clone(), message.state.clone());
-            if state.is_done() {
-                book.messages.remove(&id);
-                self.0.counters.waiting(&book);
-            } else {
-                let due = book.messages.get(&id).and_then(Message::due);
-                book.agenda.extend(due.map(|due| (due, id)));
-            }
+            let due = message.due().map(|due| (due, id));
+            book.agenda.extend(due);
             (stored, state)
         };
         self.0.bell.notify_one();
+        let done = state.is_done();
         let queue = self.clone();
         let written = spawn_blocking(move || {
             // In this order: a report that is made twice is better than one that is not made.
+            crash::here("tried");
             let reports = queue.report(&stored, &news, now);
+            crash::here("reported");
             let noted = if state.is_done() { queue.0.spool.remove(id) } else { queue.0.spool.note(id, &state) };
             if let Err(error) = noted {
                 tracing::error!(%id, %error, "cannot note what came of a try; it may be made again");
@@ -641,6 +654,13 @@ impl Queue {
         });
         for report in written.await.unwrap_or_default() {
             self.add(report, None);
+        }
+        if done {
+            let mut book = self.book();
+            book.messages.remove(&id);
+            self.0.counters.waiting(&book);
+            drop(book);
+            self.0.gone.notify_waiters();
         }
     }
 

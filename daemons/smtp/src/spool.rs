@@ -36,6 +36,7 @@
 use crate::{
     address::ForwardPath,
     command::{Command, Mail, Rcpt},
+    crash,
     envelope::{Body, Charset, Envelope, Notify, Recipient, Ret},
     group::Group,
     session::Trouble,
@@ -324,8 +325,10 @@ impl Spool {
             Mode::RUSR | Mode::WUSR,
         )?);
         file.write_all(text.as_bytes())?;
+        crash::here("state written");
         fdatasync(&file)?;
         renameat(&self.tmp, &name, &self.queue, &name)?;
+        crash::here("state renamed");
         self.sync()
     }
 
@@ -338,7 +341,7 @@ impl Spool {
         // In this order: a state without a message is nothing, a message without a state is one that was never tried.
         for name in [id.to_string(), format!("{id}.state")] {
             match unlinkat(&self.queue, &name, rustix::fs::AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
+                Ok(()) | Err(Errno::NOENT) => crash::here("message removed"),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -477,11 +480,14 @@ impl Draft {
             self.spill()?;
             self.file.as_ref().map_or(Ok(()), |file| file.write_all_at(value, self.body_at))?;
         }
+        crash::here("written");
         if let Some(file) = &self.file {
             fdatasync(file)?;
         }
+        crash::here("synced");
         let name = self.id.to_string();
         renameat(&self.spool.tmp, &name, &self.spool.queue, &name)?;
+        crash::here("renamed");
         let (id, start, octets) = (self.id, self.start, self.written - self.start);
         // It has left tmp/, and there is nothing to be cleaned up any more.
         self.file = None;
@@ -490,6 +496,7 @@ impl Draft {
             let _ = self.spool.remove(id);
             return Err(error);
         }
+        crash::here("safe");
         let recipients = std::mem::take(&mut self.envelope.recipients);
         let envelope = Envelope { recipients, ..self.envelope.clone() };
         Ok(Stored { id, envelope: Arc::new(envelope), start, octets })

@@ -7,12 +7,13 @@ use shared::{
     accounts::{self, Accounts},
     sasl::{Credentials, ScramKeys},
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
-    transcript::Transport,
+    transcript::{Heard, Kind, Transport},
     wire::{Crlf, Line, LineEnd},
 };
 use smtp::{
     Config, Server,
     body::{Flaw, Incoming, Progress},
+    queue::Queue,
     reply::Reply,
     session::{
         Channel, Curiosity, Effect, LINE_OCTETS_MAX, Outcome, Plaintext, Purpose, Session, StartTls, Step, Terms,
@@ -25,7 +26,10 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio::io::duplex;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, duplex},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 
 const TRANSCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transcripts");
@@ -244,4 +248,234 @@ async fn transcripts_play_over_a_stream() {
             .await;
         }
     }
+}
+
+#[tokio::test]
+async fn transcripts_play_over_tcp() {
+    for folder in ["", "strict", "chunks"] {
+        play_all_async(Path::new(TRANSCRIPTS).join(folder), async |script: &Script| {
+            let (house, shared) = (House::new(), shared());
+            let mut result = Ok(());
+            beside_a_server(settings(folder, house.config()), &shared, async |at, _| {
+                result = script.on_tcp(at, Pace::Lines, no_stage).await;
+            })
+            .await;
+            result
+        })
+        .await;
+    }
+}
+
+// --- What a transcript cannot say ------------------------------------------------------------------------------------
+
+/// Runs `test` beside a server, then stops the server and waits for it.
+async fn beside_a_server<F: Future<Output = ()>>(
+    config: Config,
+    shared: &Shared,
+    test: impl FnOnce(SocketAddr, Queue) -> F,
+) {
+    let server = Server::bind(config, shared).unwrap();
+    let (address, queue) = (server.local_addrs()[0].address, server.queue());
+    let shutdown = CancellationToken::new();
+    let test = async {
+        test(address, queue).await;
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(server.run(shutdown.clone()), test);
+    result.unwrap();
+}
+
+/// A client that is connected.
+type Client = BufStream<TcpStream>;
+
+async fn connect(at: SocketAddr) -> Client {
+    let mut client = BufStream::new(TcpStream::connect(at).await.unwrap());
+    assert!(hear(&mut client).await.starts_with("220 "));
+    client
+}
+
+/// A whole reply; its last line.
+async fn hear(client: &mut Client) -> String {
+    loop {
+        let mut line = String::new();
+        client.read_line(&mut line).await.unwrap();
+        if line.as_bytes().get(3) != Some(&b'-') {
+            return line.trim_end().to_owned();
+        }
+    }
+}
+
+async fn say(client: &mut Client, line: &str) -> String {
+    client.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
+    client.flush().await.unwrap();
+    hear(client).await
+}
+
+/// Sends a message; the answer behind its dot.
+async fn send(client: &mut Client, from: &str, to: &[&str], text: &str) -> String {
+    assert!(say(client, &format!("MAIL FROM:<{from}>")).await.starts_with("250 "));
+    for to in to {
+        let heard = say(client, &format!("RCPT TO:<{to}>")).await;
+        assert!(heard.starts_with("250 "), "{heard}");
+    }
+    assert!(say(client, "DATA").await.starts_with("354 "));
+    say(client, &format!("{text}\r\n.")).await
+}
+
+async fn greeted(at: SocketAddr) -> Client {
+    let mut client = connect(at).await;
+    assert!(say(&mut client, "EHLO crepes.fr").await.starts_with("250 "));
+    client
+}
+
+#[tokio::test]
+async fn a_message_that_is_cut_off_at_any_octet_leaves_nothing() {
+    let (house, shared) = (House::new(), shared());
+    let config = Config { grace: shared::units::Span::secs(0), ..house.config() };
+    beside_a_server(config, &shared, async |at, _| {
+        let text = "Subject: x\r\n\r\n..\r\nhello\r\n.\r\n";
+        for length in 0..text.len() {
+            let mut client = greeted(at).await;
+            say(&mut client, "MAIL FROM:<alice@crepes.fr>").await;
+            say(&mut client, "RCPT TO:<bob@hamburger.edu>").await;
+            // Two recipients go through the queue, one goes straight to its mailbox.
+            if length % 2 == 0 {
+                say(&mut client, "RCPT TO:<bob+2@hamburger.edu>").await;
+            }
+            say(&mut client, "DATA").await;
+            client.write_all(&text.as_bytes()[..length]).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut rest = vec![];
+            client.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"", "{length}");
+        }
+    })
+    .await;
+    assert_eq!((house.mail("bob"), house.queue(), house.begun()), (vec![], vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_message_for_several_goes_through_the_queue_and_each_gets_it_once() {
+    let (house, shared) = (House::new(), shared());
+    beside_a_server(house.config(), &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        let to = ["info@hamburger.edu", "bob@hamburger.edu", "BOB@hamburger.edu", "postmaster@hamburger.edu"];
+        let heard = send(&mut client, "alice@crepes.fr", &to, "Subject: to all").await;
+        assert!(heard.starts_with("250 2.0.0 Message accepted for delivery as "), "{heard}");
+        queue.empty().await;
+    })
+    .await;
+    // bob, bob+info and BOB are three recipients and one mailbox.
+    let mail = house.mail("bob");
+    assert_eq!((mail.len(), house.mail("postmaster").len()), (3, 1));
+    assert!(
+        mail[0].starts_with("Return-Path: <alice@crepes.fr>\r\nReceived: from crepes.fr ([127.0.0.1])"),
+        "{}",
+        mail[0]
+    );
+    assert!(!mail[0].contains("for <"), "{}", mail[0]);
+    assert!(house.queue().is_empty());
+}
+
+#[tokio::test]
+async fn a_full_mailbox_is_told_at_rcpt_and_when_the_message_is_larger_than_was_said() {
+    let (house, shared) = (House::new(), shared());
+    let config = Config { quota: shared::units::Size(1500), ..house.config() };
+    beside_a_server(config, &shared, async |at, _| {
+        let mut client = greeted(at).await;
+        let text = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(80));
+        assert!(send(&mut client, "a@b", &["bob@hamburger.edu"], &text).await.starts_with("250 "));
+        assert!(say(&mut client, "MAIL FROM:<a@b> SIZE=1600").await.starts_with("250 "));
+        assert!(say(&mut client, "RCPT TO:<bob@hamburger.edu>").await.starts_with("552 5.2.2"));
+        assert!(say(&mut client, "RSET").await.starts_with("250 "));
+        assert!(say(&mut client, "MAIL FROM:<a@b> SIZE=1000").await.starts_with("250 "));
+        assert!(say(&mut client, "RCPT TO:<bob@hamburger.edu>").await.starts_with("452 4.2.2"));
+        assert!(say(&mut client, "RSET").await.starts_with("250 "));
+        let heard = send(&mut client, "a@b", &["bob@hamburger.edu"], &text).await;
+        assert!(heard.starts_with("452 4.3.1"), "{heard}");
+    })
+    .await;
+    assert_eq!(house.mail("bob").len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_answered_451_and_nothing_is_left() {
+    let (house, shared) = (House::new(), shared());
+    beside_a_server(house.config(), &shared, async |at, _| {
+        // Neither mailbox nor queue can be written to: files stand where folders should.
+        fs::write(house.0.path().join("mail/bob"), "").unwrap();
+        fs::remove_dir(house.0.path().join("spool/tmp")).unwrap();
+        let mut client = greeted(at).await;
+        for to in [&["bob@hamburger.edu"][..], &["bob@hamburger.edu", "postmaster@hamburger.edu"]] {
+            let heard = send(&mut client, "a@b", to, "Subject: x").await;
+            assert!(heard.starts_with("451 4.3.0 I cannot store it now"), "{heard}");
+        }
+        assert!(say(&mut client, "QUIT").await.starts_with("221 "));
+    })
+    .await;
+    assert!(house.queue().is_empty());
+}
+
+#[tokio::test]
+async fn forward_files_send_on_keep_copies_and_do_not_run_in_circles() {
+    let (house, shared) = (House::new(), shared());
+    let config = Config { users: ["bob", "carol", "dave"].map(str::to_owned).to_vec(), ..house.config() };
+    for (user, targets) in [("bob", "\\bob, carol"), ("carol", "dave@hamburger.edu"), ("dave", "carol")] {
+        fs::create_dir_all(house.0.path().join("mail").join(user)).unwrap();
+        fs::write(house.0.path().join("mail").join(user).join(".forward"), targets).unwrap();
+    }
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "bob@hamburger.edu", &["bob@hamburger.edu"], "Subject: on and on").await;
+        queue.empty().await;
+    })
+    .await;
+    // Bob has his copy, and a report about the circle that carol and dave made, which was forwarded to them too.
+    let mail = house.mail("bob");
+    assert!(mail[0].contains("Subject: on and on") && !mail[0].contains("Delivered-To: bob"), "{mail:?}");
+    assert!(mail[1].contains("Return-Path: <>") && mail[1].contains("it runs in a circle"), "{mail:?}");
+    assert!(house.queue().is_empty());
+}
+
+#[tokio::test]
+async fn five_messages_for_one_site_are_one_connection_with_five_transactions() {
+    let (there, here) = (House::new(), House::new());
+    let receiver = shared();
+    let mut listener = receiver.transcript.hub().subscribe();
+    beside_a_server(there.config(), &receiver, async |hamburger, _| {
+        let routes = BTreeMap::from([("hamburger.edu".to_owned(), hamburger.to_string())]);
+        let config = Config {
+            hostname: "crepes.fr".to_owned(),
+            domains: vec!["crepes.fr".to_owned()],
+            allow: vec!["127.0.0.1".parse().unwrap()],
+            reuse: shared::units::Span::secs(60),
+            routes,
+            ..here.config()
+        };
+        beside_a_server(config, &shared(), async |at, queue| {
+            let mut client = greeted(at).await;
+            for number in 1..=5 {
+                send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], &format!("Subject: {number}")).await;
+                if number == 1 {
+                    // The connection stays for those that come later.
+                    queue.empty().await;
+                }
+            }
+            queue.empty().await;
+        })
+        .await;
+    })
+    .await;
+    assert_eq!(there.mail("bob").len(), 5);
+    let (mut connections, mut transactions) = (0, 0);
+    while transactions < 5 {
+        match listener.next().await {
+            Some(Heard::Event(event)) => {
+                connections += usize::from(event.kind == Kind::Open);
+                transactions += usize::from(event.line.starts_with("MAIL FROM:"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(connections, 1);
 }
