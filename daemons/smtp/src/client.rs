@@ -859,3 +859,137 @@ pub fn mask(line: &[u8]) -> Cow<'_, [u8]> {
     }
     line.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{answer::Listener, envelope::Notify};
+    use proptest::prelude::*;
+    use shared::wire::Line;
+
+    fn answer(text: &str) -> Answer {
+        Listener::default().hear(&Line::Text(text.to_owned().into())).unwrap().unwrap()
+    }
+
+    fn transaction(recipients: usize) -> Transaction {
+        let of = |number| {
+            let to = format!("bob{number}@hamburger.edu").parse().unwrap();
+            Recipient { to, notify: Notify::Unsaid, orcpt: None }
+        };
+        let envelope = Envelope {
+            from: ReversePath::Null,
+            body: Body::SevenBit,
+            charset: Charset::Ascii,
+            ret: Ret::Unsaid,
+            envid: None,
+            recipients: (0..recipients).map(of).collect(),
+        };
+        let (body, charset) = (envelope.body, envelope.charset);
+        let recipients = (0..recipients).collect();
+        Transaction { envelope: Arc::new(envelope), recipients, octets: 9, body, charset }
+    }
+
+    /// A session that is ready.
+    fn ready(pipelining: &str) -> Client {
+        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login: None };
+        let peer = Peer { name: "b".to_owned(), label: "b [127.0.0.1]:25".to_owned() };
+        let (mut client, _) = Client::new(Arc::new(hello), peer);
+        client.on_answer(&answer("220 b"));
+        let mut listener = Listener::default();
+        for line in ["250-b", pipelining, "250 HELP"] {
+            if let Some(answer) = listener.hear(&Line::Text(line.to_owned().into())).unwrap() {
+                assert_eq!(client.on_answer(&answer), Step::Ready);
+            }
+        }
+        client
+    }
+
+    #[test]
+    fn passwords_are_starred() {
+        assert_eq!(&*mask(b"AUTH PLAIN AGFsaWNlAGNyZXBlcw=="), b"AUTH PLAIN ********");
+        assert_eq!(&*mask(b"AUTH PLAIN"), b"AUTH PLAIN");
+        assert_eq!(&*mask(b"MAIL FROM:<a@b>"), b"MAIL FROM:<a@b>");
+    }
+
+    #[test]
+    fn a_password_too_long_for_one_command_is_said_in_two() {
+        let login = Some(Login { user: "alice".to_owned(), secret: "x".repeat(400) });
+        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login };
+        let peer = Peer { name: "b".to_owned(), label: "b [127.0.0.1]:25".to_owned() };
+        let (mut client, _) = Client::new(Arc::new(hello), peer);
+        client.encrypted();
+        let mut listener = Listener::default();
+        listener.hear(&Line::Text("250-b".into())).unwrap();
+        let offer = listener.hear(&Line::Text("250 AUTH PLAIN".into())).unwrap().unwrap();
+        assert_eq!(client.on_answer(&offer), Step::Say(vec!["AUTH PLAIN".to_owned()], Awaited::Other));
+        let Step::SaySecret(secret, _) = client.on_answer(&answer("334 ")) else { panic!("no response") };
+        assert!(secret.len() > 500);
+        assert_eq!(client.on_answer(&answer("235 welcome")), Step::Ready);
+    }
+
+    #[test]
+    fn no_more_than_fifty_commands_are_said_before_an_answer_is_heard() {
+        let mut client = ready("250-PIPELINING");
+        let mut groups = vec![];
+        let mut step = client.begin(transaction(120));
+        loop {
+            step = match step {
+                Step::Say(lines, _) => {
+                    groups.push(lines.len());
+                    client.on_answer(&answer("250 ok"))
+                }
+                Step::Hear(Awaited::DataInitiation) => client.on_answer(&answer("354 go")),
+                Step::Hear(_) => client.on_answer(&answer("250 ok")),
+                Step::SendMessage => client.message_sent(),
+                Step::Finished(fates) => break assert_eq!(fates.len(), 120),
+                step => panic!("{step:?}"),
+            };
+        }
+        // MAIL, 100 RCPT, DATA; then MAIL, 20 RCPT, DATA.
+        assert_eq!(groups, [50, 50, 2, 22]);
+    }
+
+    proptest! {
+        /// Whatever a server answers, each recipient has one fate in the end, and the message is sent only where somebody was taken.
+        #[test]
+        fn every_server_leaves_each_recipient_with_a_fate(
+            codes in proptest::collection::vec(
+                proptest::sample::select(vec![220, 250, 250, 250, 251, 354, 354, 421, 450, 452, 503, 550, 552, 554]), 40..80,
+            ),
+            pipelining in proptest::sample::select(vec!["250-PIPELINING", "250-HELP"]),
+            recipients in 0..5_usize,
+        ) {
+            let mut client = ready(pipelining);
+            let mut codes = codes.into_iter();
+            for _ in 0..3 {
+                if !client.is_ready() {
+                    break;
+                }
+                let (mut step, mut taken, mut sent) = (client.begin(transaction(recipients)), false, false);
+                loop {
+                    step = match step {
+                        Step::Say(_, awaited) | Step::Hear(awaited) => match codes.next() {
+                            Some(code) => {
+                                taken |= awaited == Awaited::Rcpt && (200..300).contains(&code);
+                                client.on_answer(&answer(&format!("{code} x")))
+                            }
+                            None => client.lost(&Loss::HungUp),
+                        },
+                        Step::SendMessage => {
+                            prop_assert!(taken);
+                            sent = true;
+                            client.message_sent()
+                        }
+                        Step::Finished(fates) => {
+                            prop_assert_eq!(fates.len(), recipients);
+                            let relayed = fates.iter().any(|fate| matches!(fate, Fate::Relayed { .. }));
+                            prop_assert!(sent || !relayed);
+                            break;
+                        }
+                        step => panic!("{step:?}"),
+                    };
+                }
+            }
+        }
+    }
+}

@@ -288,7 +288,7 @@ impl Office {
     /// Opens a connection to this address and says hello.
     async fn open(&self, target: &Target, address: IpAddr, cause: Option<u64>) -> Result<Talk<Stream>, Fate> {
         match self.introduce(target, address, Tls::IfOffered, cause).await {
-            // RFC 7435 §3: where encryption fails, opportunistic security still communicates. The handshake has spoilt the connection, so
+            // RFC 7435: where encryption fails, opportunistic security still communicates. The handshake has spoilt the connection, so
             // this takes a new one.
             Err(NotOpen::NoTls(_)) => self.introduce(target, address, Tls::Never, cause).await.map_err(NotOpen::fate),
             talk => talk.map_err(NotOpen::fate),
@@ -665,7 +665,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
         self.client.message_sent()
     }
 
-    /// RFC 5321 §4.1.1.10: "MUST NOT intentionally close the connection until it sends a QUIT command, and it SHOULD wait until it receives
+    /// RFC 5321 §4.1.1.10: "MUST NOT intentionally close the transmission channel until it sends a QUIT command, and it SHOULD wait until it receives
     /// the reply".
     async fn quit(mut self) {
         let step = self.client.quit();

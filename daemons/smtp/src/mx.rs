@@ -211,7 +211,7 @@ pub fn exchangers(
     if found.is_empty() {
         return Err(looping(domain));
     }
-    // "... a sender-SMTP MUST randomize them to spread the load".
+    // "... the sender-SMTP MUST randomize them to spread the load".
     found.sort_by_cached_key(|exchanger| (exchanger.preference, random()));
     found.truncate(EXCHANGERS_MAX);
     Ok(found.into_iter().map(|exchanger| Server { host: exchanger.name, because: Because::Mx }).collect())

@@ -23,8 +23,8 @@ const WIDTH: usize = 72;
 /// How much of a server's reply is repeated.
 const SAID_MAX: usize = 1000;
 
-/// How much of a message is returned with RET=FULL; a longer one is returned as its header alone. RFC 3461 §4.3 asks for the
-/// whole message "if possible", and a report as large as a film helps nobody.
+/// How much of a message is returned with RET=FULL (RFC 3461 §4.3). Deviates: of a longer one the header alone is returned, for a report as
+/// large as a film helps nobody and may not be deliverable itself.
 pub const FULL_OCTETS_MAX: u64 = 64 << 10;
 /// How many octets of the message [`Report::original`] needs at most.
 pub const ORIGINAL_OCTETS_MAX: usize = FULL_OCTETS_MAX as usize;
@@ -160,7 +160,7 @@ impl Report<'_> {
 
         let body = if text.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
         let charset = if to.is_ascii() { Charset::Ascii } else { Charset::Utf8 };
-        // RFC 3461 §6.3: nobody is told of what becomes of a report.
+        // Nobody is told of what becomes of a report.
         let recipients = vec![Recipient { to, notify: Notify::Never, orcpt: None }];
         let envelope = Envelope { from: ReversePath::Null, body, charset, ret: Ret::Unsaid, envid: None, recipients };
         Some(Built { envelope, message: text })

@@ -188,6 +188,9 @@ async fn beside_a_name_server<T>(until: impl AsyncFnOnce(SocketAddr) -> T) -> T 
         loop {
             let (octets, from) = socket.recv_from(&mut buffer).await.unwrap();
             let question = Message::from_vec(&buffer[..octets]).unwrap();
+            if question.queries[0].name.to_ascii() == "from-5.edu." {
+                assert_eq!(from.ip(), Ipv4Addr::new(127, 0, 0, 5));
+            }
             socket.send_to(&answer(&question).to_vec().unwrap(), from).await.unwrap();
         }
     };
@@ -209,6 +212,7 @@ fn answer(question: &Message) -> Message {
         }
         ("mail.hamburger.edu.", RecordType::A) => Ok(vec![(&*asked, a(2))]),
         ("backup.hamburger.edu.", RecordType::A) => Ok(vec![(&*asked, a(1))]),
+        ("from-5.edu.", RecordType::MX) => Ok(vec![(&*asked, mx(10, "backup.hamburger.edu."))]),
         ("burger.edu.", RecordType::MX) => Ok(vec![
             (&*asked, RData::CNAME(CNAME(name("hamburger.edu.")))),
             ("hamburger.edu.", mx(10, "backup.hamburger.edu.")),
@@ -344,6 +348,25 @@ async fn a_name_server_that_is_silent_is_not_waited_for_for_ever() {
     let text = "the DNS does not tell where mail for hamburger.edu goes: no answer in time";
     assert_eq!((fate.account().status, fate.account().text.as_str()), (Status(4, 4, 3), text));
     assert!(began.elapsed() <= Duration::from_secs(21), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn our_end_is_the_address_that_is_configured_for_questions_too() {
+    let (listener, port) = listener().await;
+    let serve = async {
+        let (stream, remote) = listener.accept().await.unwrap();
+        let mut peer = Peer::new(stream);
+        peer.greet("").await;
+        peer.take().await;
+        remote.ip()
+    };
+    let send = beside_a_name_server(async |resolver| {
+        let from = Some(Ipv4Addr::new(127, 0, 0, 5).into());
+        let couriers = couriers(Settings { from, ..settings(port, Some(resolver)) });
+        couriers.connect(&to("from-5.edu"), None).await.unwrap().quit().await;
+    });
+    let ((), remote) = tokio::join!(send, serve);
+    assert_eq!(remote, Ipv4Addr::new(127, 0, 0, 5));
 }
 
 #[tokio::test]
