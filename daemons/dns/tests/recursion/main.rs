@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod internet;
+mod lessons;
 mod validation;
 
 use dns::{message::Rcode, name::Name, rdata::Type};
