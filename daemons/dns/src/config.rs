@@ -4,7 +4,7 @@ use crate::zonefile::Rewrite;
 use serde::{Deserialize, Serialize};
 use shared::{
     daemon::StartError,
-    units::{Network, Size, Span},
+    units::{Network, Size, Span, private_networks},
 };
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -107,11 +107,8 @@ impl Config {
     /// # Errors
     /// The key that must not be set, and what to do about it.
     pub fn refuse_unsafe(&self) -> Result<(), StartError> {
-        let is_world = |address: &SocketAddr| {
-            let is_in =
-                |network: &str| network.parse::<Network>().is_ok_and(|it| it.contains(address.ip().to_canonical()));
-            !PRIVATE.into_iter().any(is_in)
-        };
+        let private = private_networks();
+        let is_world = |address: &SocketAddr| !private.iter().any(|network| network.contains(address.ip()));
         let weak = [
             (self.fixed_source_port != 0, "fixed_source_port", "answers are easy to forge if the port is known"),
             (self.sequential_ids, "sequential_ids", "answers are easy to forge if the id is known"),
@@ -199,10 +196,6 @@ pub struct Key {
     pub secret: String,
 }
 
-/// This machine, and the networks that are nobody's on the Internet (RFC 1918, RFC 4193, RFC 4291 §2.5.6).
-const PRIVATE: [&str; 7] =
-    ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7", "fe80::/10"];
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -216,7 +209,7 @@ impl Default for Config {
             ds_dir: "/var/lib/tomte/ds".into(),
             rewrite: Rewrite::None,
             recurse: false,
-            allow: PRIVATE.map(|network| network.parse().expect("these are networks")).to_vec(),
+            allow: private_networks(),
             hints: None,
             forward: vec![],
             forward_only: true,

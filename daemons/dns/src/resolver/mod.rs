@@ -47,7 +47,7 @@ use local::Locals;
 use prometheus_client::metrics::counter::Counter;
 use scrub::Referral;
 use servers::Servers;
-use shared::{Shared, daemon::StartError, units::Network};
+use shared::{Shared, admin::CacheQuestion, daemon::StartError, units::Network};
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -294,6 +294,17 @@ impl Resolver {
             }
         }
         lines
+    }
+
+    /// Answers a question about the cache, in lines.
+    pub fn about(&self, question: &CacheQuestion) -> Vec<String> {
+        match question {
+            CacheQuestion::List => self.list(),
+            CacheQuestion::Purge(name) => match name.parse::<Name>() {
+                Ok(name) => vec![format!("{} entries forgotten", self.purge(&name))],
+                Err(error) => vec![format!("`{name}`: {error}")],
+            },
+        }
     }
 
     /// Forgets a name and all below it; returns how many entries that were.
