@@ -30,6 +30,7 @@ use std::{
 /// The `[smtp]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in a file that people write")]
 pub struct Config {
     /// Addresses where other servers bring mail (port 25); STARTTLS begins TLS there.
     pub listen: Vec<SocketAddr>,

@@ -199,14 +199,14 @@ impl Letter {
                 let delivery = maildir.deliver(self.name.clone(), self.attempt)?;
                 Ok((maildir, delivery))
             };
-            let begun = match Maildir::open(&self.path).and_then(begin) {
+            let opened = match Maildir::open(&self.path).and_then(begin) {
                 // Somebody's first message.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     Maildir::open_or_create(&self.path).and_then(begin)
                 }
-                begun => begun,
+                opened => opened,
             };
-            self.begun.insert(begun?)
+            self.begun.insert(opened?)
         };
         delivery.write_all(&self.buffer)?;
         self.buffer.clear();

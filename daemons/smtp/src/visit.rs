@@ -401,7 +401,7 @@ impl Visit {
                 (office.authenticator.is_some() && !self.session.may_relay()).then(|| Sealed::Origin(client.clone()))
             }
         };
-        let mut vessel = match office.straight_to_mailbox(&envelope, id).await {
+        let mut vessel = match office.straight_to_mailbox(&envelope, id) {
             Some((letter, to, account)) => Vessel::Mailbox { letter, id, to, account },
             None => Vessel::Queue(office.queue.spool().draft(id, envelope)),
         };
@@ -566,7 +566,7 @@ impl Visit {
 
 impl Office {
     /// Where a message goes that is for one mailbox of ours and nothing else: no copy elsewhere, no report of success.
-    async fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox, String)> {
+    fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox, String)> {
         let [Recipient { to, notify, .. }] = &envelope.recipients[..] else { return None };
         let house = &self.terms.house;
         if !house.is_ours(to.host()) || matches!(notify, Notify::Of(occasions) if occasions.success) {
