@@ -310,7 +310,7 @@ impl Visit {
                 }
                 self.admit(&from, &to, &mailboxes, octets).await
             }
-            Effect::Open(opening) => self.open(*opening, wire.conversation()).await,
+            Effect::Open(opening) => self.open(*opening, wire.conversation()),
         }
     }
 
@@ -369,7 +369,7 @@ impl Visit {
 
     // --- A message comes in ------------------------------------------------------------------------------------------
 
-    async fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
+    fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
         let Opening { envelope, client, with, purpose } = opening;
         let office = &self.office;
         if office.queue.is_full() {
