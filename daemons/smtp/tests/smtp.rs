@@ -504,3 +504,15 @@ async fn what_cannot_be_delivered_is_tried_as_often_as_the_schedule_says_and_the
     assert!(["2 tries", "3 tries"].iter().any(|right| tries.starts_with(right)), "{report}");
     assert!(report.starts_with("Return-Path: <>\r\n") && report.contains("Action: failed"), "{report}");
 }
+
+#[tokio::test]
+async fn a_waiting_session_is_small() {
+    let (house, shared) = (House::new(), shared());
+    let server = Server::bind(house.config(), &shared).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], 25));
+    let (_near, far) = duplex(64);
+    let talk = shared.transcript.conversation(Transport::Tcp, address, address);
+    let session = server.serve_stream(far, (Channel::Clear, Purpose::Relay), talk, CancellationToken::new());
+    // What it has on the heap besides, an envelope and the last lines, is about two KiB.
+    assert!(size_of_val(&session) < 6 << 10, "{} octets", size_of_val(&session));
+}
