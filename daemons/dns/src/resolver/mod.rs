@@ -584,3 +584,46 @@ pub fn write_refusal(writer: &mut Writer<'_>) {
     writer.rcode(Rcode::REFUSED);
     writer.explain(PROHIBITED, "recursion is for the networks in `dns.allow`");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cache::Credibility;
+
+    fn resolver(change: impl FnOnce(&mut Config)) -> Arc<Resolver> {
+        // Nobody is there.
+        let forward = vec![SocketAddr::from(([127, 0, 0, 1], 1))];
+        let mut config = Config { recurse: true, forward, ..Config::default() };
+        change(&mut config);
+        Resolver::open(&config, &Shared::for_tests("dns")).unwrap().unwrap()
+    }
+
+    /// RFC 8767 §5: nobody tells, and what was good an instant ago will do; with a TTL of 30 s, and not as authentic.
+    #[tokio::test]
+    async fn what_is_past_its_time_will_do_when_nobody_answers() {
+        let resolver = resolver(|_| {});
+        let name: Name = "www.example".parse().unwrap();
+        let owner = name.clone();
+        let record = Record { owner, rtype: Type::A, class: Class::IN, ttl: 1, rdata: vec![192, 0, 2, 1] };
+        let set = Arc::new(Set::of(&[&record]).unwrap());
+        let from = SocketAddr::from(([127, 0, 0, 1], 53));
+        let origin = Origin { credibility: Credibility::Answer, security: Security::Secure, from };
+        // The clock begins with 1.
+        resolver.cache.put_set(set, origin, 0);
+        let reply = resolver.find(&name, Type::A, Checking::On, 0).await.unwrap();
+        assert!(reply.is_stale && reply.answers[0].1 == 30, "{reply:?}");
+        let other: Name = "other.example".parse().unwrap();
+        assert_eq!(resolver.find(&other, Type::A, Checking::On, 0).await.unwrap_err().0, 22);
+    }
+
+    #[test]
+    fn the_root_of_the_internet_is_known_with_its_keys() {
+        let resolver = resolver(|config| (config.forward, config.query_ipv6) = (vec![], false));
+        assert_eq!(resolver.hints.len(), 13);
+        assert!(!resolver.anchors.is_empty());
+        // Who asks others, or another root, has other keys.
+        assert!(self::resolver(|_| {}).anchors.is_empty());
+        let problem = trust(&Config { negative_trust_anchors: vec!["a..b".to_owned()], ..Config::default() });
+        assert!(problem.unwrap_err().1.starts_with("`a..b` is no domain name"));
+    }
+}
