@@ -21,7 +21,7 @@ use super::{
     local::Local,
     scrub::{self, Answer, Asked, End, Said, Way},
     upstream::{Question, Recursion, Trouble},
-    validate::{Bogus, Work},
+    validate::{Bogus, Known, Work},
 };
 use crate::{
     name::{Name, NameRef, Suffixes},
@@ -163,7 +163,7 @@ pub struct Task {
 
 impl Task {
     /// A new question of a client.
-    pub fn new(cause: u64, checking: Checking) -> Self {
+    pub fn new(cause: u64, checking: Checking, known: &Arc<Known>) -> Self {
         Self {
             cause,
             checking,
@@ -171,7 +171,7 @@ impl Task {
             key_questions: Arc::default(),
             questions_max: (QUESTIONS_MAX, Limit::Questions),
             server_names: Arc::default(),
-            work: Arc::default(),
+            work: Arc::new(Mutex::new(Work::of(Arc::clone(known)))),
             looking_for: vec![],
         }
     }

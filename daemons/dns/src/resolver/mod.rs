@@ -58,6 +58,7 @@ use tokio::{sync::OnceCell, time::timeout};
 use tokio_util::task::TaskTracker;
 use trust::{Anchors, Links};
 use upstream::{Recursion, Upstream, Weakness};
+use validate::Known;
 
 /// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>): IPv4 first, which every host has.
 const ROOT: [&str; 26] = [
@@ -152,6 +153,7 @@ pub struct Resolver {
     started: Instant,
     anchors: Anchors,
     links: Mutex<Links>,
+    known: Arc<Known>,
     fetching: Mutex<HashMap<(Vec<u8>, Type), Fetching>>,
     answering: Mutex<HashMap<Key, Answering>>,
     failures: Mutex<HashMap<Key, (u64, Failure)>>,
@@ -245,6 +247,7 @@ impl Resolver {
             started: Instant::now(),
             anchors,
             links: Mutex::default(),
+            known: Arc::default(),
             fetching: Mutex::default(),
             answering: Mutex::default(),
             failures: Mutex::default(),
@@ -339,7 +342,7 @@ impl Resolver {
         }
         self.counters.prefetched.inc();
         self.tasks.spawn(async move {
-            let task = Task::new(0, Checking::On);
+            let task = Task::new(0, Checking::On, &resolver.known);
             // What is still good would be found in the cache: the way down is gone without a look at it.
             let _ = resolver.refresh(&name, rtype, &task).await;
         });
@@ -386,7 +389,7 @@ impl Resolver {
             let (resolver, name) = (Arc::clone(self), name.clone());
             Box::pin(async move {
                 let work = async {
-                    let task = Task::new(cause, checking);
+                    let task = Task::new(cause, checking, &resolver.known);
                     let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
                     let outcome = outcome.unwrap_or(Err(Failure::TooLong));
                     if let Err(failure) = &outcome {
