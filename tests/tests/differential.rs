@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tests::alone;
 use tests::dns::{Answer, Over, Question, Record, Type};
-use tests::internet::{Internet, Maker, Way, Zone};
+use tests::internet::{Flaw, Internet, Maker, Signing, Way, Zone};
+use tests::process::Server;
 
 /// Where servers are. The last leaf serves nothing that it is said to serve.
 const ROOT: Ipv4Addr = Ipv4Addr::new(127, 53, 0, 1);
@@ -71,6 +72,20 @@ fn found(number: usize) -> Found {
         7 => Found::BesideADeadOne,
         9 if number > 36 => Found::Never,
         _ => Found::ByGlue,
+    }
+}
+
+/// How the domains are signed.
+const SIGNED: [Signing; DOMAINS] = [Signing::Nsec, Signing::Nsec3, Signing::Nsec3OptOut, Signing::Unsigned];
+
+/// What is wrong with a signed zone; nothing, if others' servers are in it.
+fn flaw(number: usize) -> Flaw {
+    match number % 24 {
+        2 => Flaw::Expired,
+        10 => Flaw::WrongDs,
+        12 => Flaw::Stripped,
+        _ if number.is_multiple_of(8) => Flaw::None,
+        _ => Flaw::Altered,
     }
 }
 
@@ -135,6 +150,7 @@ fn records(dice: &mut Dice) -> String {
         "@ MX 10 h0",
         "@ 1 TXT \"apex\"",
         "text TXT \"no address\"",
+        "flaw TXT \"genuine\"",
         "a.b.ent A 192.0.2.1",
         "*.w 1 A 192.0.2.2",
         "*.w TXT \"a wildcard\"",
@@ -161,8 +177,15 @@ fn records(dice: &mut Dice) -> String {
     text
 }
 
+/// Whether zones are signed at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    Plain,
+    Signed,
+}
+
 /// The whole tree.
-fn zones(dice: &mut Dice) -> Vec<Zone> {
+fn zones(tree: Tree, dice: &mut Dice) -> Vec<Zone> {
     let mut root = format!("@ NS ns.root.\nns.root. A {ROOT}\n");
     let mut tops = [const { String::new() }; DOMAINS];
     for (number, top) in tops.iter_mut().enumerate() {
@@ -183,13 +206,27 @@ fn zones(dice: &mut Dice) -> Vec<Zone> {
         let servers: Vec<Ipv4Addr> = servers.into_iter().map(leaf).collect();
         leaves.push(Zone::new(&name(number), &servers, own + &records(dice)));
     }
-    let lame = Zone::new("lame.", &[leaf(LAME)], format!("@ NS ns\nns A {}\n", leaf(LAME)));
     let tops = tops.into_iter().enumerate().map(|(number, text)| Zone::new(&format!("t{number}."), &TOPS, text));
-    [Zone::new(".", &[ROOT], root), lame].into_iter().chain(tops).chain(leaves).collect()
+    let (mut root, mut tops) = (Zone::new(".", &[ROOT], root), tops.collect::<Vec<_>>());
+    if tree == Tree::Signed {
+        root.signing = Signing::Nsec;
+        for (top, signing) in tops.iter_mut().zip(SIGNED) {
+            top.signing = signing;
+        }
+        for (number, leaf) in leaves.iter_mut().enumerate() {
+            leaf.signing = *dice.of(&SIGNED);
+            if leaf.signing != Signing::Unsigned {
+                leaf.flaw = flaw(number);
+            }
+        }
+    }
+    // Its server is said to serve others, and does not.
+    let lame = Zone::new("lame.", &[leaf(LAME)], format!("@ NS ns\nns A {}\n", leaf(LAME)));
+    [root, lame].into_iter().chain(tops).chain(leaves).collect()
 }
 
 /// Owners in every zone, and some names that are not there.
-const OWNERS: [&str; 44] = [
+const OWNERS: [&str; 45] = [
     "",
     "h0",
     "h1",
@@ -230,14 +267,27 @@ const OWNERS: [&str; 44] = [
     "nobody.far",
     "h0.farther",
     "q.wide",
+    "flaw",
     "sub",
     "h0.sub",
     "ns0",
     "nobody",
 ];
 
+/// With what a question is asked.
+#[derive(Debug, Clone, Copy)]
+enum With {
+    /// EDNS.
+    Edns,
+    /// DO: signatures, and the word about them.
+    Dnssec,
+    /// DO and CD: whoever asks validates by himself.
+    Unchecked,
+}
+
 /// What somebody asks. Some zones are asked for more than others.
-fn question(dice: &mut Dice) -> (String, Type) {
+fn question(dice: &mut Dice) -> (String, Type, With) {
+    let with = *dice.of(&[With::Edns, With::Edns, With::Dnssec, With::Dnssec, With::Dnssec, With::Unchecked]);
     let rtype = *dice.of(&[
         Type::A,
         Type::A,
@@ -251,6 +301,7 @@ fn question(dice: &mut Dice) -> (String, Type) {
         Type::Soa,
         Type::Dname,
         Type::Ds,
+        Type::Dnskey,
     ]);
     let zone = name(dice.below(ZONES).min(dice.below(ZONES)));
     let owner = *dice.of(&OWNERS);
@@ -262,8 +313,11 @@ fn question(dice: &mut Dice) -> (String, Type) {
         _ if owner.is_empty() => zone,
         _ => format!("{owner}.{zone}"),
     };
-    (name, rtype)
+    (name, rtype, with)
 }
+
+/// RFC 4034 §3. Its data begins with the type that is signed.
+const RRSIG: u16 = 46;
 
 /// What an answer comes to. Neither TTLs nor the order of records count; what stands beside the answer is the server's choice.
 #[derive(PartialEq, Eq)]
@@ -276,7 +330,11 @@ struct Told {
 
 impl Told {
     fn of(answer: &Answer) -> Self {
-        let records = answer.answers.iter().filter(|record| record.rtype != Type::Dname as u16);
+        let is_dname = |record: &&Record| {
+            record.rtype == Type::Dname as u16
+                || record.rtype == RRSIG && record.data.starts_with(&[0, Type::Dname as u8])
+        };
+        let records = answer.answers.iter().filter(|record| !is_dname(record));
         let answers = records.map(|record| (record.owner.clone(), record.rtype, record.data.clone())).collect();
         Self { rcode: answer.rcode, authentic: answer.authentic, answers }
     }
@@ -317,8 +375,13 @@ fn excuse(name: &str, rtype: Type) -> Option<&'static str> {
     }
 }
 
-fn ask(server: SocketAddr, name: &str, rtype: Type) -> Result<Answer, String> {
-    let question = Question::new(name, rtype).recursive().with_edns();
+fn ask(server: SocketAddr, name: &str, rtype: Type, with: With) -> Result<Answer, String> {
+    let question = Question::new(name, rtype).recursive();
+    let question = match with {
+        With::Edns => question.with_edns(),
+        With::Dnssec => question.with_dnssec(),
+        With::Unchecked => question.with_dnssec().unchecked(),
+    };
     match question.ask(server, Over::Udp) {
         Ok(answer) if !answer.truncated => Ok(answer),
         Ok(_) => question.ask(server, Over::Tcp).map_err(|error| format!("{error:#}")),
@@ -337,25 +400,37 @@ fn seed() -> u64 {
 #[test]
 #[ignore = "needs unshare, ip and unbound: tests/run clients"]
 fn a_day_of_lookups_tells_the_same_as_unbound() {
-    if !alone::test("a_day_of_lookups_tells_the_same_as_unbound").unwrap() {
-        return;
+    if alone::test("a_day_of_lookups_tells_the_same_as_unbound").unwrap() {
+        compare(Tree::Plain);
     }
+}
+
+#[test]
+#[ignore = "needs unshare, ip, unbound, dnssec-keygen and dnssec-signzone: tests/run clients"]
+fn a_day_of_lookups_among_signed_and_spoilt_zones_tells_the_same_as_unbound() {
+    if alone::test("a_day_of_lookups_among_signed_and_spoilt_zones_tells_the_same_as_unbound").unwrap() {
+        compare(Tree::Signed);
+    }
+}
+
+fn compare(tree: Tree) {
     let seed = seed();
     let mut dice = Dice(seed);
-    let internet = Internet::start(&zones(&mut dice)).unwrap();
+    let internet = Internet::start(&zones(tree, &mut dice)).unwrap();
     let ours = internet.resolver(Maker::Ours, Way::Down, "").unwrap();
     let unbound = internet.resolver(Maker::Unbound, Way::Down, "").unwrap();
-    let questions: Vec<(String, Type)> = (0..QUESTIONS).map(|_| question(&mut dice)).collect();
+    let questions: Vec<(String, Type, With)> = (0..QUESTIONS).map(|_| question(&mut dice)).collect();
     let (next, differences) = (AtomicUsize::new(0), Mutex::new(vec![]));
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                while let Some((name, rtype)) = questions.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (one, other) = (ask(ours.address(), name, *rtype), ask(unbound.address(), name, *rtype));
+                while let Some((name, rtype, with)) = questions.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let told = |server: &Server| ask(server.address(), name, *rtype, *with);
+                    let (one, other) = (told(&ours), told(&unbound));
                     let complete = one.as_ref().is_ok_and(has_its_dnames);
                     let (one, other) = (one.as_ref().map(Told::of), other.as_ref().map(Told::of));
                     if !complete || one != other && excuse(name, *rtype).is_none() {
-                        let told = format!("{name} {rtype:?}\n  ours:    {one:?}\n  unbound: {other:?}");
+                        let told = format!("{name} {rtype:?} {with:?}\n  ours:    {one:?}\n  unbound: {other:?}");
                         differences.lock().unwrap().push(told);
                     }
                 }
@@ -363,10 +438,6 @@ fn a_day_of_lookups_tells_the_same_as_unbound() {
         }
     });
     let differences = differences.into_inner().unwrap();
-    assert!(
-        differences.is_empty(),
-        "seed {seed}: {} of {QUESTIONS} answers differ, among them\n{}",
-        differences.len(),
-        differences[..differences.len().min(20)].join("\n")
-    );
+    let some = differences[..differences.len().min(20)].join("\n");
+    assert!(differences.is_empty(), "seed {seed}: {} of {QUESTIONS} answers differ:\n{some}", differences.len());
 }
