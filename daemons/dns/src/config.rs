@@ -40,6 +40,12 @@ pub struct Config {
     pub hints: Option<PathBuf>,
     /// Servers that do the asking instead of us: a larger resolver that knows more.
     pub forward: Vec<SocketAddr>,
+    /// A file with DS or DNSKEY records: the keys of zones that are trusted, from which on answers are validated (RFC 4035 §5).
+    /// Without one, the keys of the Internet's root are trusted if it is what is asked; with `hints` or `forward`, nothing is.
+    pub trust_anchors: Option<PathBuf>,
+    /// Names that are not validated, nor what is below them, because their owners have made a mistake (RFC 7646). Take a name
+    /// out again when it is mended; `["."]` validates nothing.
+    pub negative_trust_anchors: Vec<String>,
     /// The most that the cache may use.
     pub cache: Size,
     /// Whether a server is shown only as many labels of a name as it needs (RFC 9156). The lab does without, so that its messages
@@ -162,6 +168,8 @@ impl Default for Config {
             allow: PRIVATE.map(|network| network.parse().expect("these are networks")).to_vec(),
             hints: None,
             forward: vec![],
+            trust_anchors: None,
+            negative_trust_anchors: vec![],
             cache: Size::mib(64),
             minimise_names: true,
             query_ipv6: true,

@@ -7,7 +7,7 @@ use crate::{
     message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
     rate::{Rates, Verdict},
     rdata::Class,
-    resolver::{self, Now, Resolver},
+    resolver::{self, Now, Resolver, cache::Security},
     zone::Zone,
 };
 use shared::{daemon::StartError, units::Network};
@@ -113,9 +113,9 @@ pub enum Because {
     /// It was not.
     Malformed(&'static str),
     /// Others have told it, and we have kept it.
-    Cached,
+    Cached(Security),
     /// Others have told it now.
-    Found,
+    Found(Security),
     /// Others were asked, and nobody could tell.
     NotFound,
     /// Others are not asked for this client.
@@ -129,8 +129,10 @@ impl std::fmt::Display for Because {
         match self {
             Because::Answered(reason) => reason.fmt(f),
             Because::Malformed(because) => f.write_str(because),
-            Because::Cached => f.write_str("the cache has it"),
-            Because::Found => f.write_str("others have told it"),
+            Because::Cached(Security::Unchecked) => f.write_str("the cache has it"),
+            Because::Cached(security) => write!(f, "the cache has it; {security}"),
+            Because::Found(Security::Unchecked) => f.write_str("others have told it"),
+            Because::Found(security) => write!(f, "others have told it; {security}"),
             Because::NotFound => f.write_str("nobody could tell"),
             Because::NotAllowed => f.write_str("others are not asked for this client; see `dns.allow`"),
             Because::Slips => f.write_str("too many of the same for one network; over TCP it is answered"),
@@ -264,7 +266,7 @@ fn from_cache(
         Now::Later => return Response::Recurse,
         Now::Reply(reply) => {
             resolver::write(&reply, query, &mut writer, rotation.turn(query.name, query.qtype));
-            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Cached)
+            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Cached(reply.security))
         }
         Now::Refused => {
             resolver::write_refusal(&mut writer);
@@ -287,7 +289,7 @@ pub async fn recurse(
     turn: usize,
 ) -> Option<(Vec<u8>, Rcode, Because)> {
     let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
-    let found = resolver.find(&query.name.to_name(), query.qtype, cause).await;
+    let found = resolver.find(&query.name.to_name(), query.qtype, resolver::checking_of(&query), cause).await;
     let mut buffer = vec![0; octets_max(world, asker.carrier, query.edns)];
     let room = buffer.len();
     let mut writer = Writer::new(&mut buffer, room, query.header);
@@ -302,7 +304,7 @@ pub async fn recurse(
     let (rcode, because) = match found {
         Ok(reply) => {
             resolver::write(&reply, &query, &mut writer, turn);
-            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Found)
+            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Found(reply.security))
         }
         Err((code, text)) => {
             resolver::write_failure(Rcode::SERVFAIL, code, &text, &mut writer);

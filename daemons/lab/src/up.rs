@@ -104,6 +104,10 @@ fn sign(mut servers: Vec<&mut dns::Config>) -> anyhow::Result<()> {
         server.zones.iter_mut().for_each(|zone| zone.dnssec = dns::Dnssec::Sign);
         dns::make_keys(server)?;
     }
+    // The local name servers validate from the lab's own root down.
+    for server in servers.iter_mut().filter(|server| server.recurse && server.trust_anchors.is_none()) {
+        server.trust_anchors = Some(server.ds_dir.join("root.ds"));
+    }
     Ok(())
 }
 

@@ -15,10 +15,12 @@
 //! that all that is done for it draws on.
 
 use super::{
-    Resolver,
-    cache::{Content, Credibility, Denial, Set},
+    Checking, Resolver,
+    cache::{Content, Credibility, Denial, Found, Origin, Security, Set},
+    judge::{BOGUS_MAX, Doubt},
     scrub::{self, Answer, Asked, End, Referral, Said},
-    upstream::{Question, Recursion},
+    upstream::{Question, Recursion, Trouble},
+    validate::{Bogus, Work},
 };
 use crate::{
     name::{Name, NameRef, Suffixes},
@@ -27,7 +29,7 @@ use crate::{
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Instant,
@@ -35,6 +37,8 @@ use std::{
 
 /// Questions to other servers for one question of a client. A name with a long way and bad servers needs about thirty.
 const QUESTIONS_MAX: u32 = 64;
+/// Questions for DS and DNSKEY for one question of a client: two for each zone on the way, one for each label between them.
+const KEY_QUESTIONS_MAX: u32 = 64;
 /// Names of servers whose addresses are looked for, for one question of a client (CVE-2020-8616).
 const SERVER_NAMES_MAX: u32 = 10;
 /// Such a look in the course of such a look, and so on.
@@ -65,6 +69,18 @@ pub enum Failure {
     /// The question makes too much work.
     #[error("the question makes too much work: {0}")]
     TooMuchWork(&'static str),
+    /// The answer is not what its zone has signed.
+    #[error("{name} {rtype}: {}{bogus}", if zone == name { String::new() } else { format!("{zone}: ") })]
+    Bogus {
+        /// What was asked for.
+        name: Name,
+        /// See there.
+        rtype: Type,
+        /// Whose data or keys are wrong.
+        zone: Name,
+        /// What is wrong.
+        bogus: Bogus,
+    },
     /// It took too long.
     #[error("it takes too long")]
     TooLong,
@@ -78,6 +94,7 @@ impl Failure {
             Failure::NoAnswer { .. } | Failure::NoAddress(_) | Failure::TooLong => 22,
             // "Other".
             Failure::TooMuchWork(_) => 0,
+            Failure::Bogus { bogus, .. } => bogus.ede().0,
         }
     }
 }
@@ -87,16 +104,30 @@ impl Failure {
 pub struct Task {
     /// The client's conversation, which the events name as their cause.
     pub cause: u64,
+    /// Whether what is found is validated.
+    pub(super) checking: Checking,
     questions: Arc<AtomicU32>,
+    key_questions: Arc<AtomicU32>,
+    questions_max: u32,
     server_names: Arc<AtomicU32>,
+    pub(super) work: Arc<Mutex<Work>>,
     /// Names of servers that are being looked for: a name that waits for itself would wait for ever.
     looking_for: Vec<Name>,
 }
 
 impl Task {
     /// A new question of a client.
-    pub fn new(cause: u64) -> Self {
-        Self { cause, questions: Arc::default(), server_names: Arc::default(), looking_for: vec![] }
+    pub fn new(cause: u64, checking: Checking) -> Self {
+        Self {
+            cause,
+            checking,
+            questions: Arc::default(),
+            key_questions: Arc::default(),
+            questions_max: QUESTIONS_MAX,
+            server_names: Arc::default(),
+            work: Arc::default(),
+            looking_for: vec![],
+        }
     }
 
     fn spend(what: &AtomicU32, most: u32, because: &'static str) -> Result<(), Failure> {
@@ -108,11 +139,18 @@ impl Task {
         self.questions.load(Ordering::Relaxed)
     }
 
+    /// Its part that fetches keys. They are validated by the chain that they make.
+    pub(super) fn about_keys(&self) -> Self {
+        let questions = Arc::clone(&self.key_questions);
+        Self { questions, questions_max: KEY_QUESTIONS_MAX, checking: Checking::Off, ..self.clone() }
+    }
+
+    /// Its part that looks for a server. Whatever address is found, what that server says is validated.
     fn for_server(&self, name: &Name) -> Result<Self, Failure> {
         Self::spend(&self.server_names, SERVER_NAMES_MAX, "too many servers whose addresses must be looked for")?;
         let mut looking_for = self.looking_for.clone();
         looking_for.push(name.clone());
-        Ok(Self { looking_for, ..self.clone() })
+        Ok(Self { looking_for, checking: Checking::Off, ..self.clone() })
     }
 }
 
@@ -120,7 +158,7 @@ impl Task {
 pub type Dated = (Arc<Set>, u32);
 
 /// What a client gets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Reply {
     /// Aliases in order, and the records at their end.
     pub answers: Vec<Dated>,
@@ -128,12 +166,20 @@ pub struct Reply {
     pub denial: Option<(Arc<Denial>, u32)>,
     /// Whether the name does not exist.
     pub no_such_name: bool,
-    /// Proofs for what a wildcard made.
-    pub proofs: Vec<Arc<Set>>,
+    /// Whether all of it has been validated.
+    pub security: Security,
     /// Whether some of it is past its time (RFC 8767).
     pub is_stale: bool,
     /// Whether some of it will be past its time soon, and should be fetched anew.
     pub is_ending: bool,
+}
+
+impl Default for Reply {
+    /// Nothing, which is beyond doubt.
+    fn default() -> Self {
+        let (answers, denial, security) = (vec![], None, Security::Secure);
+        Self { answers, denial, no_such_name: false, security, is_stale: false, is_ending: false }
+    }
 }
 
 /// Whether data past its time will do.
@@ -158,39 +204,42 @@ struct Cut {
 
 impl Resolver {
     /// Step 1: what the cache knows, along its aliases. `None` if it does not know the end.
-    pub fn look(&self, name: NameRef<'_>, rtype: Type, freshness: Freshness, now: u64) -> Option<Reply> {
+    pub fn look(
+        &self,
+        name: NameRef<'_>,
+        rtype: Type,
+        freshness: Freshness,
+        checking: Checking,
+        now: u64,
+    ) -> Option<Reply> {
         let mut reply = Reply::default();
-        let mut name = name.to_name();
+        let mut target: Option<Name> = None;
         for _ in 0..=ALIASES_MAX {
-            let good = |rtype| {
-                let found = self.cache.get(name.borrow(), rtype, now)?;
-                let is_fit = found.credibility.may_answer() && (!found.is_stale || freshness == Freshness::StaleToo);
-                is_fit.then_some(found)
+            let name = target.as_ref().map_or(name, Name::borrow);
+            let is_fit = |found: &Found| {
+                (!found.is_stale || freshness == Freshness::StaleToo) && self.believes(found.origin.security, checking)
             };
-            let mut found = good(rtype);
-            if found.is_none() && rtype != Type::CNAME {
-                found = good(Type::CNAME).filter(|found| matches!(found.content, Content::Set(_)));
-            }
-            // RFC 8020: nothing exists below a name that does not.
-            let found = found.or_else(|| {
-                let suffixes = Suffixes::of(name.borrow());
-                let known = |labels| self.cache.get_no_name(suffixes.suffix(labels), now);
-                let found = (1..=suffixes.count()).rev().find_map(known);
-                found.filter(|found| !found.is_stale || freshness == Freshness::StaleToo)
-            })?;
+            let (_, found) = self.look_once(name, rtype, now, is_fit)?;
             let ttl = if found.is_stale { STALE_TTL } else { found.ttl };
             reply.is_stale |= found.is_stale;
             reply.is_ending |= found.is_ending;
+            reply.security = reply.security.and(found.origin.security);
             match found.content {
                 Content::Set(set) if set.rtype == rtype => {
                     reply.answers.push((set, ttl));
                     return Some(reply);
                 }
-                Content::Set(alias) => {
-                    let target =
-                        alias.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok()).map(NameRef::to_name);
+                Content::Set(mut alias) => {
+                    if alias.rtype == Type::DNAME {
+                        let made = Arc::new(Set::made_of(&alias, name)?);
+                        reply.answers.push((std::mem::replace(&mut alias, made), ttl));
+                    }
+                    let leads_to = alias.target().map(NameRef::to_name);
                     reply.answers.push((alias, ttl));
-                    name = target?;
+                    if rtype == Type::CNAME {
+                        return Some(reply);
+                    }
+                    target = Some(leads_to?);
                 }
                 Content::NoData(denial) => {
                     reply.denial = Some((denial, ttl));
@@ -205,6 +254,39 @@ impl Resolver {
         None
     }
 
+    /// What the cache knows about one name, and under which: what is asked for, an alias, or that the name does not exist.
+    fn look_once<'n>(
+        &self,
+        name: NameRef<'n>,
+        rtype: Type,
+        now: u64,
+        is_fit: impl Fn(&Found) -> bool,
+    ) -> Option<(NameRef<'n>, Found)> {
+        let good = |name, rtype| {
+            let found = self.cache.get(name, rtype, now)?;
+            (found.origin.credibility.may_answer() && is_fit(&found)).then_some((name, found))
+        };
+        let is_set = |(_, found): &(NameRef<'_>, Found)| matches!(found.content, Content::Set(_));
+        if let Some(found) = good(name, rtype) {
+            return Some(found);
+        }
+        if rtype != Type::CNAME
+            && let Some(found) = good(name, Type::CNAME).filter(is_set)
+        {
+            return Some(found);
+        }
+        let suffixes = Suffixes::of(name);
+        (1..=suffixes.count()).rev().find_map(|labels| {
+            let above = suffixes.suffix(labels);
+            // RFC 8020: nothing exists below a name that does not. RFC 6672 §3.4: nor below a DNAME, but what it makes.
+            let nothing = self.cache.get_no_name(above, now).filter(&is_fit).map(|found| (above, found));
+            nothing.or_else(|| {
+                let is_above = labels < suffixes.count();
+                is_above.then(|| good(above, Type::DNAME).filter(is_set)).flatten()
+            })
+        })
+    }
+
     /// Asks anew for what the cache has.
     pub(super) async fn refresh(&self, name: &Name, rtype: Type, task: &Task) -> Result<(), Failure> {
         self.ask_the_tree(name, rtype, task).await.map(drop)
@@ -217,15 +299,17 @@ impl Resolver {
     pub(super) async fn resolve(&self, name: &Name, rtype: Type, task: &Task) -> Result<Reply, Failure> {
         let (mut reply, mut sname) = (Reply::default(), name.clone());
         for _ in 0..=ALIASES_MAX {
+            self.judge_what_is_kept(&sname, rtype, task).await?;
             // Step 1.
-            if let Some(known) = self.look(sname.borrow(), rtype, Freshness::Good, self.now()) {
+            if let Some(known) = self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now()) {
                 reply.answers.extend(known.answers);
-                return Ok(Reply { answers: reply.answers, ..known });
+                let security = reply.security.and(known.security);
+                return Ok(Reply { answers: reply.answers, security, ..known });
             }
             // Steps 2 to 4.
-            let answer = self.ask_the_tree(&sname, rtype, task).await?;
+            let (answer, security) = self.ask_the_tree(&sname, rtype, task).await?;
             reply.answers.extend(answer.aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
-            reply.proofs.extend(answer.proofs);
+            reply.security = reply.security.and(security);
             match answer.end {
                 End::Data(set) => {
                     reply.answers.push((Arc::clone(&set), set.ttl));
@@ -246,8 +330,71 @@ impl Resolver {
         Err(Failure::TooMuchWork("the aliases do not end"))
     }
 
-    /// Steps 2 to 4b: down from the nearest zone that is known.
-    async fn ask_the_tree(&self, name: &Name, rtype: Type, task: &Task) -> Result<Answer, Failure> {
+    /// Judges what the cache has of a name that nobody has looked at yet: it came on the way to something else, or for a client that
+    /// wanted it unchecked. What is bogus is forgotten.
+    async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<(), Failure> {
+        let is_fit = |found: &Found| !found.is_stale;
+        let Some((owner, found)) = self.look_once(name.borrow(), rtype, self.now(), is_fit) else { return Ok(()) };
+        if self.believes(found.origin.security, task.checking) {
+            return Ok(());
+        }
+        let (end, kept_type) = match &found.content {
+            Content::Set(set) => (End::Data(Arc::clone(set)), set.rtype),
+            Content::NoData(denial) => (End::NoData(Arc::clone(denial)), rtype),
+            Content::NoName(denial) => (End::NoName(Arc::clone(denial)), rtype),
+        };
+        let mut answer = Answer::of(owner.to_name(), end);
+        match self.judge(&mut answer, rtype, task).await {
+            Ok(security) => {
+                let ttl = match &answer.end {
+                    End::Data(set) => set.ttl,
+                    End::NoData(denial) | End::NoName(denial) => denial.ttl(),
+                    End::Leads => 0,
+                };
+                self.cache.judged(owner, kept_type, &found.content, security, ttl, self.now());
+            }
+            Err(Doubt::Bogus(..)) => self.cache.forget(owner, kept_type, &found.content),
+            Err(Doubt::Failed(failure)) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    /// Steps 2 to 4b, and that what was found is what its zone has signed. It is kept if that is so.
+    async fn ask_the_tree(&self, name: &Name, rtype: Type, task: &Task) -> Result<(Answer, Security), Failure> {
+        let (mut liars, mut doubt): (Vec<SocketAddr>, Option<Failure>) = (vec![], None);
+        loop {
+            let (mut answer, server) = match (self.go_down(name, rtype, task, &liars).await, doubt.take()) {
+                (Ok(found), _) => found,
+                // Nobody else is there to be asked: what the others have said says more.
+                (Err(Failure::NoAnswer { .. } | Failure::NoAddress(_)), Some(doubt)) => return Err(doubt),
+                (Err(failure), _) => return Err(failure),
+            };
+            match self.judge(&mut answer, rtype, task).await {
+                Ok(security) => {
+                    self.keep_answer(&answer, rtype, security, server);
+                    return Ok((answer, security));
+                }
+                Err(Doubt::Failed(failure)) => return Err(failure),
+                Err(Doubt::Bogus(zone, bogus)) => {
+                    let failure = Failure::Bogus { name: name.clone(), rtype, zone, bogus };
+                    if liars.len() == BOGUS_MAX || bogus == Bogus::TooMuchWork {
+                        return Err(failure);
+                    }
+                    liars.push(server);
+                    doubt = Some(failure);
+                }
+            }
+        }
+    }
+
+    /// Steps 2 to 4b: down from the nearest zone that is known. Nobody has looked at the signatures of what is returned.
+    pub(super) async fn go_down(
+        &self,
+        name: &Name,
+        rtype: Type,
+        task: &Task,
+        avoid: &[SocketAddr],
+    ) -> Result<(Answer, SocketAddr), Failure> {
         let suffixes = Suffixes::of(name.borrow());
         let mut cut = self.nearest_cut(name, rtype);
         let mut shown = cut.zone.borrow().label_count() + 1;
@@ -262,7 +409,7 @@ impl Resolver {
                 shown += 1;
                 continue;
             }
-            let (said, server) = self.ask_the_zone(&cut, asked_name, asked_type, task).await?;
+            let (said, server) = self.ask_the_zone(&cut, asked_name, asked_type, task, avoid).await?;
             match said {
                 Said::Referral(referral) => {
                     self.keep_referral(&referral, server);
@@ -273,17 +420,15 @@ impl Resolver {
                     shown = zone.borrow().label_count() + 1;
                     cut = Cut { zone, servers: names.map(NameRef::to_name).collect(), addresses };
                 }
-                Said::Answer(answer) => {
-                    self.keep_answer(&answer, asked_type, server);
-                    match answer.end {
-                        _ if is_whole => return Ok(answer),
-                        // RFC 8020: what is below it does not exist either.
-                        End::NoName(denial) if answer.aliases.is_empty() => {
-                            return Ok(Answer { name: name.clone(), end: End::NoName(denial), ..answer });
-                        }
-                        _ => shown += 1,
+                Said::Answer(answer) => match answer.end {
+                    _ if is_whole => return Ok((answer, server)),
+                    // RFC 8020: what is below it does not exist either.
+                    End::NoName(_) if answer.aliases.is_empty() => return Ok((answer, server)),
+                    _ => {
+                        self.keep_answer(&answer, asked_type, Security::Unchecked, server);
+                        shown += 1;
                     }
-                }
+                },
                 Said::Useless(because) => {
                     return Err(Failure::NoAnswer { zone: cut.zone, last: because.to_owned() });
                 }
@@ -319,8 +464,13 @@ impl Resolver {
         name: NameRef<'_>,
         rtype: Type,
         task: &Task,
+        avoid: &[SocketAddr],
     ) -> Result<(Said, SocketAddr), Failure> {
-        let recursion = if self.forward.is_empty() { Recursion::NotDesired } else { Recursion::Desired };
+        let recursion = match (self.forward.is_empty(), self.anchors.is_empty()) {
+            (true, _) => Recursion::NotDesired,
+            (false, true) => Recursion::Desired,
+            (false, false) => Recursion::DesiredUnchecked,
+        };
         let question = Question { name, rtype, recursion, cause: task.cause };
         let asked = Asked { zone: cut.zone.borrow(), name, rtype };
         let mut untried: Vec<Name> = cut.servers.clone();
@@ -328,8 +478,8 @@ impl Resolver {
         for server in &cut.servers {
             addresses.extend(self.known_addresses(server));
         }
-        let mut tried: Vec<SocketAddr> = vec![];
-        let mut last = None;
+        let mut tried: Vec<SocketAddr> = avoid.to_vec();
+        let (mut last, mut silent) = (None, vec![]);
         for _ in 0..TRIES_MAX {
             let order = self.servers.in_order(&cut.zone, &addresses, self.now());
             let Some(server) = order.iter().find(|address| !tried.contains(address)).copied() else {
@@ -337,19 +487,23 @@ impl Resolver {
                 if self.more_addresses(cut, &mut untried, &mut addresses, task).await? {
                     continue;
                 }
-                // Datagrams get lost: whoever said nothing is asked a second time.
-                if last.is_some() && tried.len() == order.len() && order.len() < TRIES_MAX / 2 {
-                    tried.clear();
+                // Datagrams get lost: whoever said nothing is asked again.
+                if !silent.is_empty() {
+                    tried.retain(|server| !silent.contains(server));
+                    silent.clear();
                     continue;
                 }
                 break;
             };
             tried.push(server);
-            Task::spend(&task.questions, QUESTIONS_MAX, "too many questions to other servers")?;
+            Task::spend(&task.questions, task.questions_max, "too many questions to other servers")?;
             let began = Instant::now();
             match self.upstream.ask(server, question, self.servers.patience(server)).await {
                 Err(trouble) => {
                     self.servers.failed(server, self.now());
+                    if let Trouble::Timeout(_) = trouble {
+                        silent.push(server);
+                    }
                     last = Some(trouble.to_string());
                 }
                 Ok(message) => {
@@ -413,28 +567,38 @@ impl Resolver {
 
     fn keep_referral(&self, referral: &Referral, from: SocketAddr) {
         let now = self.now();
-        self.cache.put_set(Arc::clone(&referral.servers), Credibility::Referral, from, now);
+        let told = |credibility| Origin { credibility, security: Security::Unchecked, from };
+        self.cache.put_set(Arc::clone(&referral.servers), told(Credibility::Referral), now);
         for set in &referral.glue {
-            self.cache.put_set(Arc::clone(set), Credibility::Additional, from, now);
+            self.cache.put_set(Arc::clone(set), told(Credibility::Additional), now);
         }
-        // RFC 4035 §3.1.4.1: the parent is the authority for DS.
-        for set in referral.about_keys.iter().filter(|set| set.rtype == Type::DS) {
-            self.cache.put_set(Arc::clone(set), Credibility::Answer, from, now);
+        // RFC 4035 §3.1.4.1: the parent is the authority for DS, and for there being none.
+        if let Some(ds) = referral.about_keys.iter().find(|set| set.rtype == Type::DS) {
+            self.cache.put_set(Arc::clone(ds), told(Credibility::Answer), now);
+        } else {
+            // Without a SOA it is no answer for a client (RFC 2308 §5), but it spares a question of ours.
+            let ttl = referral.about_keys.iter().map(|proof| proof.ttl).min().unwrap_or(0);
+            let denial = Arc::new(Denial { soa: None, proofs: referral.about_keys.clone() });
+            let zone = referral.servers.owner.borrow();
+            self.cache.put_no_data(zone, Type::DS, denial, ttl, told(Credibility::Referral), now);
         }
     }
 
-    fn keep_answer(&self, answer: &Answer, rtype: Type, from: SocketAddr) {
+    pub(super) fn keep_answer(&self, answer: &Answer, rtype: Type, security: Security, from: SocketAddr) {
         let now = self.now();
         let credibility = if answer.is_authoritative { Credibility::Answer } else { Credibility::Hearsay };
-        for set in &answer.aliases {
-            self.cache.put_set(Arc::clone(set), credibility, from, now);
+        let origin = Origin { credibility, security, from };
+        let data = if let End::Data(set) = &answer.end { Some(set) } else { None };
+        for set in answer.aliases.iter().chain(data).filter(|set| !set.is_made) {
+            self.cache.put_set(Arc::clone(set), origin, now);
         }
-        let name = answer.name.borrow();
+        let (name, origin) = (answer.name.borrow(), Origin { credibility: Credibility::Answer, ..origin });
         match &answer.end {
-            End::Data(set) => self.cache.put_set(Arc::clone(set), credibility, from, now),
-            End::NoData(denial) => self.cache.put_no_data(name, rtype, Arc::clone(denial), from, now),
-            End::NoName(denial) => self.cache.put_no_name(name, Arc::clone(denial), from, now),
-            End::Leads => {}
+            End::NoData(denial) => {
+                self.cache.put_no_data(name, rtype, Arc::clone(denial), denial.ttl(), origin, now);
+            }
+            End::NoName(denial) => self.cache.put_no_name(name, Arc::clone(denial), origin, now),
+            End::Data(_) | End::Leads => {}
         }
     }
 }

@@ -16,11 +16,12 @@
 //! 3. [`scrub`]: what of an answer is believed.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
-//! 6. [`validate`]: whether data is what its zone has signed, and [`trust`]: whose keys those are. Pure, and not yet called: AD is
-//!    never set.
+//! 6. [`validate`]: whether data is what its zone has signed, and [`trust`]: whose keys those are. Both are pure; `judge.rs` fetches
+//!    what they need, and remembers what they find.
 
 pub mod cache;
 pub mod iterate;
+mod judge;
 pub mod scrub;
 pub mod servers;
 pub mod trust;
@@ -36,8 +37,9 @@ use crate::{
     zone::RrSet,
     zonefile,
 };
-use cache::{Cache, Set};
+use cache::{Cache, Origin, Security, Set};
 use iterate::{Failure, Freshness, Reply, Task};
+use judge::Fetching;
 use prometheus_client::metrics::counter::Counter;
 use servers::Servers;
 use shared::{Shared, daemon::StartError, units::Network};
@@ -49,6 +51,7 @@ use std::{
 };
 use tokio::{sync::OnceCell, time::timeout};
 use tokio_util::task::TaskTracker;
+use trust::{Anchors, Links};
 use upstream::Upstream;
 
 /// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>).
@@ -83,10 +86,19 @@ const CACHED_ERROR: u16 = 13;
 /// RFC 8914 §4.19.
 const PROHIBITED: u16 = 18;
 
-/// A name in lower case, and a type.
-type Key = (Vec<u8>, Type);
+/// A name in lower case, a type, and whether the answer is validated.
+type Key = (Vec<u8>, Type, Checking);
 /// What all who ask the same at the same time wait for.
 type Answering = Arc<OnceCell<Result<Reply, Failure>>>;
+
+/// Whether answers are validated (RFC 4035 §3.2.2: the bit CD).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Checking {
+    /// They are, if there is a trust anchor.
+    On,
+    /// The client does it itself, and wants to see what is bogus too.
+    Off,
+}
 
 /// A local name server.
 #[derive(Debug)]
@@ -101,6 +113,9 @@ pub struct Resolver {
     minimises: bool,
     speaks_ipv6: bool,
     started: Instant,
+    anchors: Anchors,
+    links: Mutex<Links>,
+    fetching: Mutex<HashMap<(Vec<u8>, Type), Fetching>>,
     answering: Mutex<HashMap<Key, Answering>>,
     failures: Mutex<HashMap<Key, (u64, Failure)>>,
     tasks: TaskTracker,
@@ -116,6 +131,10 @@ struct Counters {
     failures: Counter,
     refused: Counter,
     prefetched: Counter,
+    secure: Counter,
+    insecure: Counter,
+    bogus: Counter,
+    too_much_work: Counter,
 }
 
 /// What a client's question comes to at once.
@@ -145,7 +164,11 @@ impl Resolver {
             Some(file) => read_hints(config, file)
                 .map_err(|problem| StartError::Unfit { key: "dns.hints".to_owned(), problem })?,
         };
+        let anchors =
+            trust(config).map_err(|(key, problem)| StartError::Unfit { key: format!("dns.{key}"), problem })?;
         let port = config.peer_port;
+        let judged =
+            |what: &'static str| shared.metrics.labelled("validation", "Answers validated", &[("result", what)]);
         let counted =
             |what: &'static str| shared.metrics.labelled("recursion", "Questions of clients", &[("result", what)]);
         Ok(Some(Arc::new(Self {
@@ -159,6 +182,9 @@ impl Resolver {
             minimises: config.minimise_names,
             speaks_ipv6: config.query_ipv6,
             started: Instant::now(),
+            anchors,
+            links: Mutex::default(),
+            fetching: Mutex::default(),
             answering: Mutex::default(),
             failures: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -170,6 +196,10 @@ impl Resolver {
                 failures: counted("failure"),
                 refused: counted("refused"),
                 prefetched: counted("prefetched"),
+                secure: judged("secure"),
+                insecure: judged("insecure"),
+                bogus: judged("bogus"),
+                too_much_work: judged("too much work"),
             },
         })))
     }
@@ -184,8 +214,8 @@ impl Resolver {
     pub fn list(&self) -> Vec<String> {
         let mut lines = vec![];
         for cache::Listed { name, rtype, found } in self.cache.list(self.now()) {
-            let cache::Found { content, ttl, credibility, from, .. } = found;
-            let told = format!("; {credibility}, from {from}");
+            let cache::Found { content, ttl, origin: Origin { credibility, security, from }, .. } = found;
+            let told = format!("; {credibility}, from {from}, {security}");
             match content {
                 cache::Content::Set(set) => lines.extend(set.rdata().map(|rdata| {
                     let (owner, rdata) = (set.owner.clone(), rdata.to_vec());
@@ -203,6 +233,7 @@ impl Resolver {
 
     /// Forgets a name and all below it; returns how many entries that were.
     pub fn purge(&self, name: &Name) -> usize {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).purge(name.borrow());
         self.cache.purge(name.borrow())
     }
 
@@ -212,7 +243,7 @@ impl Resolver {
             self.counters.refused.inc();
             return Now::Refused;
         }
-        match self.look(query.name, query.qtype, Freshness::Good, self.now()) {
+        match self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now()) {
             Some(reply) => {
                 self.counters.hits.inc();
                 if reply.is_ending && query.header.recursion_desired() {
@@ -227,13 +258,13 @@ impl Resolver {
 
     /// Fetches anew what will be past its time soon, so that nobody has to wait for it.
     fn prefetch(self: &Arc<Self>, name: &Name, rtype: Type) {
-        let (resolver, name, key) = (Arc::clone(self), name.clone(), key(name, rtype));
+        let (resolver, name, key) = (Arc::clone(self), name.clone(), self.key(name, rtype, Checking::On));
         if self.lock_answering().contains_key(&key) {
             return;
         }
         self.counters.prefetched.inc();
         self.tasks.spawn(async move {
-            let task = Task::new(0);
+            let task = Task::new(0, Checking::On);
             // What is still good would be found in the cache: the way down is gone without a look at it.
             let _ = resolver.refresh(&name, rtype, &task).await;
         });
@@ -243,9 +274,15 @@ impl Resolver {
     ///
     /// # Errors
     /// Nobody tells, and nothing stale will do.
-    pub async fn find(self: &Arc<Self>, name: &Name, rtype: Type, cause: u64) -> Result<Reply, (u16, String)> {
+    pub async fn find(
+        self: &Arc<Self>,
+        name: &Name,
+        rtype: Type,
+        checking: Checking,
+        cause: u64,
+    ) -> Result<Reply, (u16, String)> {
         self.counters.misses.inc();
-        let key = key(name, rtype);
+        let key = self.key(name, rtype, checking);
         if let Some(failure) = self.known_failure(&key) {
             self.counters.failures.inc();
             return Err((CACHED_ERROR, failure.to_string()));
@@ -271,7 +308,7 @@ impl Resolver {
             let (resolver, name) = (Arc::clone(self), name.clone());
             self.tasks.spawn(async move {
                 let work = async {
-                    let task = Task::new(cause);
+                    let task = Task::new(cause, checking);
                     let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
                     let outcome = outcome.unwrap_or(Err(Failure::TooLong));
                     if let Err(failure) = &outcome {
@@ -286,7 +323,7 @@ impl Resolver {
         tokio::pin!(work);
         // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
         let stale = || {
-            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, self.now())?;
+            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())?;
             self.counters.stale.inc();
             Some(reply)
         };
@@ -301,10 +338,21 @@ impl Resolver {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
-        stale().ok_or_else(|| {
+        // What is bogus is no outage: somebody lies, or the zone wants to be mended.
+        let is_outage = !matches!(failure, Failure::Bogus { .. });
+        is_outage.then(stale).flatten().ok_or_else(|| {
             self.counters.failures.inc();
             (failure.code(), failure.to_string())
         })
+    }
+
+    fn lock_fetching(&self) -> std::sync::MutexGuard<'_, HashMap<(Vec<u8>, Type), Fetching>> {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self, name: &Name, rtype: Type, checking: Checking) -> Key {
+        let checking = if self.anchors.is_empty() { Checking::Off } else { checking };
+        (name.borrow().as_wire().to_ascii_lowercase(), rtype, checking)
     }
 
     fn lock_answering(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Answering>> {
@@ -328,8 +376,31 @@ impl Resolver {
     }
 }
 
-fn key(name: &Name, rtype: Type) -> Key {
-    (name.borrow().as_wire().to_ascii_lowercase(), rtype)
+/// What a client wants (RFC 4035 §3.2.2).
+pub fn checking_of(query: &Query<'_>) -> Checking {
+    if query.header.checking_disabled() { Checking::Off } else { Checking::On }
+}
+
+/// Whom the configuration trusts; or which key of it is wrong, and how.
+fn trust(config: &Config) -> Result<Anchors, (&'static str, String)> {
+    let anchors = match &config.trust_anchors {
+        Some(file) => {
+            let unfit = |problem: String| ("trust_anchors", problem);
+            let text =
+                std::fs::read(file).map_err(|error| unfit(format!("cannot read {}: {error}", file.display())))?;
+            Anchors::read(file, &text).map_err(|error| unfit(error.to_string()))?
+        }
+        // Another root than the Internet's has other keys; and whoever else is asked may know another root.
+        None if config.hints.is_none() && config.forward.is_empty() => Anchors::iana(),
+        None => Anchors::default(),
+    };
+    let mut negative = vec![];
+    for text in &config.negative_trust_anchors {
+        negative.push(
+            text.parse().map_err(|error| ("negative_trust_anchors", format!("`{text}` is no domain name: {error}")))?,
+        );
+    }
+    Ok(anchors.with_negative(negative))
 }
 
 /// The root servers' addresses in a hints file.
@@ -365,6 +436,18 @@ pub fn write(reply: &Reply, query: &Query<'_>, writer: &mut Writer<'_>, turn: us
     if reply.is_stale {
         writer.explain(STALE_ANSWER, "");
     }
+    match reply.security {
+        // RFC 6840 §5.7 and §5.8: for those who can understand it. What is past its time was right once.
+        Security::Secure if (wants_signatures || query.header.authentic_data()) && !reply.is_stale => {
+            writer.authentic();
+        }
+        Security::Insecure(because) => {
+            if let Some((code, text)) = because.ede() {
+                writer.explain(code, text);
+            }
+        }
+        Security::Secure | Security::Unchecked => {}
+    }
     let mut put = |section, set: &Set, ttl| {
         let signatures: Vec<u8> = set
             .signatures
@@ -380,8 +463,9 @@ pub fn write(reply: &Reply, query: &Query<'_>, writer: &mut Writer<'_>, turn: us
         let proofs = denial.proofs.iter().filter(|_| wants_signatures);
         denial.soa.iter().chain(proofs).map(|set| (Section::Authority, &**set, *ttl))
     });
-    let proofs = reply.proofs.iter().filter(|_| wants_signatures && reply.denial.is_none());
-    let proofs = proofs.map(|set| (Section::Authority, &**set, set.ttl));
+    // RFC 4035 §3.1.3.3: with what a wildcard made goes the proof that nothing is nearer.
+    let proofs = reply.answers.iter().filter(|_| wants_signatures && reply.denial.is_none());
+    let proofs = proofs.flat_map(|(set, ttl)| set.proofs.iter().map(|proof| (Section::Authority, &**proof, *ttl)));
     let answers = reply.answers.iter().map(|(set, ttl)| (Section::Answer, &**set, *ttl));
     for (section, set, ttl) in answers.chain(denial).chain(proofs) {
         if put(section, set, ttl) == crate::message::Fit::NoRoom {

@@ -42,16 +42,22 @@ pub enum Said {
 /// An answer: aliases, and where they end.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// CNAME and DNAME sets on the way, in order.
+    /// CNAME and DNAME sets on the way, in order. Behind each DNAME stands the CNAME that it makes (RFC 6672 §3.1): made here, whatever
+    /// the server has made.
     pub aliases: Vec<Arc<Set>>,
     /// The name at the end of the aliases.
     pub name: Name,
     /// What is there.
     pub end: End,
-    /// Proofs that go with an answer that a wildcard made.
-    pub proofs: Vec<Arc<Set>>,
     /// Whether the server is an authority for it.
     pub is_authoritative: bool,
+}
+
+impl Answer {
+    /// What is at a name, without aliases.
+    pub fn of(name: Name, end: End) -> Self {
+        Self { aliases: vec![], name, end, is_authoritative: true }
+    }
 }
 
 /// Where the aliases end.
@@ -101,6 +107,18 @@ fn sets(records: &[Record], wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Set>> {
     sets
 }
 
+/// Puts what proves that there is nothing nearer to sets that a wildcard stands for (RFC 4035 §3.1.3.3).
+fn explain_wildcards(sets: &mut [Arc<Set>], proofs: &[Arc<Set>]) {
+    for set in sets {
+        let labels = set.owner.borrow().label_count();
+        // RFC 4034 §3.1.3: RRSIG has fewer labels than the name.
+        let is_made = |rrsig: &[u8]| rrsig.get(3).is_some_and(|count| usize::from(*count) < labels);
+        if !proofs.is_empty() && set.signatures.iter().any(|rrsig| is_made(rrsig)) {
+            Arc::make_mut(set).proofs = proofs.to_vec();
+        }
+    }
+}
+
 /// Reads what a server of `asked.zone` said to the question `asked`.
 pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     match message.header.rcode() {
@@ -112,54 +130,52 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         _ => return Said::Useless("it says an error"),
     }
     let is_believed = |record: &Record| record.owner.borrow().is_within(asked.zone);
-    let answers = sets(&message.answers, is_believed);
+    let mut answers = sets(&message.answers, is_believed);
     let authority = sets(&message.authority, is_believed);
     let is_proof = |set: &&Arc<Set>| set.rtype == Type::NSEC || set.rtype == Type::NSEC3;
     let proofs: Vec<Arc<Set>> = authority.iter().filter(is_proof).cloned().collect();
+
+    explain_wildcards(&mut answers, &proofs);
 
     // Step 4c: along the aliases.
     let (mut aliases, mut name) = (vec![], asked.name.to_name());
     let data = loop {
         let at = |rtype| answers.iter().find(|set| set.rtype == rtype && set.owner == name).cloned();
-        if let Some(set) = at(asked.rtype) {
-            break Some(set);
-        }
-        let alias = answers
-            .iter()
-            .find(|set| set.rtype == Type::DNAME && name != set.owner && name.borrow().is_within(set.owner.borrow()));
-        let next = match (alias, at(Type::CNAME)) {
-            (Some(dname), _) => {
-                let target = dname.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok());
-                let below = name.borrow().as_wire().len() - dname.owner.borrow().as_wire().len();
-                let made = target.and_then(|target| Name::join(&name.borrow().as_wire()[..below], target).ok());
-                made.map(|made| (Arc::clone(dname), made))
-            }
-            (None, Some(cname)) => {
-                let target = cname.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok()).map(NameRef::to_name);
-                target.map(|target| (cname, target))
-            }
-            (None, None) => break None,
+        // RFC 6672 §2.4: nothing is below a DNAME but what it makes.
+        let above = |set: &&Arc<Set>| {
+            set.rtype == Type::DNAME && name != set.owner && name.borrow().is_within(set.owner.borrow())
         };
-        let Some((set, target)) = next else { return Said::Useless("an alias that leads to no name") };
-        if aliases.len() == ALIASES_MAX {
+        let alias = if let Some(dname) = answers.iter().find(above) {
+            let Some(made) = Set::made_of(dname, name.borrow()) else {
+                return Said::Useless("a DNAME that leads to no name");
+            };
+            aliases.push(Arc::clone(dname));
+            let made = Arc::new(made);
+            if asked.rtype == Type::CNAME {
+                break Some(made);
+            }
+            made
+        } else if let Some(set) = at(asked.rtype) {
+            break Some(set);
+        } else if let Some(cname) = at(Type::CNAME) {
+            cname
+        } else {
+            break None;
+        };
+        let Some(target) = alias.target().map(NameRef::to_name) else {
+            return Said::Useless("an alias that leads to no name");
+        };
+        if aliases.len() >= ALIASES_MAX {
             return Said::Useless("more aliases than anybody needs");
         }
-        aliases.push(set);
+        aliases.push(alias);
         name = target;
         if !name.borrow().is_within(asked.zone) {
             break None;
         }
     };
     let is_authoritative = message.header.is_authoritative();
-    let answer = |end| {
-        Said::Answer(Answer {
-            aliases: aliases.clone(),
-            name: name.clone(),
-            end,
-            proofs: proofs.clone(),
-            is_authoritative,
-        })
-    };
+    let answer = |end| Said::Answer(Answer { aliases: aliases.clone(), name: name.clone(), end, is_authoritative });
     if let Some(set) = data {
         return answer(End::Data(set));
     }
@@ -171,8 +187,10 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         authority.iter().find(|set| set.rtype == Type::SOA && name.borrow().is_within(set.owner.borrow())).cloned();
     if message.header.rcode() == Rcode::NXDOMAIN {
         // Without SOA and without AA it is no authority's word.
-        return if soa.is_some() || is_authoritative {
+        return if soa.is_some() || is_authoritative && aliases.is_empty() {
             answer(End::NoName(Arc::new(Denial { soa, proofs: proofs.clone() })))
+        } else if !aliases.is_empty() {
+            answer(End::Leads)
         } else {
             Said::Useless("it says NXDOMAIN without being an authority")
         };
@@ -202,7 +220,9 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
             servers: Arc::clone(servers),
         });
     }
-    if soa.is_some() || is_authoritative {
+    // AA is about the first alias (RFC 1035 §4.1.1). Whether its target has data is said by a SOA; without one, whoever is asked for the
+    // target says it.
+    if soa.is_some() || is_authoritative && aliases.is_empty() {
         return answer(End::NoData(Arc::new(Denial { soa, proofs: proofs.clone() })));
     }
     if !aliases.is_empty() {
@@ -287,12 +307,25 @@ mod tests {
         );
         assert_eq!(
             said(AA, &["crepes.fr DNAME baguettes.fr", "www.baguettes.fr A 192.0.2.1"], &[], &[]),
-            "[crepes.fr. DNAME] www.baguettes.fr. 1 records"
+            "[crepes.fr. DNAME, www.crepes.fr. CNAME] www.baguettes.fr. 1 records"
+        );
+        // Whatever alias the server has made of the DNAME, ours counts.
+        assert_eq!(
+            said(
+                AA,
+                &["crepes.fr DNAME baguettes.fr", "www.crepes.fr CNAME www.bank.fr", "www.bank.fr A 192.0.2.6"],
+                &[],
+                &[]
+            ),
+            "[crepes.fr. DNAME, www.crepes.fr. CNAME] www.baguettes.fr. leads on"
         );
         assert_eq!(
             said(AA, &[alias], &["web.crepes.fr NS ns.crepes.fr"], &[]),
             "[www.crepes.fr. CNAME] web.crepes.fr. leads on"
         );
+        // AA is about the alias; about its target this server says nothing (RFC 1035 §4.1.1).
+        assert_eq!(said(AA, &[alias], &["fr NS ns.fr"], &[]), "[www.crepes.fr. CNAME] web.crepes.fr. leads on");
+        assert_eq!(said(AA | NXDOMAIN, &[alias], &[], &[]), "[www.crepes.fr. CNAME] web.crepes.fr. leads on");
         assert_eq!(said(AA, &[], &["crepes.fr SOA"], &[]), "[] www.crepes.fr. no data, soa true");
         assert_eq!(said(AA | NXDOMAIN, &[], &[], &[]), "[] www.crepes.fr. no name, soa false");
     }

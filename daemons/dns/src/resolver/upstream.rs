@@ -68,6 +68,8 @@ pub struct Question<'q> {
 pub enum Recursion {
     /// It is set.
     Desired,
+    /// It is set, and so is CD: whoever validates himself wants to see all (RFC 6840 §5.9).
+    DesiredUnchecked,
     /// It is not: we go the way ourselves.
     NotDesired,
 }
@@ -190,7 +192,13 @@ fn query(question: Question<'_>) -> io::Result<Vec<u8>> {
     let mut random = [0; 2 + 32];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     let mut query = random[..2].to_vec();
-    query.extend([u8::from(recursion == Recursion::Desired), 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+    let flags = match recursion {
+        Recursion::NotDesired => [0, 0],
+        Recursion::Desired => [1, 0],
+        Recursion::DesiredUnchecked => [1, 0x10],
+    };
+    query.extend(flags);
+    query.extend([0, 1, 0, 0, 0, 0, 0, 1]);
     let bits = random[2..].iter().flat_map(|octet| (0..8).map(move |bit| octet >> bit & 1));
     // Length octets are below 64, letters are above.
     query.extend(
@@ -245,7 +253,11 @@ fn read(talk: &Conversation, answer: &[u8]) -> Result<Message, Trouble> {
 
 fn tell_question(talk: &Conversation, question: Question<'_>, octets: usize) {
     if talk.is_heard() {
-        let desired = if question.recursion == Recursion::Desired { " rd" } else { "" };
+        let desired = match question.recursion {
+            Recursion::NotDesired => "",
+            Recursion::Desired => " rd",
+            Recursion::DesiredUnchecked => " rd cd",
+        };
         talk.client(format!("{} {}?{desired}", question.name, question.rtype).as_bytes(), octets);
     }
 }

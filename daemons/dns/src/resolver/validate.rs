@@ -522,6 +522,12 @@ fn check(set: &Set, rrsig: &[u8], keys: &Keys, now: SystemTime, work: &mut Work)
     Err(reason)
 }
 
+/// Who says that he has signed a set: of several, the one that is nearest to its owner. Whether it is true is not looked at.
+pub fn signer(set: &Set) -> Option<NameRef<'_>> {
+    let signers = set.signatures.iter().filter_map(|rrsig| Rrsig::parse(rrsig).map(|rrsig| rrsig.signer));
+    signers.filter(|signer| set.owner.borrow().is_within(*signer)).max_by_key(|signer| signer.label_count())
+}
+
 fn is_wildcard(name: NameRef<'_>) -> bool {
     name.as_wire().starts_with(b"\x01*")
 }
