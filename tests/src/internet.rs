@@ -1,6 +1,7 @@
 //! A small Internet: authorities at the real port, each with its zones, signed or not, and the local name servers of several makers
 //! that know only where its root is. Whoever wants one is [alone](crate::alone) on the network.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -89,7 +90,7 @@ impl Internet {
         let mut files = BTreeMap::new();
         // From the leaves up: each leaves its DS record for the zone above.
         let mut order: Vec<&Zone> = zones.iter().collect();
-        order.sort_by_key(|zone| std::cmp::Reverse(zone.name.split_terminator('.').count()));
+        order.sort_by_key(|zone| Reverse(zone.name.split('.').filter(|label| !label.is_empty()).count()));
         for zone in order {
             files.insert(&zone.name, zone.write(folder.path()).with_context(|| zone.name.clone())?);
         }
@@ -276,6 +277,7 @@ impl Maker {
   aggressive-nsec: no
   serve-expired: no
   rrset-roundrobin: no
+  ede: yes
   username: ""
   chroot: ""
   directory: "{folder}"
