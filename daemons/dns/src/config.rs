@@ -11,6 +11,7 @@ use std::{
 /// The `[dns]` table: each key with its default and its meaning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own, and means something by itself")]
 pub struct Config {
     /// Addresses to serve on, each over UDP and over TCP. On a machine with several addresses name each of them: an answer
     /// from `[::]` may leave by another address than the one that was asked, and the client will not know it.
@@ -38,8 +39,14 @@ pub struct Config {
     pub allow: Vec<Network>,
     /// A file with the NS records of the root and their servers' addresses; without one, the root of the Internet is asked.
     pub hints: Option<PathBuf>,
-    /// Servers that do the asking instead of us: a larger resolver that knows more.
+    /// Servers that do the asking instead of us: larger resolvers that know more. The fastest is asked first, and the next one if
+    /// it does not answer.
     pub forward: Vec<SocketAddr>,
+    /// Whether nobody else is asked if none of `forward` answers. If not, we then go down from the root ourselves.
+    pub forward_only: bool,
+    /// Records that are answered here, whatever others say: `"printer.example A 192.0.2.7"`. A name with records here has no others;
+    /// `*.name` stands for all below a name, and `CNAME .` says that there is no such name.
+    pub local: Vec<String>,
     /// A file with DS or DNSKEY records: the keys of zones that are trusted, from which on answers are validated (RFC 4035 §5).
     /// Without one, the keys of the Internet's root are trusted if it is what is asked; with `hints` or `forward`, nothing is.
     pub trust_anchors: Option<PathBuf>,
@@ -168,6 +175,8 @@ impl Default for Config {
             allow: PRIVATE.map(|network| network.parse().expect("these are networks")).to_vec(),
             hints: None,
             forward: vec![],
+            forward_only: true,
+            local: vec![],
             trust_anchors: None,
             negative_trust_anchors: vec![],
             cache: Size::mib(64),

@@ -199,6 +199,12 @@ impl Set {
         self.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok())
     }
 
+    /// The same set at another name.
+    #[must_use]
+    pub fn at(self, owner: NameRef<'_>) -> Self {
+        Self { owner: owner.to_name(), ..self }
+    }
+
     /// The same set, for no longer than `ttl`.
     #[must_use]
     pub fn within(self: Arc<Self>, ttl: u32) -> Arc<Self> {

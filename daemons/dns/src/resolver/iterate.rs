@@ -18,7 +18,8 @@ use super::{
     Checking, Resolver,
     cache::{Content, Credibility, Denial, Found, Origin, Security, Set},
     judge::{BOGUS_MAX, Doubt},
-    scrub::{self, Answer, Asked, End, Referral, Said},
+    local::Local,
+    scrub::{self, Answer, Asked, End, Referral, Said, Way},
     upstream::{Question, Recursion, Trouble},
     validate::{Bogus, Work},
 };
@@ -49,6 +50,8 @@ const ALIASES_MAX: usize = 16;
 const CUTS_MAX: usize = 32;
 /// Servers that are asked one question before it is given up; each may be a dead one.
 const TRIES_MAX: usize = 8;
+/// Times that a server which says nothing is asked in the course of it, with more patience each time: datagrams get lost.
+const ROUNDS_MAX: usize = 4;
 /// Labels that are shown one by one (RFC 9156 §2.3: `MAX_MINIMISE_COUNT`).
 const MINIMISED_MAX: usize = 10;
 
@@ -172,13 +175,32 @@ pub struct Reply {
     pub is_stale: bool,
     /// Whether some of it will be past its time soon, and should be fetched anew.
     pub is_ending: bool,
+    /// Who says so.
+    pub said_by: SaidBy,
+}
+
+/// Whose word an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaidBy {
+    /// Those who own the names.
+    Owners,
+    /// Some of it is this server's own ([`local`](super::local)).
+    Us,
 }
 
 impl Default for Reply {
     /// Nothing, which is beyond doubt.
     fn default() -> Self {
         let (answers, denial, security) = (vec![], None, Security::Secure);
-        Self { answers, denial, no_such_name: false, security, is_stale: false, is_ending: false }
+        Self {
+            answers,
+            denial,
+            no_such_name: false,
+            security,
+            is_stale: false,
+            is_ending: false,
+            said_by: SaidBy::Owners,
+        }
     }
 }
 
@@ -200,6 +222,7 @@ struct Cut {
     zone: Name,
     servers: Vec<Name>,
     addresses: Vec<SocketAddr>,
+    way: Way,
 }
 
 impl Resolver {
@@ -219,6 +242,22 @@ impl Resolver {
             let is_fit = |found: &Found| {
                 (!found.is_stale || freshness == Freshness::StaleToo) && self.believes(found.origin.security, checking)
             };
+            if let Some(local) = self.locals.look(name, rtype) {
+                (reply.said_by, reply.security) = (SaidBy::Us, Security::Unchecked);
+                match local {
+                    Local::NoData => return Some(reply),
+                    Local::NoName => return Some(Reply { no_such_name: true, ..reply }),
+                    Local::Set(set) => {
+                        let (ttl, is_end) = (set.ttl, set.rtype == rtype);
+                        target = set.target().filter(|_| !is_end).map(NameRef::to_name);
+                        reply.answers.push((set, ttl));
+                        if is_end {
+                            return Some(reply);
+                        }
+                        continue;
+                    }
+                }
+            }
             let (_, found) = self.look_once(name, rtype, now, is_fit)?;
             let ttl = if found.is_stale { STALE_TTL } else { found.ttl };
             reply.is_stale |= found.is_stale;
@@ -304,12 +343,33 @@ impl Resolver {
             if let Some(known) = self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now()) {
                 reply.answers.extend(known.answers);
                 let security = reply.security.and(known.security);
-                return Ok(Reply { answers: reply.answers, security, ..known });
+                let said_by = if reply.said_by == SaidBy::Us { SaidBy::Us } else { known.said_by };
+                return Ok(Reply { answers: reply.answers, security, said_by, ..known });
+            }
+            // An alias of ours leads to where others are asked.
+            if let Some(Local::Set(alias)) = self.locals.look(sname.borrow(), rtype) {
+                (reply.said_by, reply.security) = (SaidBy::Us, Security::Unchecked);
+                let Some(target) = alias.target() else { break };
+                sname = target.to_name();
+                reply.answers.push((Arc::clone(&alias), alias.ttl));
+                continue;
             }
             // Steps 2 to 4.
             let (answer, security) = self.ask_the_tree(&sname, rtype, task).await?;
-            reply.answers.extend(answer.aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
             reply.security = reply.security.and(security);
+            let mut leads_here = None;
+            for alias in &answer.aliases {
+                reply.answers.push((Arc::clone(alias), alias.ttl));
+                let is_ours = |target: &NameRef<'_>| self.locals.look(*target, rtype).is_some();
+                if let Some(target) = alias.target().filter(|_| alias.rtype == Type::CNAME).filter(is_ours) {
+                    leads_here = Some(target.to_name());
+                    break;
+                }
+            }
+            if let Some(target) = leads_here {
+                sname = target;
+                continue;
+            }
             match answer.end {
                 End::Data(set) => {
                     reply.answers.push((Arc::clone(&set), set.ttl));
@@ -363,7 +423,7 @@ impl Resolver {
     async fn ask_the_tree(&self, name: &Name, rtype: Type, task: &Task) -> Result<(Answer, Security), Failure> {
         let (mut liars, mut doubt): (Vec<SocketAddr>, Option<Failure>) = (vec![], None);
         loop {
-            let (mut answer, server) = match (self.go_down(name, rtype, task, &liars).await, doubt.take()) {
+            let (mut answer, server) = match (self.ask_on(name, rtype, task, &liars).await, doubt.take()) {
                 (Ok(found), _) => found,
                 // Nobody else is there to be asked: what the others have said says more.
                 (Err(Failure::NoAnswer { .. } | Failure::NoAddress(_)), Some(doubt)) => return Err(doubt),
@@ -387,8 +447,30 @@ impl Resolver {
         }
     }
 
-    /// Steps 2 to 4b: down from the nearest zone that is known. Nobody has looked at the signatures of what is returned.
-    pub(super) async fn go_down(
+    /// Steps 2 to 4b, by ourselves or by those who do it for us. Nobody has looked at the signatures of what is returned.
+    pub(super) async fn ask_on(
+        &self,
+        name: &Name,
+        rtype: Type,
+        task: &Task,
+        avoid: &[SocketAddr],
+    ) -> Result<(Answer, SocketAddr), Failure> {
+        if self.forward.is_empty() {
+            return self.go_down(name, rtype, task, avoid).await;
+        }
+        let (servers, addresses) = (vec![], self.forward.clone());
+        let cut = Cut { zone: Name::root(), servers, addresses, way: Way::Forwarded };
+        // They get the whole name: it is not they who go down the tree.
+        match self.ask_the_zone(&cut, name.borrow(), rtype, task, avoid).await {
+            Ok((Said::Answer(answer), server)) => Ok((answer, server)),
+            Ok(_) => Err(Failure::NoAnswer { zone: cut.zone, last: "it refers to others".to_owned() }),
+            Err(Failure::NoAnswer { .. }) if !self.forward_only => self.go_down(name, rtype, task, avoid).await,
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Steps 2 to 4b: down from the nearest zone that is known.
+    async fn go_down(
         &self,
         name: &Name,
         rtype: Type,
@@ -418,7 +500,7 @@ impl Resolver {
                     let zone = referral.servers.owner.clone();
                     // `scrub` lets only referrals through that lead down, so this ends.
                     shown = zone.borrow().label_count() + 1;
-                    cut = Cut { zone, servers: names.map(NameRef::to_name).collect(), addresses };
+                    cut = Cut { zone, servers: names.map(NameRef::to_name).collect(), addresses, way: Way::Down };
                 }
                 Said::Answer(answer) => match answer.end {
                     _ if is_whole => return Ok((answer, server)),
@@ -439,9 +521,6 @@ impl Resolver {
 
     /// Step 2: the deepest zone above the name whose servers are known; the hints know the root's.
     fn nearest_cut(&self, name: &Name, rtype: Type) -> Cut {
-        if !self.forward.is_empty() {
-            return Cut { zone: Name::root(), servers: vec![], addresses: self.forward.clone() };
-        }
         let (suffixes, now) = (Suffixes::of(name.borrow()), self.now());
         // RFC 4035 §3.1.4.1: DS is the parent's.
         let deepest = if rtype == Type::DS { suffixes.count().saturating_sub(1) } else { suffixes.count() };
@@ -451,10 +530,11 @@ impl Resolver {
                 && let Content::Set(set) = found.content
             {
                 let servers = set.rdata().filter_map(|rdata| NameRef::parse(rdata).ok()).map(NameRef::to_name);
-                return Cut { zone: zone.to_name(), servers: servers.collect(), addresses: vec![] };
+                let (servers, addresses) = (servers.collect(), vec![]);
+                return Cut { zone: zone.to_name(), servers, addresses, way: Way::Down };
             }
         }
-        Cut { zone: Name::root(), servers: vec![], addresses: self.hints.clone() }
+        Cut { zone: Name::root(), servers: vec![], addresses: self.hints.clone(), way: Way::Down }
     }
 
     /// Step 3, and 4d.
@@ -466,13 +546,13 @@ impl Resolver {
         task: &Task,
         avoid: &[SocketAddr],
     ) -> Result<(Said, SocketAddr), Failure> {
-        let recursion = match (self.forward.is_empty(), self.anchors.is_empty()) {
-            (true, _) => Recursion::NotDesired,
-            (false, true) => Recursion::Desired,
-            (false, false) => Recursion::DesiredUnchecked,
+        let recursion = match cut.way {
+            Way::Down => Recursion::NotDesired,
+            Way::Forwarded if self.anchors.is_empty() => Recursion::Desired,
+            Way::Forwarded => Recursion::DesiredUnchecked,
         };
         let question = Question { name, rtype, recursion, cause: task.cause };
-        let asked = Asked { zone: cut.zone.borrow(), name, rtype };
+        let asked = Asked { zone: cut.zone.borrow(), name, rtype, way: cut.way };
         let mut untried: Vec<Name> = cut.servers.clone();
         let mut addresses = cut.addresses.clone();
         for server in &cut.servers {
@@ -480,15 +560,16 @@ impl Resolver {
         }
         let mut tried: Vec<SocketAddr> = avoid.to_vec();
         let (mut last, mut silent) = (None, vec![]);
-        for _ in 0..TRIES_MAX {
+        let (mut asked_so_far, mut rounds) = (0, 1);
+        while asked_so_far < TRIES_MAX {
             let order = self.servers.in_order(&cut.zone, &addresses, self.now());
             let Some(server) = order.iter().find(|address| !tried.contains(address)).copied() else {
                 // No address is left: look for one of a server that has none yet.
                 if self.more_addresses(cut, &mut untried, &mut addresses, task).await? {
                     continue;
                 }
-                // Datagrams get lost: whoever said nothing is asked again.
-                if !silent.is_empty() {
+                if !silent.is_empty() && rounds < ROUNDS_MAX {
+                    rounds += 1;
                     tried.retain(|server| !silent.contains(server));
                     silent.clear();
                     continue;
@@ -496,13 +577,20 @@ impl Resolver {
                 break;
             };
             tried.push(server);
+            asked_so_far += 1;
             Task::spend(&task.questions, task.questions_max, "too many questions to other servers")?;
             let began = Instant::now();
             match self.upstream.ask(server, question, self.servers.patience(server)).await {
                 Err(trouble) => {
                     self.servers.failed(server, self.now());
-                    if let Trouble::Timeout(_) = trouble {
-                        silent.push(server);
+                    match &trouble {
+                        Trouble::Timeout(_) => silent.push(server),
+                        // Nothing was sent: a host without IPv6 has tried nothing yet. Each address comes once, so this ends.
+                        trouble if trouble.is_unreachable() => {
+                            task.questions.fetch_sub(1, Ordering::Relaxed);
+                            asked_so_far -= 1;
+                        }
+                        _ => {}
                     }
                     last = Some(trouble.to_string());
                 }

@@ -252,7 +252,7 @@ impl Resolver {
         avoid: &[SocketAddr],
         task: &Task,
     ) -> Result<Fetched, Failure> {
-        let (answer, from) = self.go_down(name, rtype, &task.about_keys(), avoid).await?;
+        let (answer, from) = self.ask_on(name, rtype, &task.about_keys(), avoid).await?;
         self.keep_answer(&answer, rtype, Security::Unchecked, from);
         let (told, content) = match (answer.aliases.first(), answer.end) {
             (Some(alias), _) => (ToldDs::Alias(Arc::clone(alias)), None),

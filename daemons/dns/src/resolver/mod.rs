@@ -16,12 +16,14 @@
 //! 3. [`scrub`]: what of an answer is believed.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
-//! 6. [`validate`]: whether data is what its zone has signed, and [`trust`]: whose keys those are. Both are pure; `judge.rs` fetches
+//! 6. [`local`]: names that nobody is asked about.
+//! 7. [`validate`]: whether data is what its zone has signed, and [`trust`]: whose keys those are. Both are pure; `judge.rs` fetches
 //!    what they need, and remembers what they find.
 
 pub mod cache;
 pub mod iterate;
 mod judge;
+pub mod local;
 pub mod scrub;
 pub mod servers;
 pub mod trust;
@@ -38,8 +40,9 @@ use crate::{
     zonefile,
 };
 use cache::{Cache, Origin, Security, Set};
-use iterate::{Failure, Freshness, Reply, Task};
+use iterate::{Failure, Freshness, Reply, SaidBy, Task};
 use judge::Fetching;
+use local::Locals;
 use prometheus_client::metrics::counter::Counter;
 use servers::Servers;
 use shared::{Shared, daemon::StartError, units::Network};
@@ -54,21 +57,34 @@ use tokio_util::task::TaskTracker;
 use trust::{Anchors, Links};
 use upstream::Upstream;
 
-/// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>).
-const ROOT: [[u8; 4]; 13] = [
-    [198, 41, 0, 4],
-    [170, 247, 170, 2],
-    [192, 33, 4, 12],
-    [199, 7, 91, 13],
-    [192, 203, 230, 10],
-    [192, 5, 5, 241],
-    [192, 112, 36, 4],
-    [198, 97, 190, 53],
-    [192, 36, 148, 17],
-    [192, 58, 128, 30],
-    [193, 0, 14, 129],
-    [199, 7, 83, 42],
-    [202, 12, 27, 33],
+/// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>): IPv4 first, which every host has.
+const ROOT: [&str; 26] = [
+    "198.41.0.4",
+    "170.247.170.2",
+    "192.33.4.12",
+    "199.7.91.13",
+    "192.203.230.10",
+    "192.5.5.241",
+    "192.112.36.4",
+    "198.97.190.53",
+    "192.36.148.17",
+    "192.58.128.30",
+    "193.0.14.129",
+    "199.7.83.42",
+    "202.12.27.33",
+    "2001:503:ba3e::2:30",
+    "2801:1b8:10::b",
+    "2001:500:2::c",
+    "2001:500:2d::d",
+    "2001:500:a8::e",
+    "2001:500:2f::f",
+    "2001:500:12::d0d",
+    "2001:500:1::53",
+    "2001:7fe::53",
+    "2001:503:c27::2:30",
+    "2001:7fd::1",
+    "2001:500:9f::42",
+    "2001:dc3::35",
 ];
 
 /// How long a client waits for a fresh answer before it gets a stale one, if there is one (RFC 8767 §5).
@@ -81,6 +97,10 @@ const FAILURE_SECS: u64 = 5;
 const FAILURES_MAX: usize = 10_000;
 /// RFC 8914 §4.4.
 const STALE_ANSWER: u16 = 3;
+/// RFC 8914 §4.5.
+const FORGED_ANSWER: u16 = 4;
+/// RFC 8914 §4.16.
+const BLOCKED: u16 = 15;
 /// RFC 8914 §4.14.
 const CACHED_ERROR: u16 = 13;
 /// RFC 8914 §4.19.
@@ -108,6 +128,8 @@ pub struct Resolver {
     upstream: Upstream,
     hints: Vec<SocketAddr>,
     forward: Vec<SocketAddr>,
+    forward_only: bool,
+    locals: Locals,
     allow: Vec<Network>,
     port: u16,
     minimises: bool,
@@ -160,10 +182,12 @@ impl Resolver {
             return Ok(None);
         }
         let hints = match &config.hints {
-            None => ROOT.map(IpAddr::from).to_vec(),
+            None => ROOT.map(|text| text.parse::<IpAddr>().expect("these are addresses")).to_vec(),
             Some(file) => read_hints(config, file)
                 .map_err(|problem| StartError::Unfit { key: "dns.hints".to_owned(), problem })?,
         };
+        let locals = Locals::read(&config.local)
+            .map_err(|problem| StartError::Unfit { key: "dns.local".to_owned(), problem })?;
         let anchors =
             trust(config).map_err(|(key, problem)| StartError::Unfit { key: format!("dns.{key}"), problem })?;
         let port = config.peer_port;
@@ -175,8 +199,14 @@ impl Resolver {
             cache: Cache::new(config.cache.octets()),
             servers: Servers::default(),
             upstream: Upstream::new(config.query_from, shared.transcript.clone(), &shared.metrics),
-            hints: hints.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(),
+            hints: hints
+                .into_iter()
+                .filter(|ip| ip.is_ipv4() || config.query_ipv6)
+                .map(|ip| SocketAddr::new(ip, port))
+                .collect(),
             forward: config.forward.clone(),
+            forward_only: config.forward_only,
+            locals,
             allow: config.allow.clone(),
             port,
             minimises: config.minimise_names,
@@ -435,6 +465,9 @@ pub fn write(reply: &Reply, query: &Query<'_>, writer: &mut Writer<'_>, turn: us
     writer.rcode(if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR });
     if reply.is_stale {
         writer.explain(STALE_ANSWER, "");
+    } else if reply.said_by == SaidBy::Us {
+        let code = if reply.no_such_name { BLOCKED } else { FORGED_ANSWER };
+        writer.explain(code, "this server has its own answer");
     }
     match reply.security {
         // RFC 6840 §5.7 and §5.8: for those who can understand it. What is past its time was right once.

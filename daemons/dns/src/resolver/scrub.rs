@@ -26,6 +26,17 @@ pub struct Asked<'q> {
     pub name: NameRef<'q>,
     /// The type.
     pub rtype: Type,
+    /// Which way.
+    pub way: Way,
+}
+
+/// How the answer is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// We go down the tree: this server is one on the way, and may refer us to the next.
+    Down,
+    /// The server goes the way for us: what it says is all that there is.
+    Forwarded,
 }
 
 /// What a message says.
@@ -182,12 +193,15 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     if !name.borrow().is_within(asked.zone) {
         return answer(End::Leads);
     }
+    // AA is about the first alias (RFC 1035 §4.1.1). Whether its target has data is said by a SOA; without one, whoever is asked for the
+    // target says it.
+    let knows_the_end = aliases.is_empty() && (is_authoritative || asked.way == Way::Forwarded);
     // RFC 2308 §2.1 and §2.2: with SOA it is a negative answer.
     let soa =
         authority.iter().find(|set| set.rtype == Type::SOA && name.borrow().is_within(set.owner.borrow())).cloned();
     if message.header.rcode() == Rcode::NXDOMAIN {
         // Without SOA and without AA it is no authority's word.
-        return if soa.is_some() || is_authoritative && aliases.is_empty() {
+        return if soa.is_some() || knows_the_end {
             answer(End::NoName(Arc::new(Denial { soa, proofs: proofs.clone() })))
         } else if !aliases.is_empty() {
             answer(End::Leads)
@@ -199,7 +213,8 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     let leads_down = |set: &&Arc<Set>| {
         set.rtype == Type::NS && set.owner.borrow() != asked.zone && name.borrow().is_within(set.owner.borrow())
     };
-    if soa.is_none()
+    if asked.way == Way::Down
+        && soa.is_none()
         && let Some(servers) = authority.iter().find(leads_down)
     {
         // The alias leads below a cut of the zone: whoever asks for its target is referred there.
@@ -220,9 +235,7 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
             servers: Arc::clone(servers),
         });
     }
-    // AA is about the first alias (RFC 1035 §4.1.1). Whether its target has data is said by a SOA; without one, whoever is asked for the
-    // target says it.
-    if soa.is_some() || is_authoritative && aliases.is_empty() {
+    if soa.is_some() || knows_the_end {
         return answer(End::NoData(Arc::new(Denial { soa, proofs: proofs.clone() })));
     }
     if !aliases.is_empty() {
@@ -267,7 +280,7 @@ mod tests {
             tsig_at: None,
         };
         let (zone, qname) = (name("fr"), name("www.crepes.fr"));
-        let asked = Asked { zone: zone.borrow(), name: qname.borrow(), rtype: Type::A };
+        let asked = Asked { zone: zone.borrow(), name: qname.borrow(), rtype: Type::A, way: Way::Down };
         let list = |sets: &[Arc<Set>]| {
             sets.iter().map(|set| format!("{} {}", set.owner, set.rtype)).collect::<Vec<_>>().join(", ")
         };

@@ -91,6 +91,20 @@ pub enum Trouble {
     Forged(usize),
 }
 
+impl Trouble {
+    /// Whether there is no way to the server from here.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Trouble::Io(error) if [
+            io::ErrorKind::NetworkUnreachable,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::AddrNotAvailable,
+            // From a loopback address to any other (EINVAL).
+            io::ErrorKind::InvalidInput,
+        ]
+        .contains(&error.kind()))
+    }
+}
+
 impl Upstream {
     /// Asks from `source`, which may be unspecified.
     pub fn new(source: IpAddr, transcript: Transcript, metrics: &Metrics) -> Self {

@@ -6,8 +6,8 @@ mod internet;
 mod validation;
 
 use dns::{message::Rcode, name::Name, rdata::Type};
-use internet::{CREPES, EDU, FR, Internet, ROOT, SCHOOL, addresses, explanation, liar, query, reply};
-use std::{sync::atomic::Ordering, time::Duration};
+use internet::{CREPES, EDU, FR, Internet, ROOT, SCHOOL, addresses, explained, explanation, liar, query, reply};
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 use tokio::{net::UdpSocket, time::timeout};
 
 /// C108: the textbook's figure has eight numbered messages.
@@ -273,4 +273,75 @@ async fn silence_is_told_as_such() {
     );
     assert!((2..=8).contains(&asked.load(Ordering::SeqCst)));
     internet.stop().await;
+}
+
+/// `forward`: those who do the asking for us are asked for the whole name, one after the other, and nobody else.
+#[tokio::test]
+async fn who_forwards_asks_nobody_else() {
+    let first = Internet::start(|_| {});
+    let (dead, alive) = (SocketAddr::from(([127, 9, 9, 9], 1)), first.resolver);
+    let second = Internet::start(|config| {
+        config.forward = vec![dead, alive];
+        config.minimise_names = true;
+    });
+    assert_eq!(addresses(&second.ask("www.school.edu", Type::A).await), ["192.0.2.3"]);
+    assert_eq!(addresses(&second.ask("alias.crepes.fr", Type::A).await), ["192.0.2.3"]);
+    assert_eq!(second.ask("nothing.crepes.fr", Type::A).await.header.rcode(), Rcode::NXDOMAIN);
+    assert_eq!(second.ask("bare.crepes.fr", Type::A).await.authority[0].rtype, Type::SOA);
+    let heard = second.heard().await;
+    assert!(
+        heard
+            .iter()
+            .all(|line| line.contains(" 127.0.0.1 ") || line.contains(" 127.9.9.9 ") || line.contains(" 127.9.2.2 ")),
+        "{heard:#?}"
+    );
+    assert!(heard.contains(&"C: 127.9.2.2 www.school.edu. A? rd".to_owned()), "{heard:#?}");
+    second.stop().await;
+
+    // Nobody answers there: that is told, unless the root may be asked instead.
+    let third = Internet::start(|config| config.forward = vec![dead]);
+    let answer = third.ask("www.school.edu", Type::A).await;
+    assert_eq!((answer.header.rcode(), explained(&answer)), (Rcode::SERVFAIL, Some(22)));
+    assert_eq!(third.asked(ROOT).await, 0);
+    third.stop().await;
+    let fourth = Internet::start(|config| (config.forward, config.forward_only) = (vec![dead], false));
+    assert_eq!(addresses(&fourth.ask("www.school.edu", Type::A).await), ["192.0.2.3"]);
+    fourth.stop().await;
+    first.stop().await;
+}
+
+/// `local`: some names are answered here, whatever others say, also where an alias of theirs leads to one.
+#[tokio::test]
+async fn some_names_are_answered_here() {
+    let lines = ["www.school.edu A 192.0.2.77", "ads.crepes.fr CNAME .", "shop.crepes.fr 5 CNAME www.crepes.fr"];
+    let internet = Internet::start(|config| config.local = lines.map(str::to_owned).to_vec());
+    let own = internet.ask("www.school.edu", Type::A).await;
+    assert_eq!((addresses(&own), explained(&own)), (vec!["192.0.2.77".to_owned()], Some(4)));
+    assert_eq!(internet.ask("www.school.edu", Type::MX).await.answers.len(), 0);
+    let blocked = internet.ask("ads.crepes.fr", Type::A).await;
+    assert_eq!((blocked.header.rcode(), explained(&blocked)), (Rcode::NXDOMAIN, Some(15)));
+    assert_eq!(addresses(&internet.ask("localhost", Type::A).await), ["127.0.0.1"]);
+    assert_eq!(internet.asked(ROOT).await, 0);
+    for _ in 0..2 {
+        assert_eq!(addresses(&internet.ask("alias.crepes.fr", Type::A).await), ["192.0.2.77"]);
+        let shop = internet.ask("shop.crepes.fr", Type::A).await;
+        assert_eq!((addresses(&shop).len(), shop.answers[0].ttl), (2, 5));
+    }
+    internet.stop().await;
+}
+
+/// A host without a way to some servers, as one without IPv6, loses no time with them.
+#[tokio::test]
+async fn servers_out_of_reach_cost_no_try() {
+    let dead: Vec<SocketAddr> = (1..30).map(|n| SocketAddr::from(([192, 0, 2, n], 53))).collect();
+    let first = Internet::start(|_| {});
+    let alive = first.resolver;
+    let second = Internet::start(|config| {
+        // From a loopback address there is no way out.
+        config.query_from = "127.9.2.2".parse().unwrap();
+        config.forward = [&dead[..], &[alive]].concat();
+    });
+    assert_eq!(addresses(&second.ask("www.school.edu", Type::A).await), ["192.0.2.3"]);
+    second.stop().await;
+    first.stop().await;
 }

@@ -12,7 +12,7 @@ use crate::{
     rate::Rates,
     record::{Message, Record},
     resolver::{
-        scrub::{self, Asked, End, Said},
+        scrub::{self, Asked, End, Said, Way},
         trust::{Anchors, Chain, Links, Need, State, ToldDs},
     },
     respond::{Asker, Carrier, Policy, Response, World, respond},
@@ -72,7 +72,7 @@ fn ask(world: &World, about: &Name, rtype: Type) -> Message {
 }
 
 fn read(message: &Message, zone: &Name, about: &Name, rtype: Type) -> Said {
-    scrub::read(message, Asked { zone: zone.borrow(), name: about.borrow(), rtype })
+    scrub::read(message, Asked { zone: zone.borrow(), name: about.borrow(), rtype, way: Way::Down })
 }
 
 /// The keys of a zone, which we trust as they are.
