@@ -1,5 +1,6 @@
 //! A network of one's own: a namespace in which there is nothing but loopback, so that every address of 127.0.0.0/8 and every
-//! port below 1024 is free. Name servers of others ask port 53 and no other.
+//! port below 1024 is free. Name servers of others ask port 53 and no other. Files can be put over those of the machine, such as
+//! `/etc/resolv.conf`, and nobody else sees them ([`cover`]).
 //!
 //! A process cannot move there once it has threads, so the program runs itself a second time under unshare(1).
 
@@ -23,9 +24,20 @@ fn again<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Comm
     find_program("ip", "iproute2")?;
     let up = "PATH=$PATH:/sbin:/usr/sbin; ip link set lo up && exec \"$@\"";
     let mut unshare = Command::new(find_program("unshare", "util-linux")?);
-    unshare.args(["--user", "--map-root-user", "--net", "--kill-child", "sh", "-c", up, "sh"]);
+    unshare.args(["--user", "--map-root-user", "--net", "--mount", "--kill-child", "sh", "-c", up, "sh"]);
     unshare.arg(std::env::current_exe()?).args(arguments).env(MARK, "1");
     Ok(unshare)
+}
+
+/// Puts a file with this text over one of the machine's, for this process and those that it starts.
+pub fn cover(file: &str, text: &str) -> Result<()> {
+    ensure!(is_alone(), "{file} is everybody's");
+    let own = tempfile::NamedTempFile::new()?;
+    std::fs::write(own.path(), text)?;
+    let mount = find_program("mount", "mount")?;
+    let status = Command::new(mount).arg("--bind").arg(own.path()).arg(file).status()?;
+    ensure!(status.success(), "cannot put {} over {file}", own.path().display());
+    Ok(())
 }
 
 /// Runs a program's `main` alone, with the arguments that it has.
