@@ -5,6 +5,7 @@
 //! A process cannot move there once it has threads, so the program runs itself a second time under unshare(1).
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, ensure};
@@ -29,14 +30,12 @@ fn again<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Comm
     Ok(unshare)
 }
 
-/// Puts a file with this text over one of the machine's, for this process and those that it starts.
-pub fn cover(file: &str, text: &str) -> Result<()> {
+/// Puts a file of ours over one of the machine's, for this process and those that it starts. What is written into ours later is seen
+/// there too.
+pub fn cover(file: &str, ours: &Path) -> Result<()> {
     ensure!(is_alone(), "{file} is everybody's");
-    let own = tempfile::NamedTempFile::new()?;
-    std::fs::write(own.path(), text)?;
-    let mount = find_program("mount", "mount")?;
-    let status = Command::new(mount).arg("--bind").arg(own.path()).arg(file).status()?;
-    ensure!(status.success(), "cannot put {} over {file}", own.path().display());
+    let status = Command::new(find_program("mount", "mount")?).arg("--bind").arg(ours).arg(file).status()?;
+    ensure!(status.success(), "cannot put {} over {file}", ours.display());
     Ok(())
 }
 

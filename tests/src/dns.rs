@@ -100,7 +100,7 @@ impl<'q> Question<'q> {
 
     /// The same from an address of ours that the server shall see.
     pub fn ask_from(self, client: Ipv4Addr, server: SocketAddr, over: Over) -> Result<Answer> {
-        let query = self.to_wire()?;
+        let query = self.to_wire();
         let question = HEADER_OCTETS..query.len() - if self.edns.is_some() { OPT_OCTETS } else { 0 };
         let answer = match over {
             Over::Udp => {
@@ -132,22 +132,54 @@ impl<'q> Question<'q> {
         read(&answer)
     }
 
-    fn to_wire(self) -> Result<Vec<u8>> {
+    fn to_wire(self) -> Vec<u8> {
         let mut octets = ID.to_be_bytes().to_vec();
         octets.extend(self.flags.to_be_bytes());
         octets.extend([0, 1, 0, 0, 0, 0, 0, u8::from(self.edns.is_some())]);
-        for label in self.name.split('.').filter(|label| !label.is_empty()) {
-            ensure!(label.len() < 64, "{label} is longer than a label");
-            octets.push(label.len() as u8);
-            octets.extend(label.as_bytes());
-        }
-        octets.extend([0, 0, self.rtype as u8, 0, 1]);
+        octets.extend(name_to_wire(self.name));
+        octets.extend([0, self.rtype as u8, 0, 1]);
         if let Some(edns) = self.edns {
             // RFC 6891 §6.1.2: OPT, 4096 octets, version 0, the flags, no options.
             octets.extend([0, 0, OPT as u8, 16, 0, 0, 0, edns as u8, 0, 0, 0]);
         }
-        Ok(octets)
+        octets
     }
+}
+
+/// A name as it travels: each label behind its length.
+pub fn name_to_wire(name: &str) -> Vec<u8> {
+    let labels = name.split('.').filter(|label| !label.is_empty());
+    let mut octets: Vec<u8> = labels.flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+    octets.push(0);
+    octets
+}
+
+/// AA, TC and the RCODEs of an answer that [`reply`] makes.
+pub mod flags {
+    #![expect(missing_docs, reason = "they are the RFC's own names")]
+    pub const AUTHORITATIVE: u16 = 0x0400;
+    pub const TRUNCATED: u16 = 0x0200;
+    pub const NXDOMAIN: u16 = 3;
+    pub const REFUSED: u16 = 5;
+}
+
+/// What a server could say to a query: its id and its question again, these flags, and records in the three sections (owner, type,
+/// data), each good for an hour.
+pub fn reply(query: &[u8], flags: u16, sections: [&[(&str, Type, Vec<u8>)]; 3]) -> Vec<u8> {
+    let labels = query.get(HEADER_OCTETS..).unwrap_or_default();
+    let question = HEADER_OCTETS + labels.iter().position(|octet| *octet == 0).unwrap_or(0) + 5;
+    let mut octets = query.get(..question).unwrap_or(query).to_vec();
+    let flags = (0x8000 | flags).to_be_bytes();
+    let counts = sections.iter().flat_map(|section| (section.len() as u16).to_be_bytes());
+    let head = flags.into_iter().chain([0, 1]).chain(counts);
+    octets.splice(2..HEADER_OCTETS, head);
+    for (owner, rtype, data) in sections.into_iter().flatten() {
+        octets.extend(name_to_wire(owner));
+        octets.extend([0, *rtype as u8, 0, 1, 0, 0, 14, 16]);
+        octets.extend((data.len() as u16).to_be_bytes());
+        octets.extend(data);
+    }
+    octets
 }
 
 /// How a question travels.
@@ -332,7 +364,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_taken_apart() {
-        let mut message = Question::new("www.example", Type::A).to_wire().unwrap();
+        let mut message = Question::new("www.example", Type::A).to_wire();
         (message[2], message[7]) = (0x84, 1);
         message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4, 10, 0, 0, 1]);
         let answer = read(&message).unwrap();

@@ -3,14 +3,18 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::nameserver::client;
+use crate::dns::{Answer, Over, Question, Type};
+use crate::nameserver::{self, client};
 use crate::process::{Server, built_program, find_program, free_address};
 use crate::program::run;
 
@@ -114,8 +118,18 @@ impl Internet {
         self.servers.remove(&server);
     }
 
+    /// Serves another version of a zone: its servers are stopped and started.
+    pub fn change(&mut self, zone: &Zone) -> Result<()> {
+        zone.write(self.folder.path())?;
+        for ip in &zone.servers {
+            self.stop(*ip);
+            self.servers.insert(*ip, start_authority(self.folder.path(), *ip)?);
+        }
+        Ok(())
+    }
+
     /// Starts a local name server. `more` is what stands in its configuration besides.
-    pub fn resolver(&self, maker: Maker, way: Way, more: &str) -> Result<Server> {
+    pub fn resolver(&self, maker: Maker, way: Way, more: &str) -> Result<Resolver> {
         let address = free_address()?;
         let folder = tempfile::Builder::new().prefix("resolver").tempdir_in(self.folder.path())?.keep();
         let hints = folder.join("root.hints");
@@ -125,12 +139,15 @@ impl Internet {
             fs::write(&anchor, key)?;
         }
         let anchor = self.anchor.as_ref().map(|key| (key.as_str(), anchor.as_path()));
-        let text = maker.configuration(way, address, &folder, &hints, anchor) + more;
+        let mut text = maker.configuration(way, address, &folder, &hints, anchor) + more;
+        if maker == Maker::Ours {
+            write!(text, "\n[admin]\nsocket = \"{}\"\n", folder.join(ADMIN).display())?;
+        }
         let (file, output) =
             (folder.join(if maker == Maker::Ours { "tomte.toml" } else { "conf" }), folder.join("output"));
         fs::write(&file, text)?;
         let file = file.display().to_string();
-        match maker {
+        let server = match maker {
             Maker::Ours => Server::start(&built_program("tomte-dns")?, ["-c", &file], address, &output),
             Maker::Unbound => {
                 Server::start(&find_program("unbound", "unbound")?, ["-d", "-c", &file], address, &output)
@@ -139,23 +156,82 @@ impl Internet {
                 let arguments = ["-4", "-g", "-n", "1", "-c", &file];
                 Server::start(&find_program("named", "bind9")?, arguments, address, &output)
             }
-        }
+        }?;
+        Ok(Resolver { server, folder })
     }
+}
+
+/// A local name server.
+#[derive(Debug)]
+pub struct Resolver {
+    server: Server,
+    folder: PathBuf,
+}
+
+/// In a resolver's folder, if it is ours.
+const ADMIN: &str = "admin.sock";
+
+impl Resolver {
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// What it says to a client of its.
+    pub fn ask(&self, name: &str, rtype: Type) -> Result<Answer> {
+        Question::new(name, rtype).recursive().with_dnssec().ask(self.address(), Over::Udp)
+    }
+
+    /// What dig says when it asks.
+    pub fn dig(&self, question: &[&str]) -> Result<String> {
+        nameserver::ask("dig", self.address(), question)
+    }
+
+    /// One of our own counters: `upstream_forged`, `upstream_queries{transport="udp"}`.
+    pub fn count(&self, counter: &str) -> Result<u64> {
+        let mut admin = UnixStream::connect(self.folder.join(ADMIN))?;
+        admin.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        admin.read_to_string(&mut text)?;
+        let (name, labels) = counter.split_once('{').unwrap_or((counter, "}"));
+        let labels = labels.trim_end_matches('}');
+        let is_it = |line: &&str| line.starts_with(&format!("tomte_dns_{name}_total")) && line.contains(labels);
+        let line = text.lines().find(is_it).with_context(|| format!("no {counter} in {text}"))?;
+        Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+    }
+}
+
+/// A server at the real port that says what a test wants: `says` gets its socket, what came, and from whom. It ends with the
+/// process, which who is alone has for himself.
+pub fn liar(at: Ipv4Addr, mut says: impl FnMut(&UdpSocket, &[u8], SocketAddr) + Send + 'static) -> Result<()> {
+    let socket = UdpSocket::bind((at, 53))?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((octets, from)) = socket.recv_from(&mut buffer) {
+            says(&socket, &buffer[..octets], from);
+        }
+    });
+    Ok(())
 }
 
 /// One of our own name servers with zones, at the real port.
 fn authority<'z>(folder: &Path, ip: Ipv4Addr, zones: impl Iterator<Item = (&'z str, &'z Path)>) -> Result<Server> {
-    let folder = folder.join(ip.to_string());
-    fs::create_dir(&folder)?;
+    let place = folder.join(ip.to_string());
+    fs::create_dir(&place)?;
     let zones = zones.map(|(name, file)| format!("{{ name = \"{name}\", file = \"{}\" }}", file.display()));
     let zones = zones.collect::<Vec<_>>().join(",\n");
-    let place = folder.display();
+    let state = place.display();
     let text =
-        format!("[dns]\nlisten = [\"{ip}:53\"]\nworkers = 1\nrate = 0\nstate = \"{place}\"\nzones = [\n{zones}\n]\n");
-    let file = folder.join("tomte.toml");
-    fs::write(&file, text)?;
+        format!("[dns]\nlisten = [\"{ip}:53\"]\nworkers = 1\nrate = 0\nstate = \"{state}\"\nzones = [\n{zones}\n]\n");
+    fs::write(place.join("tomte.toml"), text)?;
+    start_authority(folder, ip)
+}
+
+fn start_authority(folder: &Path, ip: Ipv4Addr) -> Result<Server> {
+    let place = folder.join(ip.to_string());
+    let file = place.join("tomte.toml");
     let program = built_program("tomte-dns")?;
-    Server::start(&program, ["-c".as_ref(), file.as_os_str()], (ip, 53).into(), &folder.join("output"))
+    Server::start(&program, ["-c".as_ref(), file.as_os_str()], (ip, 53).into(), &place.join("output"))
 }
 
 /// A zone's key as it stands in a zone: `. IN DNSKEY 257 3 13 ...`.

@@ -139,7 +139,12 @@ impl Lab {
             let event: serde_json::Value = serde_json::from_str(line)?;
             let word = |key: &str| event[key].as_str().with_context(|| format!("an event without {key}: {line}"));
             let at = event["micros"].as_u64().context("an event without a time")?;
-            Ok(Said { at, kind: word("kind")?.to_owned(), remote: word("remote")?.parse()?, line: word("line")?.to_owned() })
+            Ok(Said {
+                at,
+                kind: word("kind")?.to_owned(),
+                remote: word("remote")?.parse()?,
+                line: word("line")?.to_owned(),
+            })
         };
         events.said().out.lines().map(said).collect()
     }

@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tests::alone;
 use tests::dns::{Answer, Over, Question, Record, Type};
-use tests::internet::{Flaw, Internet, Maker, Signing, Way, Zone};
-use tests::process::Server;
+use tests::internet::{Flaw, Internet, Maker, Resolver, Signing, Way, Zone};
 
 /// Where servers are. The last leaf serves nothing that it is said to serve.
 const ROOT: Ipv4Addr = Ipv4Addr::new(127, 53, 0, 1);
@@ -453,7 +452,7 @@ fn compare(tree: Tree) {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
                 while let Some((name, rtype, with)) = questions.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let told = |server: &Server| ask(server.address(), name, *rtype, *with);
+                    let told = |server: &Resolver| ask(server.address(), name, *rtype, *with);
                     // Unbound may be longer about a dead server than anybody waits, so it is asked again.
                     let (one, other) = (told(&ours), told(&unbound).or_else(|_| told(&unbound)));
                     let complete = one.as_ref().is_ok_and(has_its_dnames);
