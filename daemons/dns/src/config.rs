@@ -2,7 +2,10 @@
 
 use crate::zonefile::Rewrite;
 use serde::{Deserialize, Serialize};
-use shared::units::{Network, Size, Span};
+use shared::{
+    daemon::StartError,
+    units::{Network, Size, Span},
+};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -62,6 +65,14 @@ pub struct Config {
     pub query_ipv6: bool,
     /// The address that questions to other servers come from; `0.0.0.0` lets the system choose.
     pub query_from: IpAddr,
+    /// Permits what a lesson needs and nobody else should have: the three keys below, and `rate = 0` on addresses of the Internet.
+    pub unsafe_lab: bool,
+    /// The port that all questions to other servers come from, one at a time; 0 takes another one for each, as it should be.
+    pub fixed_source_port: u16,
+    /// Whether the ids of questions to other servers count up, and names keep their case, so that an answer is easy to forge.
+    pub sequential_ids: bool,
+    /// Whether other servers are asked to do the asking: if they do, a question goes from one to the next, the root first.
+    pub ask_recursively: bool,
     /// What `version.bind` is told; empty refuses the question.
     pub version: String,
     /// What `hostname.bind` and `id.server` are told; empty means the host's name.
@@ -88,6 +99,39 @@ pub struct Config {
     pub connections: usize,
     /// TCP connections at the same time from one address (one /64 for IPv6).
     pub connections_per_peer: usize,
+}
+
+impl Config {
+    /// What is for lessons only, unless this is one.
+    ///
+    /// # Errors
+    /// The key that must not be set, and what to do about it.
+    pub fn refuse_unsafe(&self) -> Result<(), StartError> {
+        let is_world = |address: &SocketAddr| {
+            let is_in =
+                |network: &str| network.parse::<Network>().is_ok_and(|it| it.contains(address.ip().to_canonical()));
+            !PRIVATE.into_iter().any(is_in)
+        };
+        let weak = [
+            (self.fixed_source_port != 0, "fixed_source_port", "answers are easy to forge if the port is known"),
+            (self.sequential_ids, "sequential_ids", "answers are easy to forge if the id is known"),
+            (self.ask_recursively, "ask_recursively", "the root would bear everybody's load"),
+            (
+                self.rate == 0 && self.listen.iter().any(is_world),
+                "rate",
+                "without a limit, others can be flooded with answers from this address",
+            ),
+        ];
+        match weak.into_iter().find(|(is_set, ..)| *is_set && !self.unsafe_lab) {
+            None => Ok(()),
+            Some((_, key, because)) => {
+                let problem = format!(
+                    "{because}; take the key out, or set `unsafe_lab = true` if this is a lab that nobody else depends on"
+                );
+                Err(StartError::Unfit { key: format!("dns.{key}"), problem })
+            }
+        }
+    }
 }
 
 /// One zone.
@@ -183,6 +227,10 @@ impl Default for Config {
             minimise_names: true,
             query_ipv6: true,
             query_from: Ipv4Addr::UNSPECIFIED.into(),
+            unsafe_lab: false,
+            fixed_source_port: 0,
+            sequential_ids: false,
+            ask_recursively: false,
             version: concat!("tomte-dns ", env!("CARGO_PKG_VERSION")).to_owned(),
             identity: String::new(),
             udp_octets_max: 1232,
@@ -197,5 +245,37 @@ impl Default for Config {
             connections: 1000,
             connections_per_peer: 100,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Weaken = fn(&mut Config);
+
+    #[test]
+    fn what_is_for_lessons_is_refused_elsewhere_with_the_cure() {
+        let home = || vec![SocketAddr::from(([127, 0, 0, 1], 53))];
+        let weak: [(&str, Weaken); 4] = [
+            ("dns.fixed_source_port", |config| config.fixed_source_port = 5353),
+            ("dns.sequential_ids", |config| config.sequential_ids = true),
+            ("dns.ask_recursively", |config| config.ask_recursively = true),
+            ("dns.rate", |config| (config.rate, config.listen) = (0, Config::default().listen)),
+        ];
+        for (want, change) in weak {
+            let mut config = Config { listen: home(), ..Config::default() };
+            assert!(config.refuse_unsafe().is_ok());
+            change(&mut config);
+            let Err(StartError::Unfit { key, problem }) = config.refuse_unsafe() else {
+                panic!("{want} is not refused")
+            };
+            assert_eq!(key, want);
+            assert!(problem.contains("`unsafe_lab = true`"), "{problem}");
+            config.unsafe_lab = true;
+            assert!(config.refuse_unsafe().is_ok(), "{want}");
+        }
+        // Nobody can be flooded from an address that only neighbours reach.
+        assert!(Config { listen: home(), rate: 0, ..Config::default() }.refuse_unsafe().is_ok());
     }
 }

@@ -5,9 +5,15 @@ use crate::{
     config::Config,
     cookie::{self, Cookies, Standing},
     message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    name::{Name, NameRef},
     rate::{Rates, Verdict},
     rdata::Class,
-    resolver::{self, Now, Resolver, cache::Security},
+    record::Message,
+    resolver::{
+        self, Now, Resolver,
+        cache::{Security, Set},
+        scrub::{self, Asked, Said, Way},
+    },
     zone::Zone,
 };
 use shared::{daemon::StartError, units::Network};
@@ -236,6 +242,11 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
         if answer.reason == Reason::NotOurZone && query.class == Class::IN {
             return from_cache(resolver, query, asker, rotation, writer);
         }
+        // What our zones refer to, or lead to, is found too for those who want it.
+        let leads_on = [Reason::Referral, Reason::AliasLeadsOut].contains(&answer.reason);
+        if leads_on && header.recursion_desired() && resolver.serves(asker.address) {
+            return Response::Recurse;
+        }
         writer.recursion_available();
     }
     let rcode = answer.rcode;
@@ -289,7 +300,11 @@ pub async fn recurse(
     turn: usize,
 ) -> Option<(Vec<u8>, Rcode, Because)> {
     let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
-    let found = resolver.find(&query.name.to_name(), query.qtype, resolver::checking_of(&query), cause).await;
+    let (aliases, name) = begin_with_own(world, resolver, &query, asker);
+    let mut found = resolver.find(&name, query.qtype, resolver::checking_of(&query), cause).await;
+    if let Ok(reply) = &mut found {
+        reply.answers.splice(..0, aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
+    }
     let mut buffer = vec![0; octets_max(world, asker.carrier, query.edns)];
     let room = buffer.len();
     let mut writer = Writer::new(&mut buffer, room, query.header);
@@ -297,6 +312,10 @@ pub async fn recurse(
         writer.edns(edns, world.udp_octets_max);
     }
     writer.question(query.name, query.qtype, query.class);
+    if !aliases.is_empty() {
+        // RFC 1035 §4.1.1: AA is about the first name in the answer.
+        writer.authoritative();
+    }
     if let Some(edns) = query.edns {
         // Malformed options were told so before.
         let _ = answer_options(world, edns, asker, &mut writer);
@@ -314,6 +333,31 @@ pub async fn recurse(
     let octets = writer.finish();
     buffer.truncate(octets);
     Some((buffer, rcode, because))
+}
+
+/// What our own zones say about a name that others must be asked about: aliases that lead there; or a referral, which is remembered as if
+/// another server had given it. Returns the aliases, and whom to ask about.
+fn begin_with_own(world: &World, resolver: &Resolver, query: &Query<'_>, asker: Asker) -> (Vec<Arc<Set>>, Name) {
+    let name = query.name.to_name();
+    let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
+    if ![Reason::Referral, Reason::AliasLeadsOut].contains(&answer.reason) {
+        return (vec![], name);
+    }
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    let room = buffer.len();
+    let mut writer = Writer::new(&mut buffer, room, query.header);
+    answer.write(&mut writer, 0);
+    let octets = writer.finish();
+    let Ok(message) = Message::parse(&buffer[..octets]) else { return (vec![], name) };
+    let question = Asked { zone: NameRef::ROOT, name: query.name, rtype: query.qtype, way: Way::Down };
+    match scrub::read(&message, question) {
+        Said::Referral(referral) => {
+            resolver.keep_own_referral(&referral);
+            (vec![], name)
+        }
+        Said::Answer(answer) => (answer.aliases, answer.name),
+        Said::Useless(_) => (vec![], name),
+    }
 }
 
 /// Puts what the client's options ask for into OPT, and says whether its cookie proves its address.

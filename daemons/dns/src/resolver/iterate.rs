@@ -15,7 +15,7 @@
 //! that all that is done for it draws on.
 
 use super::{
-    Checking, Resolver,
+    Checking, Fallback, Resolver,
     cache::{Content, Credibility, Denial, Found, Origin, Security, Set},
     judge::{BOGUS_MAX, Doubt},
     local::Local,
@@ -71,7 +71,7 @@ pub enum Failure {
     NoAddress(Name),
     /// The question makes too much work.
     #[error("the question makes too much work: {0}")]
-    TooMuchWork(&'static str),
+    TooMuchWork(Limit),
     /// The answer is not what its zone has signed.
     #[error("{name} {rtype}: {}{bogus}", if zone == name { String::new() } else { format!("{zone}: ") })]
     Bogus {
@@ -87,6 +87,47 @@ pub enum Failure {
     /// It took too long.
     #[error("it takes too long")]
     TooLong,
+}
+
+/// What a question has too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    /// [`QUESTIONS_MAX`].
+    #[error("too many questions to other servers")]
+    Questions,
+    /// [`KEY_QUESTIONS_MAX`].
+    #[error("too many questions about keys")]
+    KeyQuestions,
+    /// [`SERVER_NAMES_MAX`].
+    #[error("too many servers whose addresses must be looked for")]
+    ServerNames,
+    /// [`ALIASES_MAX`].
+    #[error("the aliases do not end")]
+    Aliases,
+    /// [`CUTS_MAX`].
+    #[error("the referrals do not end")]
+    Cuts,
+    /// [`super::ASKED_AT_ONCE_MAX`]: not of this question's, but of all.
+    #[error("too many questions at a time")]
+    AtOnce,
+}
+
+impl Limit {
+    /// All.
+    pub const ALL: [Limit; 6] =
+        [Limit::Questions, Limit::KeyQuestions, Limit::ServerNames, Limit::Aliases, Limit::Cuts, Limit::AtOnce];
+
+    /// For the counters.
+    pub fn label(self) -> &'static str {
+        match self {
+            Limit::Questions => "questions",
+            Limit::KeyQuestions => "key questions",
+            Limit::ServerNames => "server names",
+            Limit::Aliases => "aliases",
+            Limit::Cuts => "cuts",
+            Limit::AtOnce => "at once",
+        }
+    }
 }
 
 impl Failure {
@@ -111,7 +152,7 @@ pub struct Task {
     pub(super) checking: Checking,
     questions: Arc<AtomicU32>,
     key_questions: Arc<AtomicU32>,
-    questions_max: u32,
+    questions_max: (u32, Limit),
     server_names: Arc<AtomicU32>,
     pub(super) work: Arc<Mutex<Work>>,
     /// Names of servers that are being looked for: a name that waits for itself would wait for ever.
@@ -126,15 +167,15 @@ impl Task {
             checking,
             questions: Arc::default(),
             key_questions: Arc::default(),
-            questions_max: QUESTIONS_MAX,
+            questions_max: (QUESTIONS_MAX, Limit::Questions),
             server_names: Arc::default(),
             work: Arc::default(),
             looking_for: vec![],
         }
     }
 
-    fn spend(what: &AtomicU32, most: u32, because: &'static str) -> Result<(), Failure> {
-        if what.fetch_add(1, Ordering::Relaxed) < most { Ok(()) } else { Err(Failure::TooMuchWork(because)) }
+    fn spend(what: &AtomicU32, (most, limit): (u32, Limit)) -> Result<(), Failure> {
+        if what.fetch_add(1, Ordering::Relaxed) < most { Ok(()) } else { Err(Failure::TooMuchWork(limit)) }
     }
 
     /// Questions asked so far.
@@ -145,12 +186,13 @@ impl Task {
     /// Its part that fetches keys. They are validated by the chain that they make.
     pub(super) fn about_keys(&self) -> Self {
         let questions = Arc::clone(&self.key_questions);
-        Self { questions, questions_max: KEY_QUESTIONS_MAX, checking: Checking::Off, ..self.clone() }
+        let questions_max = (KEY_QUESTIONS_MAX, Limit::KeyQuestions);
+        Self { questions, questions_max, checking: Checking::Off, ..self.clone() }
     }
 
     /// Its part that looks for a server. Whatever address is found, what that server says is validated.
     fn for_server(&self, name: &Name) -> Result<Self, Failure> {
-        Self::spend(&self.server_names, SERVER_NAMES_MAX, "too many servers whose addresses must be looked for")?;
+        Self::spend(&self.server_names, (SERVER_NAMES_MAX, Limit::ServerNames))?;
         let mut looking_for = self.looking_for.clone();
         looking_for.push(name.clone());
         Ok(Self { looking_for, checking: Checking::Off, ..self.clone() })
@@ -387,7 +429,7 @@ impl Resolver {
                 End::Leads => sname = answer.name,
             }
         }
-        Err(Failure::TooMuchWork("the aliases do not end"))
+        Err(Failure::TooMuchWork(Limit::Aliases))
     }
 
     /// Judges what the cache has of a name that nobody has looked at yet: it came on the way to something else, or for a client that
@@ -464,7 +506,9 @@ impl Resolver {
         match self.ask_the_zone(&cut, name.borrow(), rtype, task, avoid).await {
             Ok((Said::Answer(answer), server)) => Ok((answer, server)),
             Ok(_) => Err(Failure::NoAnswer { zone: cut.zone, last: "it refers to others".to_owned() }),
-            Err(Failure::NoAnswer { .. }) if !self.forward_only => self.go_down(name, rtype, task, avoid).await,
+            Err(Failure::NoAnswer { .. }) if self.fallback == Fallback::Root => {
+                self.go_down(name, rtype, task, avoid).await
+            }
             Err(failure) => Err(failure),
         }
     }
@@ -495,7 +539,7 @@ impl Resolver {
             match said {
                 Said::Referral(referral) => {
                     self.keep_referral(&referral, server);
-                    let names = referral.servers.rdata().filter_map(|rdata| NameRef::parse(rdata).ok());
+                    let names = scrub::servers(&referral.servers);
                     let addresses = referral.glue.iter().flat_map(|set| addresses_of(set, self.port)).collect();
                     let zone = referral.servers.owner.clone();
                     // `scrub` lets only referrals through that lead down, so this ends.
@@ -516,7 +560,7 @@ impl Resolver {
                 }
             }
         }
-        Err(Failure::TooMuchWork("the referrals do not end"))
+        Err(Failure::TooMuchWork(Limit::Cuts))
     }
 
     /// Step 2: the deepest zone above the name whose servers are known; the hints know the root's.
@@ -529,7 +573,7 @@ impl Resolver {
             if let Some(found) = self.cache.get(zone, Type::NS, now).filter(|found| !found.is_stale)
                 && let Content::Set(set) = found.content
             {
-                let servers = set.rdata().filter_map(|rdata| NameRef::parse(rdata).ok()).map(NameRef::to_name);
+                let servers = scrub::servers(&set).map(NameRef::to_name);
                 let (servers, addresses) = (servers.collect(), vec![]);
                 return Cut { zone: zone.to_name(), servers, addresses, way: Way::Down };
             }
@@ -547,7 +591,7 @@ impl Resolver {
         avoid: &[SocketAddr],
     ) -> Result<(Said, SocketAddr), Failure> {
         let recursion = match cut.way {
-            Way::Down => Recursion::NotDesired,
+            Way::Down => self.recursion,
             Way::Forwarded if self.anchors.is_empty() => Recursion::Desired,
             Way::Forwarded => Recursion::DesiredUnchecked,
         };
@@ -578,7 +622,7 @@ impl Resolver {
             };
             tried.push(server);
             asked_so_far += 1;
-            Task::spend(&task.questions, task.questions_max, "too many questions to other servers")?;
+            Task::spend(&task.questions, task.questions_max)?;
             let began = Instant::now();
             match self.upstream.ask(server, question, self.servers.patience(server)).await {
                 Err(trouble) => {
@@ -596,8 +640,10 @@ impl Resolver {
                 }
                 Ok(message) => {
                     self.servers.answered(server, began.elapsed());
+                    self.counters.foreign.inc_by(scrub::foreign(&message, asked));
                     match scrub::read(&message, asked) {
                         Said::Useless(because) => {
+                            self.counters.useless.inc();
                             self.servers.is_lame(server, &cut.zone, self.now());
                             last = Some(because.to_owned());
                         }
@@ -653,7 +699,7 @@ impl Resolver {
         sets.flat_map(|set| addresses_of(&set, self.port)).collect()
     }
 
-    fn keep_referral(&self, referral: &Referral, from: SocketAddr) {
+    pub(super) fn keep_referral(&self, referral: &Referral, from: SocketAddr) {
         let now = self.now();
         let told = |credibility| Origin { credibility, security: Security::Unchecked, from };
         self.cache.put_set(Arc::clone(&referral.servers), told(Credibility::Referral), now);

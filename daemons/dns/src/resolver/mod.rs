@@ -40,10 +40,11 @@ use crate::{
     zonefile,
 };
 use cache::{Cache, Origin, Security, Set};
-use iterate::{Failure, Freshness, Reply, SaidBy, Task};
+use iterate::{Failure, Freshness, Limit, Reply, SaidBy, Task};
 use judge::Fetching;
 use local::Locals;
 use prometheus_client::metrics::counter::Counter;
+use scrub::Referral;
 use servers::Servers;
 use shared::{Shared, daemon::StartError, units::Network};
 use std::{
@@ -55,7 +56,7 @@ use std::{
 use tokio::{sync::OnceCell, time::timeout};
 use tokio_util::task::TaskTracker;
 use trust::{Anchors, Links};
-use upstream::Upstream;
+use upstream::{Recursion, Upstream, Weakness};
 
 /// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>): IPv4 first, which every host has.
 const ROOT: [&str; 26] = [
@@ -93,8 +94,10 @@ const STALE_AFTER: Duration = Duration::from_millis(1800);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a failure is remembered (RFC 9520 §3.2: at least one second, at most five minutes).
 const FAILURE_SECS: u64 = 5;
-/// Failures that are remembered, and questions that are being answered.
+/// Failures that are remembered.
 const FAILURES_MAX: usize = 10_000;
+/// Questions that are being answered at the same time. Each takes a few kilobytes.
+pub const ASKED_AT_ONCE_MAX: usize = 10_000;
 /// RFC 8914 §4.4.
 const STALE_ANSWER: u16 = 3;
 /// RFC 8914 §4.5.
@@ -120,6 +123,15 @@ pub enum Checking {
     Off,
 }
 
+/// Who is asked when none of those answers who do the asking for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallback {
+    /// Nobody.
+    None,
+    /// The root, and down from there.
+    Root,
+}
+
 /// A local name server.
 #[derive(Debug)]
 pub struct Resolver {
@@ -128,11 +140,13 @@ pub struct Resolver {
     upstream: Upstream,
     hints: Vec<SocketAddr>,
     forward: Vec<SocketAddr>,
-    forward_only: bool,
+    fallback: Fallback,
     locals: Locals,
     allow: Vec<Network>,
     port: u16,
     minimises: bool,
+    /// RD in questions to those who are on the way down.
+    recursion: Recursion,
     speaks_ipv6: bool,
     started: Instant,
     anchors: Anchors,
@@ -157,6 +171,13 @@ struct Counters {
     insecure: Counter,
     bogus: Counter,
     too_much_work: Counter,
+    /// Records of others that are not about the zone whose server gave them.
+    foreign: Counter,
+    /// Answers that are none: lame servers, errors, nonsense.
+    useless: Counter,
+    /// By limit.
+    limits: [Counter; Limit::ALL.len()],
+    too_long: Counter,
 }
 
 /// What a client's question comes to at once.
@@ -193,23 +214,32 @@ impl Resolver {
         let port = config.peer_port;
         let judged =
             |what: &'static str| shared.metrics.labelled("validation", "Answers validated", &[("result", what)]);
+        let limited = |limit: &'static str| {
+            shared.metrics.labelled("recursion_limits", "Questions that made too much work", &[("limit", limit)])
+        };
         let counted =
             |what: &'static str| shared.metrics.labelled("recursion", "Questions of clients", &[("result", what)]);
         Ok(Some(Arc::new(Self {
             cache: Cache::new(config.cache.octets()),
             servers: Servers::default(),
-            upstream: Upstream::new(config.query_from, shared.transcript.clone(), &shared.metrics),
+            upstream: Upstream::new(
+                config.query_from,
+                Weakness::of(config),
+                shared.transcript.clone(),
+                &shared.metrics,
+            ),
             hints: hints
                 .into_iter()
                 .filter(|ip| ip.is_ipv4() || config.query_ipv6)
                 .map(|ip| SocketAddr::new(ip, port))
                 .collect(),
             forward: config.forward.clone(),
-            forward_only: config.forward_only,
+            fallback: if config.forward_only { Fallback::None } else { Fallback::Root },
             locals,
             allow: config.allow.clone(),
             port,
             minimises: config.minimise_names,
+            recursion: if config.ask_recursively { Recursion::Desired } else { Recursion::NotDesired },
             speaks_ipv6: config.query_ipv6,
             started: Instant::now(),
             anchors,
@@ -230,6 +260,10 @@ impl Resolver {
                 insecure: judged("insecure"),
                 bogus: judged("bogus"),
                 too_much_work: judged("too much work"),
+                foreign: shared.metrics.counter("upstream_foreign_records", "Records out of the server's bailiwick"),
+                useless: shared.metrics.counter("upstream_useless", "Answers of lame servers, errors, and nonsense"),
+                limits: Limit::ALL.map(|limit| limited(limit.label())),
+                too_long: limited("time"),
             },
         })))
     }
@@ -267,9 +301,19 @@ impl Resolver {
         self.cache.purge(name.borrow())
     }
 
+    /// Whether others are asked for a client at this address.
+    pub fn serves(&self, client: IpAddr) -> bool {
+        self.allow.iter().any(|network| network.contains(client))
+    }
+
+    /// Takes what a zone of this very server says about one that it has given away.
+    pub fn keep_own_referral(&self, referral: &Referral) {
+        self.keep_referral(referral, SocketAddr::new(self.upstream.source, 0));
+    }
+
     /// What can be said at once to a client at this address.
     pub fn at_once(self: &Arc<Self>, query: &Query<'_>, client: IpAddr) -> Now {
-        if !self.allow.iter().any(|network| network.contains(client)) {
+        if !self.serves(client) {
             self.counters.refused.inc();
             return Now::Refused;
         }
@@ -325,7 +369,11 @@ impl Resolver {
                     self.counters.joined.inc();
                     Arc::clone(cell)
                 }
-                None if answering.len() >= FAILURES_MAX => return Err((0, "too many questions at a time".to_owned())),
+                None if answering.len() >= ASKED_AT_ONCE_MAX => {
+                    let failure = Failure::TooMuchWork(Limit::AtOnce);
+                    self.count_failure(&failure);
+                    return Err((failure.code(), failure.to_string()));
+                }
                 None => {
                     let cell = Answering::default();
                     answering.insert(key.clone(), Arc::clone(&cell));
@@ -342,6 +390,7 @@ impl Resolver {
                     let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
                     let outcome = outcome.unwrap_or(Err(Failure::TooLong));
                     if let Err(failure) = &outcome {
+                        resolver.count_failure(failure);
                         resolver.remember_failure(&key, failure);
                     }
                     resolver.lock_answering().remove(&key);
@@ -387,6 +436,18 @@ impl Resolver {
 
     fn lock_answering(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Answering>> {
         self.answering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_failure(&self, failure: &Failure) {
+        match failure {
+            Failure::TooMuchWork(limit) => {
+                for (counter, _) in self.counters.limits.iter().zip(Limit::ALL).filter(|(_, known)| known == limit) {
+                    counter.inc();
+                }
+            }
+            Failure::TooLong => drop(self.counters.too_long.inc()),
+            Failure::NoAnswer { .. } | Failure::NoAddress(_) | Failure::Bogus { .. } => {}
+        }
     }
 
     fn known_failure(&self, key: &Key) -> Option<Failure> {

@@ -14,8 +14,10 @@ use std::sync::Arc;
 
 /// Aliases that one message may have: no server of good will has more (RFC 1034 §5.2.2 speaks of one).
 const ALIASES_MAX: usize = 16;
-/// Servers of a zone that are looked at. The root has thirteen.
+/// Servers of a zone that are looked at (CVE-2022-3204). The root has thirteen.
 const SERVERS_MAX: usize = 26;
+/// Records that a message may have: the time to sort them grows with the square. Nobody of good will has a tenth of it.
+const RECORDS_MAX: usize = 1000;
 
 /// What a server was asked, and as whose server.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +64,18 @@ pub struct Answer {
     pub end: End,
     /// Whether the server is an authority for it.
     pub is_authoritative: bool,
+}
+
+/// The servers that an NS set names, as many of them as are looked at.
+pub fn servers(set: &Set) -> impl Iterator<Item = NameRef<'_>> {
+    set.rdata().take(SERVERS_MAX).filter_map(|rdata| NameRef::parse(rdata).ok())
+}
+
+/// How many records of an answer are passed over because they are not about the zone whose server gave it.
+pub fn foreign(message: &Message, asked: Asked<'_>) -> u64 {
+    let is_foreign = |record: &&Record| !record.owner.borrow().is_within(asked.zone) && record.rtype != Type::OPT;
+    let all = message.answers.iter().chain(&message.authority).chain(&message.additional);
+    all.filter(is_foreign).count() as u64
 }
 
 impl Answer {
@@ -139,6 +153,9 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         Rcode::FORMERR => return Said::Useless("it says FORMERR"),
         Rcode::NOTIMP => return Said::Useless("it says NOTIMP"),
         _ => return Said::Useless("it says an error"),
+    }
+    if message.answers.len() + message.authority.len() + message.additional.len() > RECORDS_MAX {
+        return Said::Useless("more records than anybody needs");
     }
     let is_believed = |record: &Record| record.owner.borrow().is_within(asked.zone);
     let mut answers = sets(&message.answers, is_believed);
@@ -221,8 +238,7 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         if !aliases.is_empty() {
             return answer(End::Leads);
         }
-        let names: Vec<NameRef<'_>> =
-            servers.rdata().take(SERVERS_MAX).filter_map(|rdata| NameRef::parse(rdata).ok()).collect();
+        let names: Vec<NameRef<'_>> = self::servers(servers).collect();
         let is_glue = |record: &Record| {
             matches!(record.rtype, Type::A | Type::AAAA)
                 && is_believed(record)

@@ -4,6 +4,7 @@ use dns::{Config, Dnssec, Server, ZoneFile, name::Name, rdata::Type, record::Mes
 use shared::{
     Shared,
     daemon::StartError,
+    metrics::Registers,
     transcript::{self, Heard, Hub, Kind},
 };
 use std::{
@@ -73,6 +74,7 @@ pub(crate) struct Internet {
     pub(crate) resolver: SocketAddr,
     pub(crate) port: u16,
     hub: Hub,
+    registers: Registers,
     stop: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<Result<(), StartError>>>,
     _dir: tempfile::TempDir,
@@ -90,15 +92,20 @@ fn run(server: Server, stop: &CancellationToken) -> tokio::task::JoinHandle<Resu
 impl Internet {
     /// Nothing is signed.
     pub(crate) fn start(change: impl FnOnce(&mut Config)) -> Self {
-        Self::with(&[], change)
+        Self::with(&[], |_| {}, change)
     }
 
     /// Some zones are signed, and the resolver trusts the root's key.
     pub(crate) fn signed(change: impl FnOnce(&mut Config)) -> Self {
-        Self::with(&SIGNED, change)
+        Self::with(&SIGNED, |_| {}, change)
     }
 
-    fn with(signed: &[&str], change: impl FnOnce(&mut Config)) -> Self {
+    /// The servers too are as `servers` wants them; those that recurse know the root.
+    pub(crate) fn with_servers(servers: impl Fn(&mut Config), change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(&[], servers, change)
+    }
+
+    fn with(signed: &[&str], servers: impl Fn(&mut Config), change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let many: String = (0..200)
             .fold(String::new(), |zone, n| zone + &format!("many TXT \"a text that makes the set long, {n}\"\n"));
@@ -126,29 +133,40 @@ impl Internet {
         for config in &configs {
             dns::make_keys(config).unwrap();
         }
+        let hints = dir.path().join("root.hints");
+        fs::write(&hints, format!(". 3600 NS a.root.\na.root. 3600 A {ROOT}\n")).unwrap();
+        let hub = Hub::new(&transcript::Config { ring: 5000, ..transcript::Config::default() }).unwrap();
+        let registers = Registers::default();
+        let shared = |host: &str| Shared {
+            transcript: hub.transcript("dns", host),
+            metrics: registers.of("dns", host),
+            ..Shared::for_tests("dns")
+        };
         let mut port = 0;
-        for config in &mut configs {
+        // The last ones ask nobody: the port that is free for the first of them is not known to it yet.
+        for config in configs.iter_mut().rev() {
             config.listen[0].set_port(port);
-            let server = Server::bind(config, &Shared::for_tests("dns")).unwrap();
+            servers(config);
+            if config.recurse {
+                (config.peer_port, config.hints) = (port, Some(hints.clone()));
+                (config.query_ipv6, config.minimise_names) = (false, false);
+            }
+            let server = Server::bind(config, &shared(&config.listen[0].ip().to_string())).unwrap();
             port = server.local_addrs()[0].address.port();
             tasks.push(run(server, &stop));
         }
-        let hints = dir.path().join("root.hints");
-        fs::write(&hints, format!(". 3600 NS a.root.\na.root. 3600 A {ROOT}\n")).unwrap();
         let mut config = config("127.9.2.2", 0);
         config.recurse = true;
-        config.hints = Some(hints);
+        config.hints = Some(hints.clone());
         config.minimise_names = false;
         config.query_ipv6 = false;
         config.peer_port = port;
         config.trust_anchors = (!signed.is_empty()).then(|| ds_dir.join("root.ds"));
         change(&mut config);
-        let hub = Hub::new(&transcript::Config { ring: 5000, ..transcript::Config::default() }).unwrap();
-        let shared = Shared { transcript: hub.transcript("dns", "resolver"), ..Shared::for_tests("dns") };
-        let server = Server::bind(&config, &shared).unwrap();
+        let server = Server::bind(&config, &shared("resolver")).unwrap();
         let resolver = server.local_addrs()[0].address;
         tasks.push(run(server, &stop));
-        Self { resolver, port, hub, stop, tasks, _dir: dir }
+        Self { resolver, port, hub, registers, stop, tasks, _dir: dir }
     }
 
     pub(crate) async fn stop(self) {
@@ -163,8 +181,12 @@ impl Internet {
     }
 
     pub(crate) async fn send(&self, query: &[u8]) -> Message {
+        self.send_to(self.resolver, query).await
+    }
+
+    pub(crate) async fn send_to(&self, server: SocketAddr, query: &[u8]) -> Message {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.send_to(query, self.resolver).await.unwrap();
+        socket.send_to(query, server).await.unwrap();
         let mut answer = [0; 4096];
         let octets = timeout(Duration::from_secs(20), socket.recv(&mut answer)).await.expect("an answer").unwrap();
         Message::parse(&answer[..octets]).unwrap()
@@ -188,15 +210,34 @@ impl Internet {
 
     /// What the resolver said and heard since it was asked last: `C:` and `S:` lines, with who was asked.
     pub(crate) async fn heard(&self) -> Vec<String> {
+        self.heard_by("resolver").await
+    }
+
+    /// The same of any server, by its address.
+    pub(crate) async fn heard_by(&self, host: &str) -> Vec<String> {
         let mut subscription = self.hub.subscribe();
         let mut lines = vec![];
         // The ring has all of it already.
         while let Ok(Some(Heard::Event(event))) = timeout(Duration::ZERO, subscription.next()).await {
-            if matches!(event.kind, Kind::Client | Kind::Server) {
+            if *event.host == *host && matches!(event.kind, Kind::Client | Kind::Server) {
                 lines.push(format!("{} {} {}", event.kind.mark(), event.remote.ip(), event.line));
             }
         }
         lines
+    }
+
+    /// What the resolver's counter says: `upstream_forged{wrong="id"}`.
+    pub(crate) fn counted(&self, what: &str) -> u64 {
+        let (name, label) =
+            what.split_once('{').map_or((what, ""), |(name, label)| (name, label.trim_end_matches('}')));
+        let text = self.registers.text();
+        let is_it = |line: &&str| {
+            line.starts_with(&format!("tomte_dns_{name}_total{{"))
+                && line.contains("host=\"resolver\"")
+                && line.contains(label)
+        };
+        let values = text.lines().filter(is_it).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        values.sum()
     }
 
     /// How often a server was asked.

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod hostile;
 mod internet;
+mod lessons;
 mod validation;
 
 use dns::{message::Rcode, name::Name, rdata::Type};
