@@ -201,17 +201,18 @@ impl Resolver {
     }
 }
 
-/// A server at the real port that says what a test wants: `says` gets its socket, what came, and from whom. It ends with the
-/// process, which who is alone has for himself.
-pub fn liar(at: Ipv4Addr, mut says: impl FnMut(&UdpSocket, &[u8], SocketAddr) + Send + 'static) -> Result<()> {
+/// A server at the real port that says what a test wants: `says` gets its socket, what came, and from whom. With the socket that is
+/// returned it can be made to speak unasked. It ends with the process, which who is alone has for himself.
+pub fn liar(at: Ipv4Addr, mut says: impl FnMut(&UdpSocket, &[u8], SocketAddr) + Send + 'static) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((at, 53))?;
+    let unasked = socket.try_clone()?;
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok((octets, from)) = socket.recv_from(&mut buffer) {
             says(&socket, &buffer[..octets], from);
         }
     });
-    Ok(())
+    Ok(unasked)
 }
 
 /// One of our own name servers with zones, at the real port.

@@ -53,6 +53,15 @@ impl Description {
         Ok(Self { text: SHIPPED.to_owned(), addresses })
     }
 
+    /// Adds lines to the `[host.dns]` table of a host that has one.
+    pub fn add_to_dns(&mut self, host: &str, lines: &str) -> Result<()> {
+        let table = "[host.dns]\n";
+        let at = self.text.find(&format!("name = \"{host}\"\n")).with_context(|| format!("no {host}"))?;
+        let at = at + self.text[at..].find(table).with_context(|| format!("{host} has no {table}"))? + table.len();
+        self.text.insert_str(at, lines);
+        Ok(())
+    }
+
     /// Where a host serves on a port.
     pub fn address(&self, host: &str, port: u16) -> SocketAddr {
         SocketAddr::new(self.addresses[host].into(), port)
@@ -85,7 +94,12 @@ impl Lab {
 
     /// Starts the shipped lab at its own addresses and with the real ports, for who is [alone](crate::alone).
     pub fn alone(flags: &[&str]) -> Result<Self> {
-        Self::with(Description::shipped()?, &[&["--privileged-ports"], flags].concat())
+        Self::alone_with(Description::shipped()?, flags)
+    }
+
+    /// The same with some of its hosts changed.
+    pub fn alone_with(description: Description, flags: &[&str]) -> Result<Self> {
+        Self::with(description, &[&["--privileged-ports"], flags].concat())
     }
 
     fn with(description: Description, flags: &[&str]) -> Result<Self> {
@@ -133,8 +147,15 @@ pub struct Said {
 impl Lab {
     /// What a host has said and heard, as `tomte events` tells it, up to the first line with `last` in it.
     pub fn heard(&self, host: &str, last: &str) -> Result<Vec<Said>> {
+        self.heard_times(host, last, 1)
+    }
+
+    /// The same up to the line that is so manieth with `last` in it.
+    pub fn heard_times(&self, host: &str, last: &str, times: usize) -> Result<Vec<Said>> {
         let mut events = Running::start(self.tomte("events")?.args(["--json", "--host", host]))?;
-        events.wait_for(last)?;
+        for _ in 0..times {
+            events.wait_for(last)?;
+        }
         let said = |line: &str| {
             let event: serde_json::Value = serde_json::from_str(line)?;
             let word = |key: &str| event[key].as_str().with_context(|| format!("an event without {key}: {line}"));
