@@ -16,10 +16,10 @@
 
 use super::{
     Checking, Fallback, Resolver,
-    cache::{Content, Credibility, Denial, Found, Origin, Security, Set},
+    cache::{Content, Denial, Found, Security, Set},
     judge::{BOGUS_MAX, Doubt},
     local::Local,
-    scrub::{self, Answer, Asked, End, Referral, Said, Way},
+    scrub::{self, Answer, Asked, End, Said, Way},
     upstream::{Question, Recursion, Trouble},
     validate::{Bogus, Work},
 };
@@ -473,7 +473,7 @@ impl Resolver {
             };
             match self.judge(&mut answer, rtype, task).await {
                 Ok(security) => {
-                    self.keep_answer(&answer, rtype, security, server);
+                    self.cache.keep_answer(&answer, rtype, security, server, self.now());
                     return Ok((answer, security));
                 }
                 Err(Doubt::Failed(failure)) => return Err(failure),
@@ -538,7 +538,7 @@ impl Resolver {
             let (said, server) = self.ask_the_zone(&cut, asked_name, asked_type, task, avoid).await?;
             match said {
                 Said::Referral(referral) => {
-                    self.keep_referral(&referral, server);
+                    self.cache.keep_referral(&referral, server, self.now());
                     let names = scrub::servers(&referral.servers);
                     let addresses = referral.glue.iter().flat_map(|set| addresses_of(set, self.port)).collect();
                     let zone = referral.servers.owner.clone();
@@ -551,7 +551,7 @@ impl Resolver {
                     // RFC 8020: what is below it does not exist either.
                     End::NoName(_) if answer.aliases.is_empty() => return Ok((answer, server)),
                     _ => {
-                        self.keep_answer(&answer, asked_type, Security::Unchecked, server);
+                        self.cache.keep_answer(&answer, asked_type, Security::Unchecked, server, self.now());
                         shown += 1;
                     }
                 },
@@ -697,43 +697,6 @@ impl Resolver {
             _ => None,
         });
         sets.flat_map(|set| addresses_of(&set, self.port)).collect()
-    }
-
-    pub(super) fn keep_referral(&self, referral: &Referral, from: SocketAddr) {
-        let now = self.now();
-        let told = |credibility| Origin { credibility, security: Security::Unchecked, from };
-        self.cache.put_set(Arc::clone(&referral.servers), told(Credibility::Referral), now);
-        for set in &referral.glue {
-            self.cache.put_set(Arc::clone(set), told(Credibility::Additional), now);
-        }
-        // RFC 4035 §3.1.4.1: the parent is the authority for DS, and for there being none.
-        if let Some(ds) = referral.about_keys.iter().find(|set| set.rtype == Type::DS) {
-            self.cache.put_set(Arc::clone(ds), told(Credibility::Answer), now);
-        } else {
-            // Without a SOA it is no answer for a client (RFC 2308 §5), but it spares a question of ours.
-            let ttl = referral.about_keys.iter().map(|proof| proof.ttl).min().unwrap_or(0);
-            let denial = Arc::new(Denial { soa: None, proofs: referral.about_keys.clone() });
-            let zone = referral.servers.owner.borrow();
-            self.cache.put_no_data(zone, Type::DS, denial, ttl, told(Credibility::Referral), now);
-        }
-    }
-
-    pub(super) fn keep_answer(&self, answer: &Answer, rtype: Type, security: Security, from: SocketAddr) {
-        let now = self.now();
-        let credibility = if answer.is_authoritative { Credibility::Answer } else { Credibility::Hearsay };
-        let origin = Origin { credibility, security, from };
-        let data = if let End::Data(set) = &answer.end { Some(set) } else { None };
-        for set in answer.aliases.iter().chain(data).filter(|set| !set.is_made) {
-            self.cache.put_set(Arc::clone(set), origin, now);
-        }
-        let (name, origin) = (answer.name.borrow(), Origin { credibility: Credibility::Answer, ..origin });
-        match &answer.end {
-            End::NoData(denial) => {
-                self.cache.put_no_data(name, rtype, Arc::clone(denial), denial.ttl(), origin, now);
-            }
-            End::NoName(denial) => self.cache.put_no_name(name, Arc::clone(denial), origin, now),
-            End::Data(_) | End::Leads => {}
-        }
     }
 }
 

@@ -253,7 +253,7 @@ impl Resolver {
         task: &Task,
     ) -> Result<Fetched, Failure> {
         let (answer, from) = self.ask_on(name, rtype, &task.about_keys(), avoid).await?;
-        self.keep_answer(&answer, rtype, Security::Unchecked, from);
+        self.cache.keep_answer(&answer, rtype, Security::Unchecked, from, self.now());
         let (told, content) = match (answer.aliases.first(), answer.end) {
             (Some(alias), _) => (ToldDs::Alias(Arc::clone(alias)), None),
             (None, End::Data(set)) => (ToldDs::Set(Arc::clone(&set)), Some(Content::Set(set))),

@@ -13,7 +13,7 @@
 //!
 //! 1. [`cache`]: what others have told us.
 //! 2. [`iterate`]: **the way down**, with the four steps of the RFC.
-//! 3. [`scrub`]: what of an answer is believed.
+//! 3. [`scrub`]: what of an answer is believed; `keep.rs`: what of that is kept.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
 //! 6. [`local`]: names that nobody is asked about.
@@ -23,6 +23,7 @@
 pub mod cache;
 pub mod iterate;
 mod judge;
+mod keep;
 pub mod local;
 pub mod scrub;
 pub mod servers;
@@ -308,7 +309,7 @@ impl Resolver {
 
     /// Takes what a zone of this very server says about one that it has given away.
     pub fn keep_own_referral(&self, referral: &Referral) {
-        self.keep_referral(referral, SocketAddr::new(self.upstream.source, 0));
+        self.cache.keep_referral(referral, SocketAddr::new(self.upstream.source, 0), self.now());
     }
 
     /// What can be said at once to a client at this address.
