@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Every server has two workers and the settings its own manual recommends for this work ([`Kind::configuration`]): no log of
-//! queries, no validation (nothing here is signed), 64 MiB of cache. The servers take turns, round by round, so that a slow
+//! queries, validation only where something is signed, 64 MiB of cache. The servers take turns, round by round, so that a slow
 //! minute of the machine hits all of them, and the median of the rounds counts. `dnsperf` and the authorities run on the same
 //! machine and take their share of it, which is why the processor time of each query stands beside the rate; ratios mean
 //! something elsewhere, absolute figures do not. Before a server is timed its answers are compared with the zones, and
@@ -64,6 +64,9 @@ enum Column {
     /// Names that nobody has asked for, in 300 zones whose servers are known: one question upstream for each. Every second does
     /// not exist.
     Misses,
+    /// Names that exist, each asked for once, in the same zones when they are signed: one question upstream and one signature to
+    /// verify for each. (An answer about a name that does not exist may be made from proofs that are known, without asking.)
+    Validated,
     /// How long a client waits at 2,000 hits a second.
     HitLatency,
     /// How long a client waits at 500 misses a second.
@@ -94,19 +97,31 @@ impl Column {
 
     fn figures(self) -> &'static [Figure] {
         match self {
-            Self::Hits | Self::Misses => &RATE,
+            Self::Hits | Self::Misses | Self::Validated => &RATE,
             Self::HitLatency | Self::MissLatency => &WAIT,
             Self::Flood => &FLOOD,
         }
     }
 
+    /// The tree that it is measured in.
+    fn tree(self) -> Tree {
+        if self == Self::Validated { Tree::Signed } else { Tree::Plain }
+    }
+
     fn pace(self) -> Pace {
         match self {
-            Self::Hits | Self::Misses | Self::Flood => Pace::AsFastAsItGoes,
+            Self::Hits | Self::Misses | Self::Validated | Self::Flood => Pace::AsFastAsItGoes,
             Self::HitLatency => Pace::PerSecond(2000),
             Self::MissLatency => Pace::PerSecond(500),
         }
     }
+}
+
+/// Whether zones are signed, and resolvers validate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    Plain,
+    Signed,
 }
 
 /// The cache of each server, in MiB. The flood is larger.
@@ -143,10 +158,12 @@ impl Kind {
     }
 
     /// The name of its configuration's file, and what stands there. None asks over IPv6, for there is none.
-    fn configuration(self, folder: &Path, hints: &Path, port: u16) -> (&'static str, String) {
-        let folder = folder.display();
-        let hints = hints.display();
-        match self {
+    fn configuration(self, folder: &Path, bench: &Bench, port: u16) -> Result<(&'static str, String)> {
+        let anchor = bench.anchor()?;
+        let (folder, hints) = (folder.display(), bench.hints()?.display().to_string());
+        let when_signed =
+            |text: &str| if anchor.is_empty() { String::new() } else { text.replace("{anchor}", &anchor) };
+        Ok(match self {
             Self::Ours => (
                 "tomte.toml",
                 format!(
@@ -158,7 +175,8 @@ hints = "{hints}"
 query_ipv6 = false
 cache = "{CACHE_MIB} MiB"
 rate = 0
-"#
+{}"#,
+                    when_signed(&format!("trust_anchors = \"{}\"\n", bench.anchor_file().display()))
                 ),
             ),
             // The manual's advice for speed: the kernel shares out the queries. Its cache has a bound in entries only: each
@@ -172,7 +190,8 @@ pdns-distributes-queries=no
 reuseport=yes
 hint-file={hints}
 dont-query=
-dnssec=off
+dnssec={}
+lua-config-file={folder}/anchor.lua
 max-cache-entries=100000
 max-packetcache-entries=50000
 security-poll-suffix=
@@ -181,7 +200,8 @@ write-pid=no
 daemon=no
 quiet=yes
 loglevel=2
-"
+",
+                    if anchor.is_empty() { "off" } else { "validate" },
                 ),
             ),
             // The manual's "howto optimise": as many slabs as threads, a third of the memory for messages, many sockets.
@@ -202,7 +222,7 @@ loglevel=2
   outgoing-range: 8192
   num-queries-per-thread: 4096
   root-hints: "{hints}"
-  module-config: "iterator"
+  {validation}
   do-not-query-localhost: no
   do-ip6: no
   username: ""
@@ -214,6 +234,10 @@ loglevel=2
 remote-control:
   control-enable: no
 "#,
+                    validation = match bench.tree {
+                        Tree::Plain => "module-config: \"iterator\"".to_owned(),
+                        Tree::Signed => format!("trust-anchor-file: \"{}\"", bench.anchor_file().display()),
+                    },
                     messages = CACHE_MIB / 3,
                     sets = CACHE_MIB - CACHE_MIB / 3,
                 ),
@@ -228,12 +252,14 @@ modules = {{ 'hints > iterate' }}
 hints.root_file('{hints}')
 option('ALLOW_LOCAL', true)
 trust_anchors.remove('.')
+{}
 cache.open({CACHE_MIB} * MB, 'lmdb://{folder}/cache')
 log_level('crit')
-"
+",
+                    when_signed("trust_anchors.add('{anchor}')")
                 ),
             ),
-        }
+        })
     }
 
     /// Starts the server on a free port and waits for its first answer.
@@ -241,9 +267,13 @@ log_level('crit')
         let address = free_address()?;
         // A folder for each start: what a server leaves behind for its next start must not count.
         let folder = tempfile::Builder::new().prefix(&self.name()).tempdir_in(bench.folder.path())?.keep();
-        let (file, text) = self.configuration(&folder, &bench.hints()?, address.port());
+        let (file, text) = self.configuration(&folder, bench, address.port())?;
         let file = folder.join(file);
         fs::write(&file, text)?;
+        // `addTA` wants the name and the data of the DS record.
+        let anchor = bench.anchor()?;
+        let lua = anchor.strip_prefix(". IN DS ").map(|data| format!("clearTA()\naddTA('.', \"{data}\")\n"));
+        fs::write(folder.join("anchor.lua"), lua.unwrap_or_default())?;
         let (program, place) = (self.program(flags)?, folder.display().to_string());
         let file = file.display().to_string();
         let output = folder.join("output");
@@ -280,7 +310,9 @@ const ZONES_AT: [&str; 4] = ["127.53.1.1", "127.53.1.2", "127.53.1.3", "127.53.1
 
 const DOMAINS: [&str; 3] = ["com", "net", "org"];
 const ZONES: u32 = 300;
+/// Names that exist; in the signed tree, where each is asked for once, more: a run ends when all are.
 const HOSTS: u32 = 10_000;
+const HOSTS_SIGNED: u32 = 24_000;
 
 /// In seconds.
 const TTL: u32 = 3600;
@@ -303,16 +335,17 @@ const ANY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// The small Internet, and scratch files, in a folder that goes away with the value.
 struct Bench {
+    tree: Tree,
     authorities: Vec<Server>,
     folder: tempfile::TempDir,
 }
 
 impl Bench {
-    fn create(flags: &Flags) -> Result<Self> {
+    fn create(flags: &Flags, tree: Tree) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bench-resolver.").tempdir()?;
         // A server that is started by root may drop to another user, who must be able to read here.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let mut bench = Self { authorities: vec![], folder };
+        let mut bench = Self { tree, authorities: vec![], folder };
         let soa = format!("$TTL {TTL}\n@ SOA ns hostmaster 1 1h 15m 1w 5m\n");
         let mut root = format!("{soa}@ NS ns\nns A {ROOT}\n");
         let mut tops = DOMAINS.map(|_| format!("{soa}@ NS ns.nic\nns.nic A {TOP}\n"));
@@ -324,7 +357,7 @@ impl Bench {
             let (name, at) = (zone(number), ZONES_AT[number as usize % ZONES_AT.len()]);
             writeln!(tops[number as usize % DOMAINS.len()], "{name}. NS ns.{name}.\nns.{name}. A {at}")?;
             let mut text = format!("{soa}@ NS ns\nns A {at}\n");
-            for host in (number..HOSTS).step_by(ZONES as usize) {
+            for host in (number..bench.hosts()).step_by(ZONES as usize) {
                 writeln!(text, "host-{host} A {}", address_of(host))?;
             }
             if number % 2 == 0 {
@@ -333,7 +366,8 @@ impl Bench {
             zones.push((name, text));
         }
         let tops = DOMAINS.map(str::to_owned).into_iter().zip(tops).collect();
-        for (addresses, zones) in [(&[ROOT][..], vec![(".".to_owned(), root)]), (&[TOP], tops), (&ZONES_AT, zones)] {
+        // From the leaves up, because each leaves its DS record for the zone above.
+        for (addresses, zones) in [(&ZONES_AT[..], zones), (&[TOP], tops), (&[ROOT], vec![(".".to_owned(), root)])] {
             bench.authorities.push(bench.authority(flags, addresses, &zones)?);
         }
         Ok(bench)
@@ -344,16 +378,43 @@ impl Bench {
         let folder = tempfile::Builder::new().prefix("authority").tempdir_in(self.folder.path())?.keep();
         let listen: Vec<SocketAddr> =
             addresses.iter().map(|ip| Ok(SocketAddr::new(ip.parse()?, 53))).collect::<Result<_>>()?;
-        let mut text = format!("[dns]\nlisten = {:?}\nworkers = 2\nrate = 0\nzones = [\n", quoted(&listen));
+        let mut text = format!(
+            "[dns]\nlisten = {:?}\nworkers = 2\nrate = 0\nstate = \"{}\"\nds_dir = \"{}\"\nzones = [\n",
+            quoted(&listen),
+            folder.display(),
+            self.ds_dir().display()
+        );
+        let dnssec = if self.tree == Tree::Signed { "sign" } else { "as-is" };
         for (name, zone) in zones {
             let file = folder.join(format!("{name}zone"));
             fs::write(&file, zone)?;
-            writeln!(text, "{{ name = \"{name}\", file = \"{}\" }},", file.display())?;
+            writeln!(text, "{{ name = \"{name}\", file = \"{}\", dnssec = \"{dnssec}\" }},", file.display())?;
         }
         text += "]\n";
         let file = folder.join("tomte.toml");
         fs::write(&file, text)?;
         Server::start(&Kind::Ours.program(flags)?, ["-c".as_ref(), file.as_os_str()], listen[0], &folder.join("output"))
+    }
+
+    fn hosts(&self) -> u32 {
+        if self.tree == Tree::Signed { HOSTS_SIGNED } else { HOSTS }
+    }
+
+    fn ds_dir(&self) -> PathBuf {
+        self.folder.path().join("ds")
+    }
+
+    /// Where the root's DS record is, if it is signed.
+    fn anchor_file(&self) -> PathBuf {
+        self.ds_dir().join("root.ds")
+    }
+
+    /// The root's DS record; nothing, if nothing is signed.
+    fn anchor(&self) -> Result<String> {
+        if self.tree == Tree::Plain {
+            return Ok(String::new());
+        }
+        Ok(fs::read_to_string(self.anchor_file())?.trim().to_owned())
     }
 
     fn hints(&self) -> Result<PathBuf> {
@@ -391,7 +452,7 @@ fn quoted(addresses: &[SocketAddr]) -> Vec<String> {
 }
 
 /// Checks a server's answers against the zones, and so gets the servers of each zone into its cache.
-fn check(server: &Server) -> Result<()> {
+fn check(server: &Server, tree: Tree) -> Result<()> {
     for number in 0..ZONES {
         let (name, wanted) = (host(number), address_of(number));
         let answer = ask(server, &name)?;
@@ -401,6 +462,8 @@ fn check(server: &Server) -> Result<()> {
         let is_right = if number % 2 == 0 { is_hit(&answer, &name, ANY) } else { is_nxdomain(&answer) };
         ensure!(is_right, "{name}: {answer:?}");
     }
+    let validated = Question::new(&host(0), Type::A).recursive().with_dnssec().ask(server.address(), Over::Udp)?;
+    ensure!(validated.authentic == (tree == Tree::Signed), "{validated:?}");
     Ok(())
 }
 
@@ -420,14 +483,14 @@ const UNKNOWN_PER_SECOND: u32 = 100_000;
 
 /// Loads a server.
 fn load(column: Column, server: SocketAddr, seconds: u64, bench: &Bench) -> Result<Outcome> {
-    let are_known = matches!(column, Column::Hits | Column::HitLatency);
+    let are_known = matches!(column, Column::Hits | Column::HitLatency | Column::Validated);
     let questions = match (column, column.pace()) {
         (Column::Flood, _) => bench.unknown(FLOOD_NAMES)?,
-        _ if are_known => bench.known(HOSTS)?,
+        _ if are_known => bench.known(bench.hosts())?,
         (_, Pace::AsFastAsItGoes) => bench.unknown(UNKNOWN_PER_SECOND * seconds as u32)?,
         (_, Pace::PerSecond(rate)) => bench.unknown(rate * (seconds as u32 + 1))?,
     };
-    let passes = if are_known { None } else { Some(1) };
+    let passes = if matches!(column, Column::Hits | Column::HitLatency) { None } else { Some(1) };
     // The flood ends when all its names were asked.
     let duration = Duration::from_secs(if column == Column::Flood { 300 } else { seconds });
     let outcome =
@@ -471,22 +534,30 @@ fn measure_flood(server: &Server, flags: &Flags, bench: &Bench) -> Result<Vec<f6
     Ok(vec![kept as f64 * 100.0 * step as f64 / f64::from(HOSTS), octets as f64 / MIB, outcome.rate()])
 }
 
+/// A server that was checked, with what a column wants in its cache.
+fn ready(kind: Kind, column: Column, flags: &Flags, bench: &Bench) -> Result<Server> {
+    let server = kind.start(flags, bench)?;
+    check(&server, bench.tree)?;
+    if matches!(column, Column::Hits | Column::HitLatency) {
+        load(Column::Hits, server.address(), 1, bench)?;
+    }
+    Ok(server)
+}
+
 /// Runs a column on servers of its own, so that what an earlier one left behind does not count.
 fn run_column(column: Column, flags: &Flags, bench: &Bench) -> Result<contest::Column> {
     let mut servers = vec![];
     let mut results: Vec<Runs> = vec![];
     for kind in &flags.servers {
-        let server = kind.start(flags, bench).with_context(|| kind.name())?;
-        check(&server).with_context(|| kind.name())?;
-        if matches!(column, Column::Hits | Column::HitLatency) {
-            // Everything is in the cache before it counts.
-            load(Column::Hits, server.address(), 1, bench).with_context(|| kind.name())?;
-        }
-        servers.push(server);
+        servers.push(ready(*kind, column, flags, bench).with_context(|| kind.name())?);
         results.push(Runs { server: kind.name(), runs: vec![] });
     }
     for round in 1..=if column == Column::Flood { 1 } else { flags.rounds } {
-        for (server, result) in servers.iter().zip(&mut results) {
+        for ((kind, server), result) in flags.servers.iter().zip(&mut servers).zip(&mut results) {
+            if column == Column::Validated && round > 1 {
+                // It knows all the names by now.
+                *server = ready(*kind, column, flags, bench).with_context(|| kind.name())?;
+            }
             let run = match column {
                 Column::Flood => measure_flood(server, flags, bench),
                 _ => measure(column, server, flags, bench),
@@ -503,7 +574,8 @@ fn run_column(column: Column, flags: &Flags, bench: &Bench) -> Result<contest::C
 
 /// The authorities must not be what holds the resolvers up: alone they are to answer at least twice as many of the same questions.
 fn check_authorities(columns: &[contest::Column], bench: &Bench) -> Result<()> {
-    let Some(misses) = columns.iter().find(|column| column.name == Column::Misses.name()) else { return Ok(()) };
+    let name = if bench.tree == Tree::Signed { Column::Validated } else { Column::Misses }.name();
+    let Some(misses) = columns.iter().find(|column| column.name == name) else { return Ok(()) };
     let best = misses.servers.iter().flat_map(|server| &server.runs).map(|run| run[0]).fold(0.0, f64::max);
     let seconds = 2;
     let alone = Queries {
@@ -533,10 +605,17 @@ fn main() -> Result<()> {
         versions.push((kind.name(), kind.version(&kind.program(&flags)?)?));
     }
     versions.push(("dnsperf".to_owned(), dnsperf::version()?));
-    let bench = Bench::create(&flags)?;
     let wanted = if flags.only.is_empty() { Column::value_variants() } else { &flags.only };
-    let columns = wanted.iter().map(|column| run_column(*column, &flags, &bench)).collect::<Result<Vec<_>>>()?;
-    check_authorities(&columns, &bench)?;
+    let mut columns = vec![];
+    for tree in [Tree::Plain, Tree::Signed] {
+        if wanted.iter().any(|column| column.tree() == tree) {
+            let bench = Bench::create(&flags, tree)?;
+            for column in wanted.iter().filter(|column| column.tree() == tree) {
+                columns.push(run_column(*column, &flags, &bench)?);
+            }
+            check_authorities(&columns, &bench)?;
+        }
+    }
     let report = Report { rounds: flags.rounds, seconds: flags.seconds, versions, columns };
     if flags.json {
         println!("{:#}", report.to_json());
