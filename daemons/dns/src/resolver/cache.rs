@@ -12,7 +12,7 @@
 
 use super::validate::Insecurity;
 use crate::{
-    name::{Name, NameRef},
+    name::{NAME_OCTETS_MAX, Name, NameRef},
     rdata::{Class, Type},
     record::Record,
     zone::RrSet,
@@ -21,7 +21,10 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Locks that the cache is cut into: workers seldom wait for each other.
@@ -311,23 +314,44 @@ pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
     /// For each shard.
     octets_max: usize,
+    /// Whether there ever was a DNAME: they are rare, and without one nobody need look for them above each name.
+    has_dname: AtomicBool,
 }
 
 /// The type that stands for the name itself; no record has it (RFC 6895 §3.1).
 const NAME_ITSELF: Type = Type(0);
 
-fn key(name: NameRef<'_>, rtype: Type) -> Vec<u8> {
-    let mut key = Vec::with_capacity(2 + name.as_wire().len());
-    key.extend_from_slice(&rtype.0.to_be_bytes());
-    key.extend_from_slice(name.as_wire());
-    key[2..].make_ascii_lowercase();
-    key
+/// Where an entry stands: its type, and its name in lower case.
+struct Key {
+    octets: [u8; 2 + NAME_OCTETS_MAX],
+    length: usize,
+}
+
+impl std::ops::Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.octets[..self.length]
+    }
+}
+
+fn key(name: NameRef<'_>, rtype: Type) -> Key {
+    let wire = name.as_wire();
+    let (mut octets, length) = ([0; 2 + NAME_OCTETS_MAX], 2 + wire.len());
+    octets[..2].copy_from_slice(&rtype.0.to_be_bytes());
+    octets[2..length].copy_from_slice(wire);
+    octets[2..length].make_ascii_lowercase();
+    Key { octets, length }
 }
 
 impl Cache {
     /// An empty cache of at most `octets_max`.
     pub fn new(octets_max: usize) -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), octets_max: octets_max / SHARDS }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            octets_max: octets_max / SHARDS,
+            has_dname: AtomicBool::new(false),
+        }
     }
 
     fn shard(&self, name: NameRef<'_>) -> MutexGuard<'_, Shard> {
@@ -339,6 +363,9 @@ impl Cache {
     pub fn put_set(&self, set: Arc<Set>, origin: Origin, now: u64) {
         let (name, rtype, ttl) = (set.owner.clone(), set.rtype, set.ttl);
         let octets = set.octets();
+        if rtype == Type::DNAME {
+            self.has_dname.store(true, Ordering::Relaxed);
+        }
         self.put(name.borrow(), rtype, Content::Set(set), ttl, octets, origin, now);
     }
 
@@ -385,8 +412,8 @@ impl Cache {
             let entry = Entry { content, ends, ttl, origin, octets, is_used: false, queue };
             shard.octets += octets;
             shard.probation_octets += octets;
-            shard.probation.push_back(key.clone().into());
-            shard.entries.insert(key.into(), entry);
+            shard.probation.push_back((*key).into());
+            shard.entries.insert((*key).into(), entry);
         }
         while shard.octets > self.octets_max {
             shard.make_room(self.octets_max / PROBATION_SHARE);
@@ -417,6 +444,11 @@ impl Cache {
     /// What is known about records of `rtype` at `name`.
     pub fn get(&self, name: NameRef<'_>, rtype: Type, now: u64) -> Option<Found> {
         self.shard(name).get(&key(name, rtype), now)
+    }
+
+    /// Whether a DNAME may be in the cache.
+    pub fn has_dname(&self) -> bool {
+        self.has_dname.load(Ordering::Relaxed)
     }
 
     /// Whether it is known that `name` does not exist.

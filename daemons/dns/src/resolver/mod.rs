@@ -382,10 +382,9 @@ impl Resolver {
                 }
             }
         };
-        // In a task of its own: it goes on when the client has been given something stale, and when it has gone.
-        let work = {
+        let mut work = {
             let (resolver, name) = (Arc::clone(self), name.clone());
-            self.tasks.spawn(async move {
+            Box::pin(async move {
                 let work = async {
                     let task = Task::new(cause, checking);
                     let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
@@ -400,7 +399,6 @@ impl Resolver {
                 cell.get_or_init(|| work).await.clone()
             })
         };
-        tokio::pin!(work);
         // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
         let stale = || {
             let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())?;
@@ -410,11 +408,15 @@ impl Resolver {
         let outcome = match timeout(STALE_AFTER, &mut work).await {
             Ok(outcome) => outcome,
             Err(_) => match stale() {
-                Some(reply) => return Ok(reply),
+                Some(reply) => {
+                    // The client has something. The work goes on, for those who ask next.
+                    self.tasks.spawn(work);
+                    return Ok(reply);
+                }
                 None => work.await,
             },
         };
-        let failure = match outcome.unwrap_or(Err(Failure::TooLong)) {
+        let failure = match outcome {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
