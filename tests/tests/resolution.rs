@@ -649,7 +649,11 @@ fn dig_shows_why_a_name_cannot_be_found() {
             "www.sub.nxns.t",
             "EDE: 0 (Other): (the question makes too much work: too many servers whose addresses must be looked for)",
         ),
-        ("www.dead.t", "EDE: 22 (No Reachable Authority): (no server of dead.t. gives a useful answer ("),
+        (
+            // The system says at once that nobody is there.
+            "www.dead.t",
+            "EDE: 22 (No Reachable Authority): (no server of dead.t. gives a useful answer (Connection refused",
+        ),
         ("www.circle1.t", "EDE: 22 (No Reachable Authority): (no address of a server of circle1.t. can be found)"),
     ] {
         let said = resolver.dig(&["+timeout=12", name]).unwrap();
