@@ -21,7 +21,7 @@ use super::{
     local::Local,
     scrub::{self, Answer, Asked, End, Said, Way},
     upstream::{Question, Recursion, Trouble},
-    validate::{Bogus, Work},
+    validate::{Bogus, Known, Work},
 };
 use crate::{
     name::{Name, NameRef, Suffixes},
@@ -33,7 +33,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Questions to other servers for one question of a client. A name with a long way and bad servers needs about thirty.
@@ -51,7 +51,9 @@ const CUTS_MAX: usize = 32;
 /// Servers that are asked one question before it is given up; each may be a dead one.
 const TRIES_MAX: usize = 8;
 /// Times that a server which says nothing is asked in the course of it, with more patience each time: datagrams get lost.
-const ROUNDS_MAX: usize = 4;
+const ROUNDS_MAX: u32 = 6;
+/// How long the servers of one zone are waited for together.
+const WAIT_MAX: Duration = Duration::from_secs(6);
 /// Labels that are shown one by one (RFC 9156 §2.3: `MAX_MINIMISE_COUNT`).
 const MINIMISED_MAX: usize = 10;
 
@@ -161,7 +163,7 @@ pub struct Task {
 
 impl Task {
     /// A new question of a client.
-    pub fn new(cause: u64, checking: Checking) -> Self {
+    pub fn new(cause: u64, checking: Checking, known: &Arc<Known>) -> Self {
         Self {
             cause,
             checking,
@@ -169,7 +171,7 @@ impl Task {
             key_questions: Arc::default(),
             questions_max: (QUESTIONS_MAX, Limit::Questions),
             server_names: Arc::default(),
-            work: Arc::default(),
+            work: Arc::new(Mutex::new(Work::of(Arc::clone(known)))),
             looking_for: vec![],
         }
     }
@@ -606,6 +608,7 @@ impl Resolver {
         }
         let mut tried: Vec<SocketAddr> = avoid.to_vec();
         let (mut last, mut silent) = (None, vec![]);
+        let (mut waits, mut waited): (Vec<(SocketAddr, Duration)>, Duration) = (vec![], Duration::ZERO);
         let (mut asked_so_far, mut rounds) = (0, 1);
         while asked_so_far < TRIES_MAX {
             let order = self.servers.in_order(&cut.zone, &addresses, self.now());
@@ -622,15 +625,25 @@ impl Resolver {
                 }
                 break;
             };
+            let known = waits.iter().find(|(known, _)| *known == server).map(|(_, wait)| *wait * 2);
+            let wait = known.unwrap_or_else(|| self.servers.patience(server));
+            if waited + wait > WAIT_MAX {
+                break;
+            }
+            waits.retain(|(known, _)| *known != server);
+            waits.push((server, wait));
             tried.push(server);
             asked_so_far += 1;
             Task::spend(&task.questions, task.questions_max)?;
             let began = Instant::now();
-            match self.upstream.ask(server, question, self.servers.patience(server)).await {
+            match self.upstream.ask(server, question, wait).await {
                 Err(trouble) => {
                     self.servers.failed(server, self.now());
                     match &trouble {
-                        Trouble::Timeout(_) => silent.push(server),
+                        Trouble::Timeout(wait) => {
+                            silent.push(server);
+                            waited += *wait;
+                        }
                         // Nothing was sent: a host without IPv6 has tried nothing yet. Each address comes once, so this ends.
                         trouble if trouble.is_unreachable() => {
                             task.questions.fetch_sub(1, Ordering::Relaxed);

@@ -218,6 +218,10 @@ impl Resolver {
             // Who makes too much work for one question must not make a zone bogus for others.
             let is_too_much = |learnt: &Learnt| matches!(learnt.link, Link::Zone(State::Bogus(Bogus::TooMuchWork)));
             if let Some(learnt) = learnt.filter(|learnt| !is_too_much(learnt)) {
+                if let (Link::Zone(State::Secure(_)), Some(content)) = (&learnt.link, &told.content) {
+                    let (zone, security) = (question.0.borrow(), Security::Secure);
+                    self.cache.judged(zone, question.1, content, security, learnt.ttl, self.now());
+                }
                 self.links.lock().unwrap_or_else(PoisonError::into_inner).put(learnt, self.now());
             }
         }

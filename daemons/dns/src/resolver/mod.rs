@@ -58,6 +58,7 @@ use tokio::{sync::OnceCell, time::timeout};
 use tokio_util::task::TaskTracker;
 use trust::{Anchors, Links};
 use upstream::{Recursion, Upstream, Weakness};
+use validate::Known;
 
 /// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>): IPv4 first, which every host has.
 const ROOT: [&str; 26] = [
@@ -152,6 +153,7 @@ pub struct Resolver {
     started: Instant,
     anchors: Anchors,
     links: Mutex<Links>,
+    known: Arc<Known>,
     fetching: Mutex<HashMap<(Vec<u8>, Type), Fetching>>,
     answering: Mutex<HashMap<Key, Answering>>,
     failures: Mutex<HashMap<Key, (u64, Failure)>>,
@@ -245,6 +247,7 @@ impl Resolver {
             started: Instant::now(),
             anchors,
             links: Mutex::default(),
+            known: Arc::default(),
             fetching: Mutex::default(),
             answering: Mutex::default(),
             failures: Mutex::default(),
@@ -339,7 +342,7 @@ impl Resolver {
         }
         self.counters.prefetched.inc();
         self.tasks.spawn(async move {
-            let task = Task::new(0, Checking::On);
+            let task = Task::new(0, Checking::On, &resolver.known);
             // What is still good would be found in the cache: the way down is gone without a look at it.
             let _ = resolver.refresh(&name, rtype, &task).await;
         });
@@ -386,7 +389,7 @@ impl Resolver {
             let (resolver, name) = (Arc::clone(self), name.clone());
             Box::pin(async move {
                 let work = async {
-                    let task = Task::new(cause, checking);
+                    let task = Task::new(cause, checking, &resolver.known);
                     let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
                     let outcome = outcome.unwrap_or(Err(Failure::TooLong));
                     if let Err(failure) = &outcome {
@@ -583,4 +586,47 @@ pub fn write_failure(rcode: Rcode, code: u16, text: &str, writer: &mut Writer<'_
 pub fn write_refusal(writer: &mut Writer<'_>) {
     writer.rcode(Rcode::REFUSED);
     writer.explain(PROHIBITED, "recursion is for the networks in `dns.allow`");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cache::Credibility;
+
+    fn resolver(change: impl FnOnce(&mut Config)) -> Arc<Resolver> {
+        // Nobody is there.
+        let forward = vec![SocketAddr::from(([127, 0, 0, 1], 1))];
+        let mut config = Config { recurse: true, forward, ..Config::default() };
+        change(&mut config);
+        Resolver::open(&config, &Shared::for_tests("dns")).unwrap().unwrap()
+    }
+
+    /// RFC 8767 §5: nobody tells, and what was good an instant ago will do; with a TTL of 30 s, and not as authentic.
+    #[tokio::test]
+    async fn what_is_past_its_time_will_do_when_nobody_answers() {
+        let resolver = resolver(|_| {});
+        let name: Name = "www.example".parse().unwrap();
+        let owner = name.clone();
+        let record = Record { owner, rtype: Type::A, class: Class::IN, ttl: 1, rdata: vec![192, 0, 2, 1] };
+        let set = Arc::new(Set::of(&[&record]).unwrap());
+        let from = SocketAddr::from(([127, 0, 0, 1], 53));
+        let origin = Origin { credibility: Credibility::Answer, security: Security::Secure, from };
+        // The clock begins with 1.
+        resolver.cache.put_set(set, origin, 0);
+        let reply = resolver.find(&name, Type::A, Checking::On, 0).await.unwrap();
+        assert!(reply.is_stale && reply.answers[0].1 == 30, "{reply:?}");
+        let other: Name = "other.example".parse().unwrap();
+        assert_eq!(resolver.find(&other, Type::A, Checking::On, 0).await.unwrap_err().0, 22);
+    }
+
+    #[test]
+    fn the_root_of_the_internet_is_known_with_its_keys() {
+        let resolver = resolver(|config| (config.forward, config.query_ipv6) = (vec![], false));
+        assert_eq!(resolver.hints.len(), 13);
+        assert!(!resolver.anchors.is_empty());
+        // Who asks others, or another root, has other keys.
+        assert!(self::resolver(|_| {}).anchors.is_empty());
+        let problem = trust(&Config { negative_trust_anchors: vec!["a..b".to_owned()], ..Config::default() });
+        assert!(problem.unwrap_err().1.starts_with("`a..b` is no domain name"));
+    }
 }

@@ -162,6 +162,40 @@ fn sets_of(said: &mut Said) -> Vec<&mut Set> {
     sets.into_iter().map(Arc::make_mut).collect()
 }
 
+#[test]
+fn a_signature_that_was_right_is_known_and_no_other_is() {
+    let (world, origin) = (world(vec![shipped("nsec.test")]), name("nsec.test"));
+    let keys = keys_of(&world, &origin);
+    let known = Arc::new(Known::default());
+    let about = name("www.nsec.test");
+    let Said::Answer(scrub::Answer { end: End::Data(data), .. }) =
+        read(&ask(&world, &about, Type::A), &origin, &about, Type::A)
+    else {
+        panic!("no data")
+    };
+    let judge = |it: &Set, now| set(it, &keys, now, &mut Work::of(Arc::clone(&known)));
+    let count = || known.generations.lock().unwrap()[0].len();
+    for _ in 0..2 {
+        assert!(judge(&data, now()).is_ok());
+        assert_eq!(count(), 1);
+    }
+    // The same signature, and other data; other data's signature; and its time is over whether it is known or not.
+    let mut other = Set::clone(&data);
+    other.signatures[0][40] ^= 1;
+    assert_eq!(judge(&other, now()), Err(Bogus::WrongSignature));
+    let moved = Set::clone(&data).at(name("ns.nsec.test").borrow());
+    assert_eq!(judge(&moved, now()), Err(Bogus::WrongSignature));
+    assert_eq!(judge(&data, now() + Duration::from_secs(1 << 30)), Err(Bogus::Expired));
+    assert_eq!(count(), 1);
+    for number in 0..3 * KNOWN_MAX {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&number.to_be_bytes());
+        known.add(digest);
+    }
+    let all = known.generations.lock().unwrap();
+    assert!(all.iter().map(HashSet::len).sum::<usize>() <= 2 * KNOWN_MAX);
+}
+
 /// Proofs, wherever they stand: those of a denial, and those that go with what a wildcard made.
 fn proofs_of(said: &mut Said) -> Vec<&mut Vec<Arc<Set>>> {
     match said {
