@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::net::{self, AddressFamily, SocketType};
 
-/// How long a server on this machine may think: as long as one that asks others may.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a server on this machine may think. Ours gives up asking others after ten seconds, and says so.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// RFC 1035 §4.1.1.
 const HEADER_OCTETS: usize = 12;
@@ -93,7 +93,7 @@ impl<'q> Question<'q> {
         Self { flags: self.flags | CHECKING_DISABLED, ..self }
     }
 
-    /// Asks once. No answer within ten seconds is an error, and so is one to something else.
+    /// Asks once. No answer within fifteen seconds is an error, and so is one to something else.
     pub fn ask(self, server: SocketAddr, over: Over) -> Result<Answer> {
         self.ask_from(Ipv4Addr::LOCALHOST, server, over)
     }

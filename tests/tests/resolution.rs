@@ -65,7 +65,8 @@ fn asked(heard: &[Said], client: SocketAddr) -> Vec<String> {
     questions.map(|said| said.remote.ip().to_string()).collect()
 }
 
-/// C107, C108, C110 to C113, C120, C131: the way from the root down, and what is remembered of it.
+/// C107, C108, C110 to C113, C120, C125, C131: the way from the root down, what is remembered of it, and that what is remembered costs
+/// no question.
 #[test]
 #[ignore = "needs unshare and ip: tests/run clients"]
 fn the_eight_messages_of_the_figure_are_heard_in_order() {
@@ -360,7 +361,7 @@ fn forged_answers_are_dropped_and_counted() {
     let resolver = internet.resolver(Maker::Ours, Way::Down, "").unwrap();
     assert_eq!(addresses(&resolver.ask("www.evil.t", Type::A).unwrap()), ["192.0.2.9"]);
     for wrong in ["id", "question"] {
-        assert_eq!(resolver.count(&format!("upstream_forged{{wrong=\"{wrong}\"}}")).unwrap(), 1, "{wrong}");
+        assert!(resolver.count(&format!("upstream_forged{{wrong=\"{wrong}\"}}")).unwrap() > 0, "{wrong}");
     }
     assert_eq!(addresses(&resolver.ask("www.bank.t", Type::A).unwrap()), ["192.0.2.1"]);
 }
@@ -470,7 +471,7 @@ fn what_amplifies_is_made_small_by_the_rate_limit() {
     let zone = format!(
         "$TTL 60\n@ SOA ns h 1 1h 15m 1w 5m\n NS ns\n TXT {text:?} {text:?} {text:?} {text:?}\nns A 127.0.0.1\n"
     );
-    let questions = 500;
+    let questions = 300;
     let received = |rate: u32| {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("zone"), &zone).unwrap();
