@@ -17,7 +17,7 @@
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
 //! 6. [`local`]: names that nobody is asked about.
-//! 7. [`validate`]: whether data is what its zone has signed, and [`trust`]: whose keys those are. Both are pure; `judge.rs` fetches
+//! 7. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
 //!    what they need, and remembers what they find.
 
 pub mod cache;
