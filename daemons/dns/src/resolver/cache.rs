@@ -29,8 +29,11 @@ use std::{
 
 /// Locks that the cache is cut into: workers seldom wait for each other.
 const SHARDS: usize = 64;
-/// What a shard keeps for each entry besides its octets: the table's slot, the queue's, and the allocations' own.
-const ENTRY_OCTETS: usize = 160;
+/// What a shard keeps for each entry besides its octets: the table's slot, of which a third is empty, the queue's, and what the
+/// allocator adds to both keys.
+const ENTRY_OCTETS: usize = 256;
+/// What a set takes besides its octets: itself, and what the allocator adds to it, its name and its records.
+const SET_OCTETS: usize = size_of::<Set>() + 96;
 /// A tenth of the cache is for what was asked for once.
 const PROBATION_SHARE: usize = 10;
 /// RFC 8767 §5: a day is how long data may be used after its end, when nobody can be asked. RFC 2308 §5 and RFC 8767 §4: nothing
@@ -158,7 +161,7 @@ impl Denial {
     }
 
     fn octets(&self) -> usize {
-        self.soa.iter().chain(&self.proofs).map(|set| set.octets()).sum()
+        size_of::<Self>() + self.soa.iter().chain(&self.proofs).map(|set| set.octets()).sum::<usize>()
     }
 }
 
@@ -225,9 +228,9 @@ impl Set {
     }
 
     fn octets(&self) -> usize {
-        let signatures: usize = self.signatures.iter().map(|signature| signature.len()).sum();
+        let signatures: usize = self.signatures.iter().map(|signature| size_of::<Box<[u8]>>() + signature.len()).sum();
         let proofs: usize = self.proofs.iter().map(|proof| proof.octets()).sum();
-        self.records.len() + self.owner.borrow().as_wire().len() + signatures + proofs
+        SET_OCTETS + self.records.len() + self.owner.borrow().as_wire().len() + signatures + proofs
     }
 }
 
