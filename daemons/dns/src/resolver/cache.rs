@@ -321,27 +321,17 @@ pub struct Cache {
 /// The type that stands for the name itself; no record has it (RFC 6895 §3.1).
 const NAME_ITSELF: Type = Type(0);
 
-/// Where an entry stands: its type, and its name in lower case.
-struct Key {
-    octets: [u8; 2 + NAME_OCTETS_MAX],
-    length: usize,
-}
+/// A type and a name.
+const KEY_OCTETS_MAX: usize = 2 + NAME_OCTETS_MAX;
 
-impl std::ops::Deref for Key {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.octets[..self.length]
-    }
-}
-
-fn key(name: NameRef<'_>, rtype: Type) -> Key {
+/// Where an entry stands: its type, and its name in lower case. It is made on the caller's stack, for most keys are only looked up.
+fn key<'r>(room: &'r mut [u8; KEY_OCTETS_MAX], name: NameRef<'_>, rtype: Type) -> &'r [u8] {
     let wire = name.as_wire();
-    let (mut octets, length) = ([0; 2 + NAME_OCTETS_MAX], 2 + wire.len());
-    octets[..2].copy_from_slice(&rtype.0.to_be_bytes());
-    octets[2..length].copy_from_slice(wire);
-    octets[2..length].make_ascii_lowercase();
-    Key { octets, length }
+    let key = &mut room[..2 + wire.len()];
+    key[..2].copy_from_slice(&rtype.0.to_be_bytes());
+    key[2..].copy_from_slice(wire);
+    key[2..].make_ascii_lowercase();
+    key
 }
 
 impl Cache {
@@ -383,7 +373,8 @@ impl Cache {
 
     #[expect(clippy::too_many_arguments, reason = "private, and each is another thing")]
     fn put(&self, name: NameRef<'_>, rtype: Type, content: Content, ttl: u32, octets: usize, origin: Origin, now: u64) {
-        let key = key(name, rtype);
+        let mut room = [0; KEY_OCTETS_MAX];
+        let key = key(&mut room, name, rtype);
         let octets = octets + 2 * key.len() + ENTRY_OCTETS;
         // RFC 1035 §3.2.1: a TTL of 0 is for the question in hand only.
         if ttl == 0 || octets > self.octets_max / 4 {
@@ -392,7 +383,7 @@ impl Cache {
         let mut shard = self.shard(name);
         let shard = &mut *shard;
         let ends = now + u64::from(ttl);
-        if let Some(known) = shard.entries.get_mut(&key[..]) {
+        if let Some(known) = shard.entries.get_mut(key) {
             // RFC 2181 §5.4.1: less credible data does not replace what is still good. Nor does the child's NS set live longer
             // for being told again by the parent: a domain that was taken away must be able to go (ghost domains). And what has
             // been validated does not give way to what has not.
@@ -412,8 +403,8 @@ impl Cache {
             let entry = Entry { content, ends, ttl, origin, octets, is_used: false, queue };
             shard.octets += octets;
             shard.probation_octets += octets;
-            shard.probation.push_back((*key).into());
-            shard.entries.insert((*key).into(), entry);
+            shard.probation.push_back(key.into());
+            shard.entries.insert(key.into(), entry);
         }
         while shard.octets > self.octets_max {
             shard.make_room(self.octets_max / PROBATION_SHARE);
@@ -425,7 +416,9 @@ impl Cache {
     pub fn judged(&self, name: NameRef<'_>, rtype: Type, content: &Content, security: Security, ttl: u32, now: u64) {
         let rtype = if let Content::NoName(_) = content { NAME_ITSELF } else { rtype };
         let mut shard = self.shard(name);
-        if let Some(entry) = shard.entries.get_mut(&key(name, rtype)[..]).filter(|entry| entry.content.is(content)) {
+        if let Some(entry) =
+            shard.entries.get_mut(key(&mut [0; KEY_OCTETS_MAX], name, rtype)).filter(|entry| entry.content.is(content))
+        {
             entry.origin.security = security;
             entry.ends = entry.ends.min(now + u64::from(ttl));
         }
@@ -435,7 +428,9 @@ impl Cache {
     pub fn forget(&self, name: NameRef<'_>, rtype: Type, content: &Content) {
         let rtype = if let Content::NoName(_) = content { NAME_ITSELF } else { rtype };
         let mut shard = self.shard(name);
-        if let Some(entry) = shard.entries.get_mut(&key(name, rtype)[..]).filter(|entry| entry.content.is(content)) {
+        if let Some(entry) =
+            shard.entries.get_mut(key(&mut [0; KEY_OCTETS_MAX], name, rtype)).filter(|entry| entry.content.is(content))
+        {
             // Neither good nor stale; its place in the queue is given back in its turn.
             (entry.ends, entry.content) = (0, Content::NoData(Arc::default()));
         }
@@ -443,7 +438,7 @@ impl Cache {
 
     /// What is known about records of `rtype` at `name`.
     pub fn get(&self, name: NameRef<'_>, rtype: Type, now: u64) -> Option<Found> {
-        self.shard(name).get(&key(name, rtype), now)
+        self.shard(name).get(key(&mut [0; KEY_OCTETS_MAX], name, rtype), now)
     }
 
     /// Whether a DNAME may be in the cache.

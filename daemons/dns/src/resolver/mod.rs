@@ -363,7 +363,9 @@ impl Resolver {
         let key = self.key(name, rtype, checking);
         if let Some(failure) = self.known_failure(&key) {
             self.counters.failures.inc();
-            return Err((CACHED_ERROR, failure.to_string()));
+            // What is wrong with a zone's data is the better word, however long it has been known.
+            let code = if let Failure::Bogus { .. } = failure { failure.code() } else { CACHED_ERROR };
+            return Err((code, failure.to_string()));
         }
         // Whoever asks what is being asked already waits with the others.
         let cell = {
