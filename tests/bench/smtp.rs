@@ -172,7 +172,7 @@ fn start_postfix(folder: &Path, address: SocketAddr, sink: SocketAddr) -> Result
     };
     chown(&data, Some(ids("postfix")?), None)?;
     chown(&mail, Some(65534), Some(65534))?;
-    let main = format!(
+    let settings = format!(
         "compatibility_level = 3.6\nqueue_directory = {place}/queue\ndata_directory = {place}/data\n\
          maillog_file = {place}/log\nmaillog_file_prefixes = {place}\nmyhostname = bench.example\nmydestination =\n\
          inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nmynetworks = 127.0.0.0/8\nalias_maps =\nbiff = no\n\
@@ -194,7 +194,7 @@ fn start_postfix(folder: &Path, address: SocketAddr, sink: SocketAddr) -> Result
     );
     let config = folder.join("postfix");
     fs::create_dir_all(&config)?;
-    fs::write(config.join("main.cf"), main)?;
+    fs::write(config.join("main.cf"), settings)?;
     fs::write(config.join("master.cf"), master)?;
     let program = find_program("postfix", "postfix")?;
     let status = Command::new(&program).arg("-c").arg(&config).arg("check").stderr(Stdio::null()).status()?;
@@ -242,7 +242,7 @@ impl Bench {
             })
         };
         while !there(self)? {
-            ensure!(Instant::now() < patience, "{} messages do not arrive", messages);
+            ensure!(Instant::now() < patience, "{messages} messages do not arrive");
             pause();
         }
         let seconds = begin.elapsed().as_secs_f64();

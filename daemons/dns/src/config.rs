@@ -2,7 +2,10 @@
 
 use crate::zonefile::Rewrite;
 use serde::{Deserialize, Serialize};
-use shared::units::{Network, Size, Span};
+use shared::{
+    daemon::StartError,
+    units::{Network, Size, Span, private_networks},
+};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -11,6 +14,7 @@ use std::{
 /// The `[dns]` table: each key with its default and its meaning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own, and means something by itself")]
 pub struct Config {
     /// Addresses to serve on, each over UDP and over TCP. On a machine with several addresses name each of them: an answer
     /// from `[::]` may leave by another address than the one that was asked, and the client will not know it.
@@ -38,8 +42,20 @@ pub struct Config {
     pub allow: Vec<Network>,
     /// A file with the NS records of the root and their servers' addresses; without one, the root of the Internet is asked.
     pub hints: Option<PathBuf>,
-    /// Servers that do the asking instead of us: a larger resolver that knows more.
+    /// Servers that do the asking instead of us: larger resolvers that know more. The fastest is asked first, and the next one if
+    /// it does not answer.
     pub forward: Vec<SocketAddr>,
+    /// Whether nobody else is asked if none of `forward` answers. If not, we then go down from the root ourselves.
+    pub forward_only: bool,
+    /// Records that are answered here, whatever others say: `"printer.example A 192.0.2.7"`. A name with records here has no others;
+    /// `*.name` stands for all below a name, and `CNAME .` says that there is no such name.
+    pub local: Vec<String>,
+    /// A file with DS or DNSKEY records: the keys of zones that are trusted, from which on answers are validated (RFC 4035 §5).
+    /// Without one, the keys of the Internet's root are trusted if it is what is asked; with `hints` or `forward`, nothing is.
+    pub trust_anchors: Option<PathBuf>,
+    /// Names that are not validated, nor what is below them, because their owners have made a mistake (RFC 7646). Take a name
+    /// out again when it is mended; `["."]` validates nothing.
+    pub negative_trust_anchors: Vec<String>,
     /// The most that the cache may use.
     pub cache: Size,
     /// Whether a server is shown only as many labels of a name as it needs (RFC 9156). The lab does without, so that its messages
@@ -49,6 +65,14 @@ pub struct Config {
     pub query_ipv6: bool,
     /// The address that questions to other servers come from; `0.0.0.0` lets the system choose.
     pub query_from: IpAddr,
+    /// Permits what a lesson needs and nobody else should have: the three keys below, and `rate = 0` on addresses of the Internet.
+    pub unsafe_lab: bool,
+    /// The port that all questions to other servers come from, one at a time; 0 takes another one for each, as it should be.
+    pub fixed_source_port: u16,
+    /// Whether the ids of questions to other servers count up, and names keep their case, so that an answer is easy to forge.
+    pub sequential_ids: bool,
+    /// Whether other servers are asked to do the asking: if they do, a question goes from one to the next, the root first.
+    pub ask_recursively: bool,
     /// What `version.bind` is told; empty refuses the question.
     pub version: String,
     /// What `hostname.bind` and `id.server` are told; empty means the host's name.
@@ -75,6 +99,36 @@ pub struct Config {
     pub connections: usize,
     /// TCP connections at the same time from one address (one /64 for IPv6).
     pub connections_per_peer: usize,
+}
+
+impl Config {
+    /// What is for lessons only, unless this is one.
+    ///
+    /// # Errors
+    /// The key that must not be set, and what to do about it.
+    pub fn refuse_unsafe(&self) -> Result<(), StartError> {
+        let private = private_networks();
+        let is_world = |address: &SocketAddr| !private.iter().any(|network| network.contains(address.ip()));
+        let weak = [
+            (self.fixed_source_port != 0, "fixed_source_port", "answers are easy to forge if the port is known"),
+            (self.sequential_ids, "sequential_ids", "answers are easy to forge if the id is known"),
+            (self.ask_recursively, "ask_recursively", "the root would bear everybody's load"),
+            (
+                self.rate == 0 && self.listen.iter().any(is_world),
+                "rate",
+                "without a limit, others can be flooded with answers from this address",
+            ),
+        ];
+        match weak.into_iter().find(|(is_set, ..)| *is_set && !self.unsafe_lab) {
+            None => Ok(()),
+            Some((_, key, because)) => {
+                let problem = format!(
+                    "{because}; take the key out, or set `unsafe_lab = true` if this is a lab that nobody else depends on"
+                );
+                Err(StartError::Unfit { key: format!("dns.{key}"), problem })
+            }
+        }
+    }
 }
 
 /// One zone.
@@ -142,10 +196,6 @@ pub struct Key {
     pub secret: String,
 }
 
-/// This machine, and the networks that are nobody's on the Internet (RFC 1918, RFC 4193, RFC 4291 §2.5.6).
-const PRIVATE: [&str; 7] =
-    ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1", "fc00::/7", "fe80::/10"];
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -159,13 +209,21 @@ impl Default for Config {
             ds_dir: "/var/lib/tomte/ds".into(),
             rewrite: Rewrite::None,
             recurse: false,
-            allow: PRIVATE.map(|network| network.parse().expect("these are networks")).to_vec(),
+            allow: private_networks(),
             hints: None,
             forward: vec![],
+            forward_only: true,
+            local: vec![],
+            trust_anchors: None,
+            negative_trust_anchors: vec![],
             cache: Size::mib(64),
             minimise_names: true,
             query_ipv6: true,
             query_from: Ipv4Addr::UNSPECIFIED.into(),
+            unsafe_lab: false,
+            fixed_source_port: 0,
+            sequential_ids: false,
+            ask_recursively: false,
             version: concat!("tomte-dns ", env!("CARGO_PKG_VERSION")).to_owned(),
             identity: String::new(),
             udp_octets_max: 1232,
@@ -180,5 +238,37 @@ impl Default for Config {
             connections: 1000,
             connections_per_peer: 100,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Weaken = fn(&mut Config);
+
+    #[test]
+    fn what_is_for_lessons_is_refused_elsewhere_with_the_cure() {
+        let home = || vec![SocketAddr::from(([127, 0, 0, 1], 53))];
+        let weak: [(&str, Weaken); 4] = [
+            ("dns.fixed_source_port", |config| config.fixed_source_port = 5353),
+            ("dns.sequential_ids", |config| config.sequential_ids = true),
+            ("dns.ask_recursively", |config| config.ask_recursively = true),
+            ("dns.rate", |config| (config.rate, config.listen) = (0, Config::default().listen)),
+        ];
+        for (want, change) in weak {
+            let mut config = Config { listen: home(), ..Config::default() };
+            assert!(config.refuse_unsafe().is_ok());
+            change(&mut config);
+            let Err(StartError::Unfit { key, problem }) = config.refuse_unsafe() else {
+                panic!("{want} is not refused")
+            };
+            assert_eq!(key, want);
+            assert!(problem.contains("`unsafe_lab = true`"), "{problem}");
+            config.unsafe_lab = true;
+            assert!(config.refuse_unsafe().is_ok(), "{want}");
+        }
+        // Nobody can be flooded from an address that only neighbours reach.
+        assert!(Config { listen: home(), rate: 0, ..Config::default() }.refuse_unsafe().is_ok());
     }
 }

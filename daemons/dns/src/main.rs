@@ -19,6 +19,12 @@ fn main() -> ExitCode {
         let server = Server::bind(&config, &daemon.shared)?;
         let reloader = server.reloader();
         daemon.on_reload(move |config| reloader.reload(&config));
+        let (directory, host) = (daemon.directory(), daemon.shared.host.clone());
+        let zones = (server.reloader(), config);
+        directory.on_reload("dns", &host, move || zones.0.reload(&zones.1).map_err(|error| error.to_string()));
+        if let Some(resolver) = server.resolver() {
+            directory.on_cache("dns", &host, move |question| resolver.about(question));
+        }
         daemon.ready(&server.local_addrs());
         server.run(daemon.shutdown.clone()).await
     })

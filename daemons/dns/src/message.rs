@@ -161,6 +161,16 @@ impl Header {
         Opcode((self.flags >> 11) as u8 & 0xf)
     }
 
+    /// Whether all that is said has been validated; in a query, whether the client wants to know (RFC 6840 §5.7).
+    pub fn authentic_data(self) -> bool {
+        self.flags & AD != 0
+    }
+
+    /// Whether the client validates itself (RFC 4035 §3.2.2).
+    pub fn checking_disabled(self) -> bool {
+        self.flags & CD != 0
+    }
+
     /// Whether the client wants us to ask on.
     pub fn recursion_desired(self) -> bool {
         self.flags & RD != 0

@@ -295,6 +295,7 @@ impl Registry {
     /// # Errors
     /// A zone is wrong.
     pub fn open(config: &Config, shared: &Shared) -> Result<Arc<Self>, StartError> {
+        config.refuse_unsafe()?;
         let taken = Taken::new(config, &[])?;
         for slot in &taken.slots {
             slot.load(config).map_err(unfit)?;
@@ -346,6 +347,7 @@ impl Registry {
     fn reload(&self, config: &Config) -> Result<(), StartError> {
         let old = self.taken();
         // What is wrong here is wrong with the configuration as a whole: nothing is taken.
+        config.refuse_unsafe()?;
         let mut fresh = Taken::new(config, &old.slots)?;
         let (mut well, mut problems) = (0, vec![]);
         fresh.slots.retain(|slot| match slot.load(config) {

@@ -5,9 +5,15 @@ use crate::{
     config::Config,
     cookie::{self, Cookies, Standing},
     message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    name::{Name, NameRef},
     rate::{Rates, Verdict},
     rdata::Class,
-    resolver::{self, Now, Resolver},
+    record::Message,
+    resolver::{
+        self, Now, Resolver,
+        cache::{Security, Set},
+        scrub::{self, Asked, Said, Way},
+    },
     zone::Zone,
 };
 use shared::{daemon::StartError, units::Network};
@@ -113,9 +119,9 @@ pub enum Because {
     /// It was not.
     Malformed(&'static str),
     /// Others have told it, and we have kept it.
-    Cached,
+    Cached(Security),
     /// Others have told it now.
-    Found,
+    Found(Security),
     /// Others were asked, and nobody could tell.
     NotFound,
     /// Others are not asked for this client.
@@ -129,8 +135,10 @@ impl std::fmt::Display for Because {
         match self {
             Because::Answered(reason) => reason.fmt(f),
             Because::Malformed(because) => f.write_str(because),
-            Because::Cached => f.write_str("the cache has it"),
-            Because::Found => f.write_str("others have told it"),
+            Because::Cached(Security::Unchecked) => f.write_str("the cache has it"),
+            Because::Cached(security) => write!(f, "the cache has it; {security}"),
+            Because::Found(Security::Unchecked) => f.write_str("others have told it"),
+            Because::Found(security) => write!(f, "others have told it; {security}"),
             Because::NotFound => f.write_str("nobody could tell"),
             Because::NotAllowed => f.write_str("others are not asked for this client; see `dns.allow`"),
             Because::Slips => f.write_str("too many of the same for one network; over TCP it is answered"),
@@ -234,6 +242,11 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
         if answer.reason == Reason::NotOurZone && query.class == Class::IN {
             return from_cache(resolver, query, asker, rotation, writer);
         }
+        // What our zones refer to, or lead to, is found too for those who want it.
+        let leads_on = [Reason::Referral, Reason::AliasLeadsOut].contains(&answer.reason);
+        if leads_on && header.recursion_desired() && resolver.serves(asker.address) {
+            return Response::Recurse;
+        }
         writer.recursion_available();
     }
     let rcode = answer.rcode;
@@ -264,7 +277,7 @@ fn from_cache(
         Now::Later => return Response::Recurse,
         Now::Reply(reply) => {
             resolver::write(&reply, query, &mut writer, rotation.turn(query.name, query.qtype));
-            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Cached)
+            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Cached(reply.security))
         }
         Now::Refused => {
             resolver::write_refusal(&mut writer);
@@ -287,7 +300,11 @@ pub async fn recurse(
     turn: usize,
 ) -> Option<(Vec<u8>, Rcode, Because)> {
     let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
-    let found = resolver.find(&query.name.to_name(), query.qtype, cause).await;
+    let (aliases, name) = begin_with_own(world, resolver, &query, asker);
+    let mut found = resolver.find(&name, query.qtype, resolver::checking_of(&query), cause).await;
+    if let Ok(reply) = &mut found {
+        reply.answers.splice(..0, aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
+    }
     let mut buffer = vec![0; octets_max(world, asker.carrier, query.edns)];
     let room = buffer.len();
     let mut writer = Writer::new(&mut buffer, room, query.header);
@@ -295,6 +312,10 @@ pub async fn recurse(
         writer.edns(edns, world.udp_octets_max);
     }
     writer.question(query.name, query.qtype, query.class);
+    if !aliases.is_empty() {
+        // RFC 1035 §4.1.1: AA is about the first name in the answer.
+        writer.authoritative();
+    }
     if let Some(edns) = query.edns {
         // Malformed options were told so before.
         let _ = answer_options(world, edns, asker, &mut writer);
@@ -302,7 +323,7 @@ pub async fn recurse(
     let (rcode, because) = match found {
         Ok(reply) => {
             resolver::write(&reply, &query, &mut writer, turn);
-            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Found)
+            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Found(reply.security))
         }
         Err((code, text)) => {
             resolver::write_failure(Rcode::SERVFAIL, code, &text, &mut writer);
@@ -312,6 +333,31 @@ pub async fn recurse(
     let octets = writer.finish();
     buffer.truncate(octets);
     Some((buffer, rcode, because))
+}
+
+/// What our own zones say about a name that others must be asked about: aliases that lead there; or a referral, which is remembered as if
+/// another server had given it. Returns the aliases, and whom to ask about.
+fn begin_with_own(world: &World, resolver: &Resolver, query: &Query<'_>, asker: Asker) -> (Vec<Arc<Set>>, Name) {
+    let name = query.name.to_name();
+    let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
+    if ![Reason::Referral, Reason::AliasLeadsOut].contains(&answer.reason) {
+        return (vec![], name);
+    }
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    let room = buffer.len();
+    let mut writer = Writer::new(&mut buffer, room, query.header);
+    answer.write(&mut writer, 0);
+    let octets = writer.finish();
+    let Ok(message) = Message::parse(&buffer[..octets]) else { return (vec![], name) };
+    let question = Asked { zone: NameRef::ROOT, name: query.name, rtype: query.qtype, way: Way::Down };
+    match scrub::read(&message, question) {
+        Said::Referral(referral) => {
+            resolver.keep_own_referral(&referral);
+            (vec![], name)
+        }
+        Said::Answer(answer) => (answer.aliases, answer.name),
+        Said::Useless(_) => (vec![], name),
+    }
 }
 
 /// Puts what the client's options ask for into OPT, and says whether its cookie proves its address.

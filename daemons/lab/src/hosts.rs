@@ -158,6 +158,7 @@ impl Host {
                 *who = on_loopback(who);
             }
             dns.hints = dns.hints.take().map(|file| state.join(file));
+            dns.trust_anchors = dns.trust_anchors.take().map(|file| state.join(file));
             // Elsewhere 127.0.0.0/24 would be one victim; here it is the whole class.
             if dns.rate == dns::Config::default().rate {
                 dns.rate = CLASS_RATE;

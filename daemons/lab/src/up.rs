@@ -7,7 +7,7 @@ use crate::{
 use anyhow::Context;
 use shared::{
     accounts::{self, Accounts},
-    admin::{self, Admin, CacheQuestion, Directory, State},
+    admin::{self, Admin, Directory, State},
     daemon::{self, Endpoint, Process, StartError, Workers},
     listener::{BindError, Sockets},
     logging,
@@ -103,6 +103,10 @@ fn sign(mut servers: Vec<&mut dns::Config>) -> anyhow::Result<()> {
     for server in &mut servers {
         server.zones.iter_mut().for_each(|zone| zone.dnssec = dns::Dnssec::Sign);
         dns::make_keys(server)?;
+    }
+    // The local name servers validate from the lab's own root down.
+    for server in servers.iter_mut().filter(|server| server.recurse && server.trust_anchors.is_none()) {
+        server.trust_anchors = Some(server.ds_dir.join("root.ds"));
     }
     Ok(())
 }
@@ -224,7 +228,7 @@ impl Started {
             let reload = move || reloader.reload(&config).map_err(|error| error.to_string());
             process.directory.on_reload("dns", &self.name, reload);
             if let Some(resolver) = server.resolver() {
-                process.directory.on_cache("dns", &self.name, move |question| about_cache(&resolver, question));
+                process.directory.on_cache("dns", &self.name, move |question| resolver.about(question));
             }
             tasks.spawn(end(self.name.clone(), "dns", shutdown.clone(), server.run(shutdown.clone())));
         }
@@ -239,17 +243,6 @@ impl Started {
         if let Some(server) = self.wordlength {
             tasks.spawn(end(self.name, "wordlength", shutdown.clone(), server.run(shutdown.clone())));
         }
-    }
-}
-
-/// What a resolver says about its cache.
-fn about_cache(resolver: &dns::resolver::Resolver, question: &CacheQuestion) -> Vec<String> {
-    match question {
-        CacheQuestion::List => resolver.list(),
-        CacheQuestion::Purge(name) => match name.parse::<dns::name::Name>() {
-            Ok(name) => vec![format!("{} entries forgotten", resolver.purge(&name))],
-            Err(error) => vec![format!("`{name}`: {error}")],
-        },
     }
 }
 

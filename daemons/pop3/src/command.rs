@@ -2,6 +2,7 @@
 
 use crate::reply::Reply;
 use base64::{Engine, prelude::BASE64_STANDARD};
+use shared::sasl::Mechanism;
 use std::borrow::Cow;
 
 /// A command with its arguments.
@@ -29,14 +30,6 @@ pub enum Command {
 /// The number of a message, from 1. Whether there is such a message is for the session to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Number(pub usize);
-
-/// How AUTH may be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the RFCs' own names")]
-pub enum Mechanism {
-    Plain,
-    ScramSha256,
-}
 
 /// A line that is not a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

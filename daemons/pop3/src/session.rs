@@ -10,13 +10,13 @@
 //! [`Outcome`].
 
 use crate::{
-    command::{Command, Mechanism, Number, base64},
+    command::{Command, Number, base64},
     reply::Reply,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use shared::{
     maildir::Listing,
-    sasl::{self, Challenge, ClientFirst, Proof, ScramKeys},
+    sasl::{self, Exchange, Malformed, Next, ScramKeys},
     wire::Line,
 };
 use std::{collections::BTreeSet, fmt::Write as _, mem::replace, sync::Arc, time::Duration};
@@ -128,38 +128,21 @@ pub enum Extent {
 }
 
 /// How a client shows who it is.
-#[derive(PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Credentials {
-    Password {
-        user: String,
-        secret: Vec<u8>,
-    },
-    /// Of the greeting's timestamp and the clear secret.
-    Digest {
-        user: String,
-        stamp: Arc<str>,
-        digest: [u8; 16],
-    },
-    /// The proof has been checked already; the world keeps count of failures.
-    Scram {
-        user: String,
-        proof: Proof,
-    },
-}
-
-impl std::fmt::Debug for Credentials {
-    /// Without what is secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.user())
-    }
+    /// By USER and PASS, or AUTH.
+    Sasl(sasl::Credentials),
+    /// By APOP: a digest of the greeting's timestamp and the clear secret.
+    #[expect(missing_docs, reason = "the names say it")]
+    Digest { user: String, stamp: Arc<str>, digest: [u8; 16] },
 }
 
 impl Credentials {
     /// Who it says to be.
     pub fn user(&self) -> &str {
         match self {
-            Self::Password { user, .. } | Self::Digest { user, .. } | Self::Scram { user, .. } => user,
+            Self::Sasl(credentials) => credentials.user(),
+            Self::Digest { user, .. } => user,
         }
     }
 }
@@ -220,35 +203,13 @@ enum State {
     /// RFC 5034 §4: an exchange of AUTH is under way.
     Authenticating(Exchange),
     /// The world is asked; the client is not heard meanwhile.
-    Verifying { user: String, then: Then },
+    Verifying { user: String },
     /// §5: the client works on its maildrop.
     Transaction(Maildrop),
     /// §5: a message is being opened.
     Opening { maildrop: Maildrop, number: usize, extent: Extent },
     /// §6: what was marked is being removed.
     Update,
-}
-
-/// Where AUTH is.
-#[derive(Debug)]
-enum Exchange {
-    /// The client's first message is awaited.
-    First(Mechanism),
-    /// The keys are awaited.
-    Keys(ClientFirst),
-    /// The proof is awaited.
-    Final(Challenge),
-    /// RFC 5034 §4: "POP3 does not allow for additional data to be sent with a message indicating a successful outcome", so
-    /// our own proof was a challenge, and the client's empty answer is awaited.
-    Proven { user: String },
-}
-
-/// What follows a right answer.
-#[derive(Debug)]
-enum Then {
-    Open,
-    /// We prove that we know the password too.
-    Prove(String),
 }
 
 /// The client's maildrop, and what it has marked.
@@ -340,9 +301,8 @@ impl Session {
                 return self.wrong(Reply::line_too_long());
             }
         };
-        if let State::Authenticating(exchange) = &mut self.state {
-            let exchange = replace(exchange, Exchange::First(Mechanism::Plain));
-            return self.on_response(exchange, line);
+        if self.is_authenticating() {
+            return self.on_response(line);
         }
         match Command::parse(line) {
             Ok(command) => self.on_command(command),
@@ -367,11 +327,11 @@ impl Session {
             }
             // §7: "may only be given in the AUTHORIZATION state immediately after a successful USER command".
             (S::Authorization { user }, C::Pass(secret)) => match user.take() {
-                Some(user) => self.verify(Credentials::Password { user, secret }, Then::Open),
+                Some(user) => self.verify(Credentials::Sasl(sasl::Credentials::Password { user, secret })),
                 None => self.wrong(Reply::user_first()),
             },
             (S::Authorization { .. }, C::Apop { user, digest }) => match self.stamp.clone() {
-                Some(stamp) => self.verify(Credentials::Digest { user, stamp, digest }, Then::Open),
+                Some(stamp) => self.verify(Credentials::Digest { user, stamp, digest }),
                 None => self.wrong(Reply::no_apop()),
             },
             (S::Authorization { .. }, C::Quit) => Step::Close(Reply::signing_off()),
@@ -433,14 +393,10 @@ impl Session {
 
             // --- AUTH, RFC 5034 §4 ---
             (S::Authorization { .. }, C::Auth { mechanism, initial }) => {
-                if mechanism == Mechanism::Plain && !may_send_password(&self.offer, self.channel) {
+                if mechanism.shows_password() && !may_send_password(&self.offer, self.channel) {
                     return self.wrong(Reply::encrypt_first(self.offer.stls == Stls::Offered));
                 }
-                self.state = S::Authenticating(Exchange::First(mechanism));
-                match initial {
-                    Some(response) => self.on_message(Exchange::First(mechanism), &response),
-                    None => Step::Challenge(Reply::challenge(String::new())),
-                }
+                self.advance(Exchange::begin(mechanism, initial.as_deref()))
             }
 
             // --- UTF8, RFC 6856 §2.1: in the AUTHORIZATION state only ---
@@ -484,62 +440,44 @@ impl Session {
     }
 
     /// A line within AUTH.
-    fn on_response(&mut self, exchange: Exchange, line: &[u8]) -> Step {
-        self.forget_user();
+    fn on_response(&mut self, line: &[u8]) -> Step {
+        let State::Authenticating(exchange) = replace(&mut self.state, State::Authorization { user: None }) else {
+            return self.wrong(Reply::log_in_first());
+        };
         if line == b"*" {
             return Step::Reply(Reply::cancelled());
         }
         match base64(line) {
-            Some(message) => self.on_message(exchange, &message),
+            Some(message) => self.advance(exchange.on_response(&message)),
             None => self.wrong(Reply::not_base64()),
         }
     }
 
-    /// A message of the mechanism.
-    fn on_message(&mut self, exchange: Exchange, message: &[u8]) -> Step {
-        self.forget_user();
-        match exchange {
-            Exchange::First(Mechanism::Plain) => match sasl::plain(message) {
-                Ok(sasl::Plain { user, secret }) => self.verify(Credentials::Password { user, secret }, Then::Open),
-                Err(malformed) => self.wrong(Reply::malformed(malformed)),
-            },
-            Exchange::First(Mechanism::ScramSha256) => match ClientFirst::parse(message) {
-                Ok(first) => {
-                    let user = first.user.clone();
-                    self.state = State::Authenticating(Exchange::Keys(first));
-                    Step::Perform(Effect::FetchKeys(user))
-                }
-                Err(malformed) => self.wrong(Reply::malformed(malformed)),
-            },
-            Exchange::Final(challenge) => match challenge.check(message) {
-                Ok(proof) => {
-                    let user = challenge.user().to_owned();
-                    let then = match &proof {
-                        Proof::Right(signature) => Then::Prove(signature.clone()),
-                        Proof::Wrong => Then::Open,
-                    };
-                    self.verify(Credentials::Scram { user, proof }, then)
-                }
-                Err(malformed) => self.wrong(Reply::malformed(malformed)),
-            },
-            Exchange::Proven { user } if message.is_empty() => self.open_maildrop(user),
-            Exchange::Proven { .. } | Exchange::Keys(_) => self.wrong(Reply::malformed("nothing more was asked")),
-        }
+    /// AUTH goes on, or is over.
+    fn advance(&mut self, next: Result<(Exchange, Next), Malformed>) -> Step {
+        self.state = State::Authorization { user: None };
+        let (exchange, next) = match next {
+            Ok(next) => next,
+            Err(malformed) => return self.wrong(Reply::malformed(malformed)),
+        };
+        let step = match next {
+            Next::Welcome(user) => return self.open_maildrop(user),
+            Next::Challenge(message) => Step::Challenge(Reply::challenge(BASE64_STANDARD.encode(message))),
+            Next::FetchKeys(user) => Step::Perform(Effect::FetchKeys(user)),
+            Next::Verify(credentials) => Step::Perform(Effect::Verify(Credentials::Sasl(credentials))),
+        };
+        self.state = State::Authenticating(exchange);
+        step
     }
 
     /// What came of the last effect.
     pub fn on_outcome(&mut self, outcome: Outcome) -> Step {
         let state = replace(&mut self.state, State::Authorization { user: None });
         match (state, outcome) {
-            (State::Verifying { user, then: Then::Open }, Outcome::Verified) => self.open_maildrop(user),
-            (State::Verifying { user, then: Then::Prove(signature) }, Outcome::Verified) => {
-                self.state = State::Authenticating(Exchange::Proven { user });
-                Step::Challenge(Reply::challenge(BASE64_STANDARD.encode(signature)))
-            }
-            (State::Authenticating(Exchange::Keys(first)), Outcome::Keys { keys, nonce }) => {
-                let (challenge, message) = first.challenge(keys, &nonce);
-                self.state = State::Authenticating(Exchange::Final(challenge));
-                Step::Challenge(Reply::challenge(BASE64_STANDARD.encode(message)))
+            (State::Verifying { user }, Outcome::Verified) => self.open_maildrop(user),
+            (State::Authenticating(exchange), Outcome::Verified) => self.advance(exchange.on_verified()),
+            (State::Authenticating(exchange), Outcome::Keys { keys, nonce }) => {
+                self.advance(exchange.on_keys(keys, &nonce))
             }
             (State::Verifying { .. }, Outcome::Opened(listing)) => {
                 self.state = State::Transaction(Maildrop::new(listing));
@@ -629,13 +567,13 @@ impl Session {
         lines
     }
 
-    fn verify(&mut self, credentials: Credentials, then: Then) -> Step {
-        self.state = State::Verifying { user: credentials.user().to_owned(), then };
+    fn verify(&mut self, credentials: Credentials) -> Step {
+        self.state = State::Verifying { user: credentials.user().to_owned() };
         Step::Perform(Effect::Verify(credentials))
     }
 
     fn open_maildrop(&mut self, user: String) -> Step {
-        self.state = State::Verifying { user: user.clone(), then: Then::Open };
+        self.state = State::Verifying { user: user.clone() };
         Step::Perform(Effect::OpenMaildrop(user))
     }
 

@@ -19,7 +19,7 @@ use shared::{
     accounts::Verdict,
     maildir::{Listing, LockError, Locked, Maildir, Removal, Source},
     message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read},
-    sasl::Proof,
+    sasl::{self, Proof},
     transcript::{Conversation, Kind},
     wire::{Role, Wire, WireError},
 };
@@ -215,12 +215,16 @@ impl Visit {
         let Office { accounts, config, counters, .. } = &*self.office;
         let (user, now) = (config.account(credentials.user()), Instant::now());
         let verdict = match credentials {
-            Credentials::Password { secret, .. } => accounts.verify(user, secret, self.peer, now).await,
+            Credentials::Sasl(sasl::Credentials::Password { secret, .. }) => {
+                accounts.verify(user, secret, self.peer, now).await
+            }
             Credentials::Digest { stamp, digest, .. } => accounts.judge(user, self.peer, now, |clear| {
                 // RFC 1939 §7: the timestamp, then the shared secret.
                 clear.is_some_and(|clear| md5(format!("{stamp}{clear}").as_bytes()) == *digest)
             }),
-            Credentials::Scram { proof, .. } => accounts.judge(user, self.peer, now, |_| *proof != Proof::Wrong),
+            Credentials::Sasl(sasl::Credentials::Scram { proof, .. }) => {
+                accounts.judge(user, self.peer, now, |_| *proof != Proof::Wrong)
+            }
         };
         match verdict {
             Verdict::Welcome => (Outcome::Verified, None),

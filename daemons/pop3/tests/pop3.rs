@@ -140,7 +140,7 @@ impl World {
 
     fn perform(&mut self, effect: Effect) -> Outcome {
         match effect {
-            Effect::Verify(Credentials::Password { user, secret })
+            Effect::Verify(Credentials::Sasl(shared::sasl::Credentials::Password { user, secret }))
                 if [("bob", &b"hungry"[..]), ("alice", b"crepes")].contains(&(user.as_str(), secret.as_slice())) =>
             {
                 Outcome::Verified
@@ -525,7 +525,10 @@ fn scram_in_the_session_proves_both_sides_before_the_maildrop_opens() {
     let nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".to_owned();
     assert!(matches!(session.on_outcome(Outcome::Keys { keys: keys.unwrap(), nonce }), Step::Challenge(_)));
     let last = "Yz1iaXdzLHI9ck9wck5HZndFYmVSV2diTkVrcU8laHZZRHBXVWEyUmFUQ0FmdXhGSWxqKWhObEYkazAscD1kSHpiWmFwV0lrNGpVaE4rVXRlOXl0YWc5empmTUhnc3FtbWl6N0FuZFZRPQ==";
-    assert!(matches!(session.on_line(&text(last)), Step::Perform(Effect::Verify(Credentials::Scram { .. }))));
+    assert!(matches!(
+        session.on_line(&text(last)),
+        Step::Perform(Effect::Verify(Credentials::Sasl(shared::sasl::Credentials::Scram { .. })))
+    ));
     let Step::Challenge(reply) = session.on_outcome(Outcome::Verified) else { panic!("we prove it too") };
     assert_eq!(reply.to_string(), "+ dj02cnJpVFJCaTIzV3BSUi93dHVwK21NaFVaVW4vZEI1bkxUSlJzamw5NUc0PQ==");
     assert!(matches!(session.on_line(&text("")), Step::Perform(Effect::OpenMaildrop(user)) if user == "user"));

@@ -2,9 +2,10 @@
 
 use crate::{
     address::{Domain, Host},
+    authenticity::{Authenticator, DkimKey, Signer},
     body::{Bounds, Stray},
     courier::{Couriers, Settings, Timeouts},
-    mx::Route,
+    mx::{Resolver, Route},
     route::{Faults, House, Residents, Target},
     schedule::Schedule,
     session::LINE_OCTETS_MAX,
@@ -29,6 +30,7 @@ use std::{
 /// The `[smtp]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in a file that people write")]
 pub struct Config {
     /// Addresses where other servers bring mail (port 25); STARTTLS begins TLS there.
     pub listen: Vec<SocketAddr>,
@@ -66,6 +68,11 @@ pub struct Config {
     /// How long a stranger must wait between its first message from somebody to somebody and the next try, which is welcome; programs
     /// that send spam rarely come back. `"0 s"` makes nobody wait.
     pub greylist: Span,
+    /// Look whether a message comes from where its sender's domain says (SPF) and is signed by it (DKIM), and tell the results on top of it in
+    /// `Authentication-Results:`. Nothing is refused for that.
+    pub authenticate: bool,
+    /// Keys that sign what our users send (DKIM): `[{ domain = "crepes.fr", selector = "lab", key = "/etc/tomte/dkim.pem" }]`.
+    pub dkim: Vec<DkimKey>,
     /// The largest message.
     pub message_max: Size,
     /// The longest line of a message, with its line end. RFC 5321 §4.5.3.1.6 has 1000 octets.
@@ -136,6 +143,8 @@ impl Default for Config {
             verify: false,
             fault_addresses: false,
             greylist: Span::secs(0),
+            authenticate: false,
+            dkim: vec![],
             message_max: Size::mib(50),
             text_line_max: Size(1000),
             mend_line_ends: false,
@@ -251,6 +260,31 @@ impl Config {
         })
     }
 
+    /// Who finds out where mail comes from, if that is wanted.
+    ///
+    /// # Errors
+    /// The system's name servers cannot be read.
+    pub(crate) fn authenticator(&self, shared: &Shared, house: &House) -> Result<Option<Authenticator>, StartError> {
+        if !self.authenticate {
+            return Ok(None);
+        }
+        let resolver = Resolver::new(&self.resolvers, self.sends_from(), shared.transcript.clone());
+        let resolver = resolver.map_err(|error| unfit("resolvers", error))?;
+        Ok(Some(Authenticator::new(&resolver, &house.name)))
+    }
+
+    /// Who signs.
+    ///
+    /// # Errors
+    /// A key cannot be read.
+    pub(crate) fn signers(&self) -> Result<Vec<Signer>, StartError> {
+        self.dkim.iter().map(|key| Signer::new(key).map_err(|problem| unfit("dkim", problem))).collect()
+    }
+
+    fn sends_from(&self) -> Option<IpAddr> {
+        (!self.send_from.is_unspecified()).then_some(self.send_from)
+    }
+
     /// Who takes mail to others.
     ///
     /// # Errors
@@ -268,7 +302,7 @@ impl Config {
             smart_host,
             smart_host_login: None,
             port: self.peer_port,
-            from: (!self.send_from.is_unspecified()).then_some(self.send_from),
+            from: self.sends_from(),
             our_names: house.domains.iter().cloned().chain(house.name.parse()).collect(),
             ipv6: self.send_ipv6,
             connect_timeout: self.connect_timeout.0.max(Duration::from_millis(1)),

@@ -82,21 +82,21 @@ mod tests {
 
     #[test]
     fn who_comes_back_in_time_is_welcome_from_then_on() {
-        let (mut list, start) = (Greylist::new(Duration::from_secs(60)), Instant::now());
+        let (mut list, start) = (Greylist::new(Duration::from_mins(1)), Instant::now());
         let peer = [192, 0, 2, 1].into();
         let mut at = |seconds, to| list.judge(peer, "<a@b>", to, start + Duration::from_secs(seconds));
-        assert_eq!(at(0, "<c@d>"), Verdict::Later(Duration::from_secs(60)));
+        assert_eq!(at(0, "<c@d>"), Verdict::Later(Duration::from_mins(1)));
         assert_eq!(at(20, "<c@d>"), Verdict::Later(Duration::from_secs(40)));
         assert_eq!(at(60, "<c@d>"), Verdict::Welcome);
         assert_eq!(at(61, "<c@d>"), Verdict::Welcome);
-        assert_eq!(at(61, "<e@d>"), Verdict::Later(Duration::from_secs(60)));
-        assert_eq!(at(61 + 25 * 3600, "<e@d>"), Verdict::Later(Duration::from_secs(60)));
+        assert_eq!(at(61, "<e@d>"), Verdict::Later(Duration::from_mins(1)));
+        assert_eq!(at(61 + 25 * 3600, "<e@d>"), Verdict::Later(Duration::from_mins(1)));
         assert_eq!(Greylist::new(Duration::ZERO).judge(peer, "", "", start), Verdict::Welcome);
     }
 
     #[test]
     fn a_flood_does_not_make_it_grow() {
-        let (mut list, start) = (Greylist::new(Duration::from_secs(60)), Instant::now());
+        let (mut list, start) = (Greylist::new(Duration::from_mins(1)), Instant::now());
         for number in 0..REMEMBERED_MAX + 10 {
             list.judge([192, 0, 2, 1].into(), &number.to_string(), "", start);
         }

@@ -195,9 +195,18 @@ impl Letter {
         let (_, delivery) = if let Some(begun) = &mut self.begun {
             begun
         } else {
-            let maildir = Maildir::open_or_create(&self.path)?;
-            let delivery = maildir.deliver(self.name.clone(), self.attempt)?;
-            self.begun.insert((maildir, delivery))
+            let begin = |maildir: Maildir| {
+                let delivery = maildir.deliver(self.name.clone(), self.attempt)?;
+                Ok((maildir, delivery))
+            };
+            let opened = match Maildir::open(&self.path).and_then(begin) {
+                // Somebody's first message.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    Maildir::open_or_create(&self.path).and_then(begin)
+                }
+                opened => opened,
+            };
+            self.begun.insert(opened?)
         };
         delivery.write_all(&self.buffer)?;
         self.buffer.clear();

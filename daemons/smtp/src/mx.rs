@@ -328,6 +328,11 @@ impl Resolver {
         Ok(Self { inner, transcript, ends: (local, servers.first().copied().unwrap_or(unknown)) })
     }
 
+    /// The library's half, for another that asks by it. What it asks is not in the transcript.
+    pub(crate) fn library(&self) -> TokioResolver {
+        self.inner.clone()
+    }
+
     /// The MX records of a domain; those of the name that it is an alias for, if it is one (RFC 5321 §5.1).
     pub async fn exchangers(&self, domain: &Domain, cause: Option<u64>) -> Found<Exchanger> {
         self.ask(domain.as_str(), RecordType::MX, cause, |record| match &record.data {

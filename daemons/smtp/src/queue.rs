@@ -703,7 +703,8 @@ impl Queue {
                 let so_far = schedule::Progress { arrived: id.arrived(), tries, warned };
                 match schedule.next(&so_far, now, chance(id, tries)) {
                     schedule::Next::Again { at, until, warn } => {
-                        progress.next_try = unix(at);
+                        // Rounded up: within its second it is not due yet, or it would be tried again and again.
+                        progress.next_try = unix(at + Duration::from_millis(999));
                         let wait = at.duration_since(now).unwrap_or_default();
                         tracing::info!(%id, %to, tries, because = %account, next = ?wait, "deferred");
                         if warn == Warn::Now { news(Action::Delayed { until }, account) } else { None }

@@ -240,7 +240,8 @@ impl Report<'_> {
             };
             paragraph(&mut text, "", &format!("{whose} {opening}"));
             paragraph(&mut text, "    ", &to.to_string());
-            paragraph(&mut text, "", &format!("What happened: {}.", entry.account.text));
+            let stop = if entry.account.text.ends_with(['.', '?', '!']) { "" } else { "." };
+            paragraph(&mut text, "", &format!("What happened: {}{stop}", entry.account.text));
             if let Some(reply) = &entry.account.reply {
                 let who = entry.account.remote.as_deref().unwrap_or("the server");
                 paragraph(&mut text, "", &format!("What {who} said: {}", shortened(reply)));

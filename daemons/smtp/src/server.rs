@@ -1,6 +1,7 @@
 //! The sockets, and what all sessions share.
 
 use crate::{
+    authenticity::{Authenticator, Signer},
     config::Config,
     greylist::Greylist,
     local::Mailboxes,
@@ -47,6 +48,8 @@ pub(crate) struct Office {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) acceptor: Option<TlsAcceptor>,
     pub(crate) counters: Counters,
+    pub(crate) authenticator: Option<Authenticator>,
+    pub(crate) signers: Vec<Signer>,
     greylist: Mutex<Greylist>,
     random: SystemRandom,
 }
@@ -117,6 +120,7 @@ impl Server {
         let addresses = endpoints.iter().map(|endpoint| endpoint.address.ip()).filter(|ip| !ip.is_unspecified());
         let house = config.house(shared, addresses.collect())?;
         let couriers = config.couriers(shared, &house)?;
+        let (authenticator, signers) = (config.authenticator(shared, &house)?, config.signers()?);
         let (spool, waiting) = Spool::open(&config.spool).map_err(|error| unfit("smtp.spool", error.to_string()))?;
         let quota = (config.quota.0 > 0).then_some(config.quota.0);
         let mailboxes = Arc::new(Mailboxes::new(&config.mailboxes, &house.name, quota));
@@ -156,6 +160,8 @@ impl Server {
             accounts: Arc::clone(&shared.accounts),
             acceptor: tls.map(TlsAcceptor::from),
             counters: Counters { welcome: logins("welcome"), denied: logins("denied") },
+            authenticator,
+            signers,
             greylist: Mutex::new(Greylist::new(config.greylist.0)),
             random: SystemRandom::new(),
             config,

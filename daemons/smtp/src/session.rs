@@ -311,6 +311,11 @@ impl Session {
         self.user.as_deref()
     }
 
+    /// Whether the client is one of ours: it may send to others.
+    pub fn may_relay(&self) -> bool {
+        self.user.is_some() || self.relay == MayRelay::Yes
+    }
+
     /// TLS has begun. RFC 3207 §4.2: what was learnt before is forgotten, and the client begins anew with EHLO.
     pub fn encrypted(&mut self) {
         self.channel = Channel::Encrypted;

@@ -2,8 +2,9 @@
 
 use crate::{
     address::{ForwardPath, Host, Mailbox, ReversePath},
+    authenticity::{HELD_OCTETS_MAX, Signer, without_forged_results},
     body::{Incoming, Missing, Progress},
-    command::{Last, mask},
+    command::{Client, Last, mask},
     envelope::{Body, Envelope, Notify, Recipient},
     greylist::Verdict as Grey,
     local::{Letter, Room},
@@ -64,6 +65,14 @@ pub(crate) struct Visit {
     receiving: Option<Receiving>,
 }
 
+/// How much of a message there is to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    /// More than is held in memory.
+    TooLong,
+}
+
 /// A message that is coming in.
 struct Receiving {
     incoming: Incoming,
@@ -72,6 +81,25 @@ struct Receiving {
     octets: u64,
     from: ReversePath,
     shown: Shown,
+    /// What will stand on top and cannot be written before the message is there.
+    crown: Option<Crown>,
+}
+
+/// Header fields that depend on the whole message.
+struct Crown {
+    what: Sealed,
+    /// Where in the vessel's buffer they go, and where the message begins.
+    at: usize,
+    message: usize,
+}
+
+/// What the fields tell.
+#[derive(Clone, Debug)]
+enum Sealed {
+    /// Where it comes from (RFC 8601).
+    Origin(Client),
+    /// That it is from us (RFC 6376): by this one of the signers.
+    Signature(usize),
 }
 
 /// Where it goes.
@@ -93,6 +121,15 @@ impl Vessel {
                 waste.clear();
                 waste
             }
+        }
+    }
+
+    /// What waits in memory, if anything does.
+    fn held(&mut self) -> Option<&mut Vec<u8>> {
+        match self {
+            Vessel::Queue(draft) => Some(draft.buffer()),
+            Vessel::Mailbox { letter, .. } => Some(letter.buffer()),
+            Vessel::Lost(_) => None,
         }
     }
 
@@ -273,7 +310,7 @@ impl Visit {
                 }
                 self.admit(&from, &to, &mailboxes, octets).await
             }
-            Effect::Open(opening) => self.open(*opening, wire.conversation()).await,
+            Effect::Open(opening) => self.open(*opening, wire.conversation()),
         }
     }
 
@@ -332,7 +369,7 @@ impl Visit {
 
     // --- A message comes in ------------------------------------------------------------------------------------------
 
-    async fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
+    fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
         let Opening { envelope, client, with, purpose } = opening;
         let office = &self.office;
         if office.queue.is_full() {
@@ -357,12 +394,24 @@ impl Visit {
             message_id: format!("Message-ID: <{id}@{}>", office.terms.house.name),
         });
         let sender = envelope.from.clone();
-        let mut vessel = match office.straight_to_mailbox(&envelope, id).await {
+        let signs = |signer: &Signer| signer.is_for(&sender);
+        let sealed = match office.signers.iter().position(signs).filter(|_| self.session.may_relay()) {
+            Some(signer) => Some(Sealed::Signature(signer)),
+            None => {
+                (office.authenticator.is_some() && !self.session.may_relay()).then(|| Sealed::Origin(client.clone()))
+            }
+        };
+        let mut vessel = match office.straight_to_mailbox(&envelope, id) {
             Some((letter, to, account)) => Vessel::Mailbox { letter, id, to, account },
             None => Vessel::Queue(office.queue.spool().draft(id, envelope)),
         };
-        vessel.buffer(&mut vec![]).extend_from_slice(received.as_bytes());
+        let mut waste = vec![];
+        let buffer = vessel.buffer(&mut waste);
+        let at = buffer.len();
+        buffer.extend_from_slice(received.as_bytes());
+        let crown = sealed.map(|what| Crown { what, at, message: buffer.len() });
         self.receiving = Some(Receiving {
+            crown,
             incoming: Incoming::text(office.config.bounds(), missing),
             vessel,
             began: Instant::now(),
@@ -395,7 +444,11 @@ impl Visit {
             receiving.octets += taken as u64;
             receiving.shown.push_some(watched.as_deref().map(|octets| &octets[..taken]), taken);
             if receiving.vessel.is_full() && receiving.incoming.flaw().is_none() {
-                receiving.vessel = spill(receiving.vessel).await;
+                let held = receiving.vessel.held().map_or(0, |held| held.len());
+                if receiving.crown.is_none() || held > HELD_OCTETS_MAX {
+                    self.crown(&mut receiving, Extent::TooLong).await;
+                    receiving.vessel = spill(receiving.vessel).await;
+                }
             }
             if progress == Progress::End {
                 break;
@@ -420,10 +473,42 @@ impl Visit {
         Ok(self.store(receiving, wire.conversation()).await)
     }
 
+    /// Writes on top of a message what depends on all of it.
+    async fn crown(&self, receiving: &mut Receiving, extent: Extent) {
+        let Some(Crown { what, at, message }) = receiving.crown.take() else { return };
+        let (office, from) = (&self.office, receiving.from.clone());
+        let Some(held) = receiving.vessel.held() else { return };
+        let field = match (&what, &office.authenticator) {
+            (Sealed::Origin(client), Some(authenticator)) => {
+                let text = without_forged_results(&held[message..], &office.terms.house.name);
+                held.truncate(message);
+                held.extend_from_slice(&text);
+                let whole = (extent == Extent::Whole).then_some(&held[message..]);
+                // Boxed, so that those whose mail nobody looks into do not carry its size.
+                Box::pin(authenticator.results(self.peer, client, &from, whole)).await
+            }
+            (Sealed::Signature(signer), _) if extent == Extent::Whole => {
+                match office.signers.get(*signer).map(|signer| signer.sign(&held[message..])) {
+                    Some(Ok(field)) => field,
+                    Some(Err(error)) => {
+                        tracing::error!(%from, %error, "cannot sign a message; it goes unsigned");
+                        return;
+                    }
+                    None => return,
+                }
+            }
+            (Sealed::Origin(_) | Sealed::Signature(_), _) => return,
+        };
+        held.splice(at..at, field.into_bytes());
+    }
+
     /// The message is whole: makes it safe.
-    async fn store(&mut self, receiving: Receiving, talk: &Conversation) -> Outcome {
-        let Receiving { mut incoming, mut vessel, from, shown, .. } = receiving;
-        incoming.finish(vessel.buffer(&mut vec![]));
+    async fn store(&mut self, mut receiving: Receiving, talk: &Conversation) -> Outcome {
+        receiving.incoming.finish(receiving.vessel.buffer(&mut vec![]));
+        if receiving.incoming.flaw().is_none() {
+            self.crown(&mut receiving, Extent::Whole).await;
+        }
+        let Receiving { incoming, vessel, from, shown, .. } = receiving;
         shown.tell(talk);
         if let Some(flaw) = incoming.flaw() {
             return Outcome::Flawed(flaw);
@@ -482,7 +567,7 @@ impl Visit {
 
 impl Office {
     /// Where a message goes that is for one mailbox of ours and nothing else: no copy elsewhere, no report of success.
-    async fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox, String)> {
+    fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox, String)> {
         let [Recipient { to, notify, .. }] = &envelope.recipients[..] else { return None };
         let house = &self.terms.house;
         if !house.is_ours(to.host()) || matches!(notify, Notify::Of(occasions) if occasions.success) {

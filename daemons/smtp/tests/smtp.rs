@@ -479,3 +479,40 @@ async fn five_messages_for_one_site_are_one_connection_with_five_transactions() 
     }
     assert_eq!(connections, 1);
 }
+
+#[tokio::test]
+async fn what_cannot_be_delivered_is_tried_as_often_as_the_schedule_says_and_then_reported() {
+    let (house, shared) = (House::new(), shared());
+    let config = Config {
+        // Nobody listens there.
+        routes: BTreeMap::from([("else.example".to_owned(), "127.0.0.1:9".to_owned())]),
+        allow: vec!["127.0.0.1".parse().unwrap()],
+        retry: vec![shared::units::Span::secs(1)],
+        give_up: shared::units::Span::secs(2),
+        ..house.config()
+    };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "bob@hamburger.edu", &["carol@else.example"], "Subject: lost").await;
+        let told = queue.about("list", None).unwrap().join("\n");
+        assert!(told.contains("from <bob@hamburger.edu>") && told.contains("to carol@else.example"), "{told}");
+        queue.empty().await;
+    })
+    .await;
+    let report = house.mail("bob").remove(0);
+    let (_, tries) = report.split_once("given up after ").unwrap();
+    assert!(["2 tries", "3 tries"].iter().any(|right| tries.starts_with(right)), "{report}");
+    assert!(report.starts_with("Return-Path: <>\r\n") && report.contains("Action: failed"), "{report}");
+}
+
+#[tokio::test]
+async fn a_waiting_session_is_small() {
+    let (house, shared) = (House::new(), shared());
+    let server = Server::bind(house.config(), &shared).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], 25));
+    let (_near, far) = duplex(64);
+    let talk = shared.transcript.conversation(Transport::Tcp, address, address);
+    let session = server.serve_stream(far, (Channel::Clear, Purpose::Relay), talk, CancellationToken::new());
+    // What it has on the heap besides, an envelope and the last lines, is about two KiB.
+    assert!(size_of_val(&session) < 6 << 10, "{} octets", size_of_val(&session));
+}

@@ -10,9 +10,10 @@
 //!
 //! Time is an argument: seconds since any fixed moment.
 
+use super::validate::Insecurity;
 use crate::{
-    name::{Name, NameRef},
-    rdata::Type,
+    name::{NAME_OCTETS_MAX, Name, NameRef},
+    rdata::{Class, Type},
     record::Record,
     zone::RrSet,
 };
@@ -20,7 +21,10 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Locks that the cache is cut into: workers seldom wait for each other.
@@ -72,6 +76,50 @@ impl Credibility {
     }
 }
 
+/// What is known about whether data is what its zone has signed (RFC 4033 §5). Bogus data is not kept at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Nobody has looked yet.
+    Unchecked,
+    /// It need not be signed, for this reason.
+    Insecure(Insecurity),
+    /// The signatures are right, from a trust anchor down.
+    Secure,
+}
+
+impl Security {
+    /// What is known of both together: the lesser.
+    #[must_use]
+    pub fn and(self, other: Security) -> Security {
+        match (self, other) {
+            (Security::Unchecked, _) | (_, Security::Unchecked) => Security::Unchecked,
+            (Security::Insecure(because), _) | (_, Security::Insecure(because)) => Security::Insecure(because),
+            (Security::Secure, Security::Secure) => Security::Secure,
+        }
+    }
+}
+
+impl fmt::Display for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Security::Unchecked => f.write_str("not validated"),
+            Security::Insecure(because) => write!(f, "insecure: {because}"),
+            Security::Secure => f.write_str("secure"),
+        }
+    }
+}
+
+/// What goes with data that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// How far it is to be believed.
+    pub credibility: Credibility,
+    /// Whether its zone has signed it.
+    pub security: Security,
+    /// Who said it.
+    pub from: SocketAddr,
+}
+
 /// All records of one type at one name, as they came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
@@ -86,6 +134,10 @@ pub struct Set {
     records: Box<[u8]>,
     /// The data of the RRSIG records that cover it.
     pub signatures: Vec<Box<[u8]>>,
+    /// What proves that a wildcard may stand for the name, if one does: NSEC or NSEC3 sets.
+    pub proofs: Vec<Arc<Set>>,
+    /// Whether it is an alias that we have made of a DNAME (RFC 6672 §3.1): it is not signed, and not kept.
+    pub is_made: bool,
 }
 
 /// That there is nothing, with what goes with such an answer.
@@ -127,7 +179,39 @@ impl Set {
         let ttl = records.iter().map(|record| if record.ttl >> 31 == 0 { record.ttl } else { 0 }).min()?;
         let (owner, count) = (first.owner.clone(), kept.len() as u16);
         let (rtype, ttl, records) = (first.rtype, ttl.min(TTL_MAX_SECS), framed.into());
-        Some(Self { owner, rtype, ttl, count, records, signatures: vec![] })
+        Some(Self { owner, rtype, ttl, count, records, signatures: vec![], proofs: vec![], is_made: false })
+    }
+
+    /// The alias that a DNAME makes of a name below its owner (RFC 6672 §2.2, §3.1). `None` for other sets and other names, and if the
+    /// new name would be too long.
+    pub fn made_of(dname: &Set, name: NameRef<'_>) -> Option<Self> {
+        let owner = dname.owner.borrow();
+        if dname.rtype != Type::DNAME || name == owner || !name.is_within(owner) {
+            return None;
+        }
+        let target = NameRef::parse(dname.rdata().next()?).ok()?;
+        let below = name.as_wire().len() - owner.as_wire().len();
+        let rdata = Name::join(&name.as_wire()[..below], target).ok()?.borrow().as_wire().to_vec();
+        let (owner, class) = (name.to_name(), Class::IN);
+        let cname = Self::of(&[&Record { owner, rtype: Type::CNAME, class, ttl: dname.ttl, rdata }])?;
+        Some(Self { is_made: true, ..cname })
+    }
+
+    /// The name that an alias leads to.
+    pub fn target(&self) -> Option<NameRef<'_>> {
+        self.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok())
+    }
+
+    /// The same set at another name.
+    #[must_use]
+    pub fn at(self, owner: NameRef<'_>) -> Self {
+        Self { owner: owner.to_name(), ..self }
+    }
+
+    /// The same set, for no longer than `ttl`.
+    #[must_use]
+    pub fn within(self: Arc<Self>, ttl: u32) -> Arc<Self> {
+        if self.ttl <= ttl { self } else { Arc::new(Self { ttl, ..(*self).clone() }) }
     }
 
     /// The set as it is written into messages, with a TTL of `ttl`.
@@ -142,7 +226,8 @@ impl Set {
 
     fn octets(&self) -> usize {
         let signatures: usize = self.signatures.iter().map(|signature| signature.len()).sum();
-        self.records.len() + self.owner.borrow().as_wire().len() + signatures
+        let proofs: usize = self.proofs.iter().map(|proof| proof.octets()).sum();
+        self.records.len() + self.owner.borrow().as_wire().len() + signatures + proofs
     }
 }
 
@@ -157,6 +242,19 @@ pub enum Content {
     NoName(Arc<Denial>),
 }
 
+impl Content {
+    /// Whether it is the very same.
+    fn is(&self, other: &Content) -> bool {
+        match (self, other) {
+            (Content::Set(one), Content::Set(other)) => Arc::ptr_eq(one, other),
+            (Content::NoData(one), Content::NoData(other)) | (Content::NoName(one), Content::NoName(other)) => {
+                Arc::ptr_eq(one, other)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What the cache says.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -168,10 +266,8 @@ pub struct Found {
     pub is_stale: bool,
     /// Whether it is in the last tenth of its time: somebody may fetch it anew before it is missed.
     pub is_ending: bool,
-    /// How far it is to be believed.
-    pub credibility: Credibility,
-    /// Who said it.
-    pub from: SocketAddr,
+    /// How far it is to be believed, and who said it.
+    pub origin: Origin,
 }
 
 /// An entry as somebody who looks into the cache sees it.
@@ -190,8 +286,7 @@ struct Entry {
     content: Content,
     ends: u64,
     ttl: u32,
-    credibility: Credibility,
-    from: SocketAddr,
+    origin: Origin,
     octets: usize,
     /// Whether it was asked for since it was looked at last for throwing it out.
     is_used: bool,
@@ -219,15 +314,22 @@ pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
     /// For each shard.
     octets_max: usize,
+    /// Whether there ever was a DNAME: they are rare, and without one nobody need look for them above each name.
+    has_dname: AtomicBool,
 }
 
 /// The type that stands for the name itself; no record has it (RFC 6895 §3.1).
 const NAME_ITSELF: Type = Type(0);
 
-fn key(name: NameRef<'_>, rtype: Type) -> Vec<u8> {
-    let mut key = Vec::with_capacity(2 + name.as_wire().len());
-    key.extend_from_slice(&rtype.0.to_be_bytes());
-    key.extend_from_slice(name.as_wire());
+/// A type and a name.
+const KEY_OCTETS_MAX: usize = 2 + NAME_OCTETS_MAX;
+
+/// Where an entry stands: its type, and its name in lower case. It is made on the caller's stack, for most keys are only looked up.
+fn key<'r>(room: &'r mut [u8; KEY_OCTETS_MAX], name: NameRef<'_>, rtype: Type) -> &'r [u8] {
+    let wire = name.as_wire();
+    let key = &mut room[..2 + wire.len()];
+    key[..2].copy_from_slice(&rtype.0.to_be_bytes());
+    key[2..].copy_from_slice(wire);
     key[2..].make_ascii_lowercase();
     key
 }
@@ -235,7 +337,11 @@ fn key(name: NameRef<'_>, rtype: Type) -> Vec<u8> {
 impl Cache {
     /// An empty cache of at most `octets_max`.
     pub fn new(octets_max: usize) -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), octets_max: octets_max / SHARDS }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            octets_max: octets_max / SHARDS,
+            has_dname: AtomicBool::new(false),
+        }
     }
 
     fn shard(&self, name: NameRef<'_>) -> MutexGuard<'_, Shard> {
@@ -243,38 +349,32 @@ impl Cache {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a set that `from` said.
-    pub fn put_set(&self, set: Arc<Set>, credibility: Credibility, from: SocketAddr, now: u64) {
+    /// Remembers a set.
+    pub fn put_set(&self, set: Arc<Set>, origin: Origin, now: u64) {
         let (name, rtype, ttl) = (set.owner.clone(), set.rtype, set.ttl);
         let octets = set.octets();
-        self.put(name.borrow(), rtype, Content::Set(set), ttl, octets, credibility, from, now);
+        if rtype == Type::DNAME {
+            self.has_dname.store(true, Ordering::Relaxed);
+        }
+        self.put(name.borrow(), rtype, Content::Set(set), ttl, octets, origin, now);
     }
 
-    /// Remembers that there are no records of `rtype` at `name`.
-    pub fn put_no_data(&self, name: NameRef<'_>, rtype: Type, denial: Arc<Denial>, from: SocketAddr, now: u64) {
-        let (ttl, octets) = (denial.ttl(), denial.octets());
-        self.put(name, rtype, Content::NoData(denial), ttl, octets, Credibility::Answer, from, now);
+    /// Remembers for `ttl` seconds that there are no records of `rtype` at `name`.
+    pub fn put_no_data(&self, name: NameRef<'_>, rtype: Type, denial: Arc<Denial>, ttl: u32, origin: Origin, now: u64) {
+        let octets = denial.octets();
+        self.put(name, rtype, Content::NoData(denial), ttl, octets, origin, now);
     }
 
     /// Remembers that `name` does not exist.
-    pub fn put_no_name(&self, name: NameRef<'_>, denial: Arc<Denial>, from: SocketAddr, now: u64) {
+    pub fn put_no_name(&self, name: NameRef<'_>, denial: Arc<Denial>, origin: Origin, now: u64) {
         let (ttl, octets) = (denial.ttl(), denial.octets());
-        self.put(name, NAME_ITSELF, Content::NoName(denial), ttl, octets, Credibility::Answer, from, now);
+        self.put(name, NAME_ITSELF, Content::NoName(denial), ttl, octets, origin, now);
     }
 
     #[expect(clippy::too_many_arguments, reason = "private, and each is another thing")]
-    fn put(
-        &self,
-        name: NameRef<'_>,
-        rtype: Type,
-        content: Content,
-        ttl: u32,
-        octets: usize,
-        credibility: Credibility,
-        from: SocketAddr,
-        now: u64,
-    ) {
-        let key = key(name, rtype);
+    fn put(&self, name: NameRef<'_>, rtype: Type, content: Content, ttl: u32, octets: usize, origin: Origin, now: u64) {
+        let mut room = [0; KEY_OCTETS_MAX];
+        let key = key(&mut room, name, rtype);
         let octets = octets + 2 * key.len() + ENTRY_OCTETS;
         // RFC 1035 §3.2.1: a TTL of 0 is for the question in hand only.
         if ttl == 0 || octets > self.octets_max / 4 {
@@ -283,10 +383,13 @@ impl Cache {
         let mut shard = self.shard(name);
         let shard = &mut *shard;
         let ends = now + u64::from(ttl);
-        if let Some(known) = shard.entries.get_mut(&key[..]) {
+        if let Some(known) = shard.entries.get_mut(key) {
             // RFC 2181 §5.4.1: less credible data does not replace what is still good. Nor does the child's NS set live longer
-            // for being told again by the parent: a domain that was taken away must be able to go (ghost domains).
-            if known.ends > now && known.credibility > credibility {
+            // for being told again by the parent: a domain that was taken away must be able to go (ghost domains). And what has
+            // been validated does not give way to what has not.
+            let is_weaker = known.origin.credibility > origin.credibility
+                || known.origin.security == Security::Secure && origin.security == Security::Unchecked;
+            if known.ends > now && is_weaker {
                 return;
             }
             shard.octets = shard.octets - known.octets + octets;
@@ -294,13 +397,13 @@ impl Cache {
                 shard.probation_octets = shard.probation_octets - known.octets + octets;
             }
             (known.content, known.ends, known.ttl) = (content, ends, ttl);
-            (known.credibility, known.from, known.octets) = (credibility, from, octets);
+            (known.origin, known.octets) = (origin, octets);
         } else {
             let queue = Queue::Probation;
-            let entry = Entry { content, ends, ttl, credibility, from, octets, is_used: false, queue };
+            let entry = Entry { content, ends, ttl, origin, octets, is_used: false, queue };
             shard.octets += octets;
             shard.probation_octets += octets;
-            shard.probation.push_back(key.clone().into());
+            shard.probation.push_back(key.into());
             shard.entries.insert(key.into(), entry);
         }
         while shard.octets > self.octets_max {
@@ -308,9 +411,39 @@ impl Cache {
         }
     }
 
+    /// Remembers what validation has found about `content`, and that it is good for `ttl` seconds at most; if it has not been replaced
+    /// meanwhile.
+    pub fn judged(&self, name: NameRef<'_>, rtype: Type, content: &Content, security: Security, ttl: u32, now: u64) {
+        let rtype = if let Content::NoName(_) = content { NAME_ITSELF } else { rtype };
+        let mut shard = self.shard(name);
+        if let Some(entry) =
+            shard.entries.get_mut(key(&mut [0; KEY_OCTETS_MAX], name, rtype)).filter(|entry| entry.content.is(content))
+        {
+            entry.origin.security = security;
+            entry.ends = entry.ends.min(now + u64::from(ttl));
+        }
+    }
+
+    /// Forgets what turned out to be bogus.
+    pub fn forget(&self, name: NameRef<'_>, rtype: Type, content: &Content) {
+        let rtype = if let Content::NoName(_) = content { NAME_ITSELF } else { rtype };
+        let mut shard = self.shard(name);
+        if let Some(entry) =
+            shard.entries.get_mut(key(&mut [0; KEY_OCTETS_MAX], name, rtype)).filter(|entry| entry.content.is(content))
+        {
+            // Neither good nor stale; its place in the queue is given back in its turn.
+            (entry.ends, entry.content) = (0, Content::NoData(Arc::default()));
+        }
+    }
+
     /// What is known about records of `rtype` at `name`.
     pub fn get(&self, name: NameRef<'_>, rtype: Type, now: u64) -> Option<Found> {
-        self.shard(name).get(&key(name, rtype), now)
+        self.shard(name).get(key(&mut [0; KEY_OCTETS_MAX], name, rtype), now)
+    }
+
+    /// Whether a DNAME may be in the cache.
+    pub fn has_dname(&self) -> bool {
+        self.has_dname.load(Ordering::Relaxed)
     }
 
     /// Whether it is known that `name` does not exist.
@@ -369,15 +502,14 @@ impl Entry {
             ttl: left,
             is_stale: left == 0,
             is_ending: left <= self.ttl / 10,
-            credibility: self.credibility,
-            from: self.from,
+            origin: self.origin,
         }
     }
 }
 
 impl Shard {
     fn get(&mut self, key: &[u8], now: u64) -> Option<Found> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.ends + STALE_SECS > now)?;
+        let entry = self.entries.get_mut(key).filter(|entry| entry.ends > 0 && entry.ends + STALE_SECS > now)?;
         entry.is_used = true;
         Some(entry.found(now))
     }
@@ -421,12 +553,32 @@ mod tests {
         Arc::new(Denial { soa: Some(soa), proofs: vec![] })
     }
 
-    const FROM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 53);
+    fn told(credibility: Credibility) -> Origin {
+        Origin { credibility, security: Security::Unchecked, from: SocketAddr::from(([127, 0, 0, 1], 53)) }
+    }
+
+    #[test]
+    fn what_was_validated_stays_so_and_what_is_bogus_is_gone() {
+        let (cache, who) = (Cache::new(1 << 20), name("www.example"));
+        let secure = Origin { security: Security::Secure, ..told(Credibility::Answer) };
+        cache.put_set(set("www.example", Type::A, 100, &[1, 2, 3, 4]), secure, 0);
+        cache.put_set(set("www.example", Type::A, 100, &[6, 6, 6, 6]), told(Credibility::Answer), 10);
+        let found = cache.get(who.borrow(), Type::A, 10).unwrap();
+        assert_eq!((found.origin.security, found.ttl), (Security::Secure, 90));
+        cache.judged(who.borrow(), Type::A, &found.content, Security::Secure, 5, 10);
+        assert_eq!(cache.get(who.borrow(), Type::A, 10).unwrap().ttl, 5);
+        let other = Content::Set(set("www.example", Type::A, 100, &[1, 2, 3, 4]));
+        cache.forget(who.borrow(), Type::A, &other);
+        assert!(cache.get(who.borrow(), Type::A, 10).is_some(), "it is not the one that was looked at");
+        cache.forget(who.borrow(), Type::A, &found.content);
+        assert!(cache.get(who.borrow(), Type::A, 10).is_none());
+        assert!(cache.list(0).is_empty());
+    }
 
     #[test]
     fn what_is_kept_grows_old_and_goes() {
         let cache = Cache::new(1 << 20);
-        cache.put_set(set("www.Example", Type::A, 100, &[1, 2, 3, 4]), Credibility::Answer, FROM, 1000);
+        cache.put_set(set("www.Example", Type::A, 100, &[1, 2, 3, 4]), told(Credibility::Answer), 1000);
         let at =
             |now| cache.get(name("WWW.example").borrow(), Type::A, now).map(|it| (it.ttl, it.is_stale, it.is_ending));
         assert_eq!(at(1000), Some((100, false, false)));
@@ -434,7 +586,7 @@ mod tests {
         assert_eq!(at(1100), Some((0, true, true)));
         assert_eq!(at(1100 + STALE_SECS), None);
         assert!(cache.get(name("www.example").borrow(), Type::AAAA, 1000).is_none());
-        cache.put_set(set("zero.example", Type::A, 0, &[1, 2, 3, 4]), Credibility::Answer, FROM, 1000);
+        cache.put_set(set("zero.example", Type::A, 0, &[1, 2, 3, 4]), told(Credibility::Answer), 1000);
         assert!(cache.get(name("zero.example").borrow(), Type::A, 1000).is_none(), "RFC 1035 §3.2.1");
     }
 
@@ -442,11 +594,11 @@ mod tests {
     fn what_is_not_there_is_kept_as_long_as_the_soa_says() {
         let cache = Cache::new(1 << 20);
         let who = name("x.example");
-        cache.put_no_data(who.borrow(), Type::A, soa(600, 60), FROM, 0);
+        cache.put_no_data(who.borrow(), Type::A, soa(600, 60), soa(600, 60).ttl(), told(Credibility::Answer), 0);
         assert_eq!(cache.get(who.borrow(), Type::A, 0).unwrap().ttl, 60);
-        cache.put_no_name(who.borrow(), soa(30, 60), FROM, 0);
+        cache.put_no_name(who.borrow(), soa(30, 60), told(Credibility::Answer), 0);
         assert_eq!(cache.get_no_name(who.borrow(), 0).unwrap().ttl, 30);
-        cache.put_no_name(name("y.example").borrow(), Arc::default(), FROM, 0);
+        cache.put_no_name(name("y.example").borrow(), Arc::default(), told(Credibility::Answer), 0);
         assert!(cache.get_no_name(name("y.example").borrow(), 0).is_none(), "without a SOA it is not kept");
     }
 
@@ -457,12 +609,12 @@ mod tests {
             Content::Set(set) => set.rdata().next().unwrap()[3],
             other => panic!("{other:?}"),
         };
-        cache.put_set(set("ns.example", Type::A, 100, &[1, 2, 3, 1]), Credibility::Answer, FROM, 0);
-        cache.put_set(set("ns.example", Type::A, 100, &[1, 2, 3, 2]), Credibility::Additional, FROM, 50);
+        cache.put_set(set("ns.example", Type::A, 100, &[1, 2, 3, 1]), told(Credibility::Answer), 0);
+        cache.put_set(set("ns.example", Type::A, 100, &[1, 2, 3, 2]), told(Credibility::Additional), 50);
         assert_eq!(data(50), 1);
-        cache.put_set(set("ns.example", Type::A, 100, &[1, 2, 3, 3]), Credibility::Answer, FROM, 60);
+        cache.put_set(set("ns.example", Type::A, 100, &[1, 2, 3, 3]), told(Credibility::Answer), 60);
         assert_eq!(data(60), 3);
-        cache.put_set(set("ns.example", Type::A, 100, &[1, 2, 3, 4]), Credibility::Additional, FROM, 161);
+        cache.put_set(set("ns.example", Type::A, 100, &[1, 2, 3, 4]), told(Credibility::Additional), 161);
         assert_eq!(data(161), 4);
     }
 
@@ -471,12 +623,12 @@ mod tests {
         let cache = Cache::new(2 << 20);
         let used: Vec<String> = (0..500).map(|n| format!("used-{n}.example")).collect();
         for owner in &used {
-            cache.put_set(set(owner, Type::A, 3600, &[1, 2, 3, 4]), Credibility::Answer, FROM, 0);
+            cache.put_set(set(owner, Type::A, 3600, &[1, 2, 3, 4]), told(Credibility::Answer), 0);
             assert!(cache.get(name(owner).borrow(), Type::A, 0).is_some());
         }
         for n in 0..100_000 {
             let owner = name(&format!("random-{n}.example"));
-            cache.put_no_name(owner.borrow(), soa(600, 600), FROM, 1);
+            cache.put_no_name(owner.borrow(), soa(600, 600), told(Credibility::Answer), 1);
         }
         assert!(cache.octets() <= 2 << 20);
         let left = used.iter().filter(|owner| cache.get(name(owner).borrow(), Type::A, 2).is_some()).count();
@@ -487,7 +639,7 @@ mod tests {
     fn a_name_is_purged_with_all_below_it() {
         let cache = Cache::new(1 << 20);
         for owner in ["example", "a.example", "b.a.example", "ample"] {
-            cache.put_set(set(owner, Type::A, 3600, &[1, 2, 3, 4]), Credibility::Answer, FROM, 0);
+            cache.put_set(set(owner, Type::A, 3600, &[1, 2, 3, 4]), told(Credibility::Answer), 0);
         }
         assert_eq!(cache.list(0).len(), 4);
         assert_eq!(cache.purge(name("a.example").borrow()), 2);

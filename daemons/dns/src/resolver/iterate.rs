@@ -15,10 +15,13 @@
 //! that all that is done for it draws on.
 
 use super::{
-    Resolver,
-    cache::{Content, Credibility, Denial, Set},
-    scrub::{self, Answer, Asked, End, Referral, Said},
-    upstream::{Question, Recursion},
+    Checking, Fallback, Resolver,
+    cache::{Content, Denial, Found, Security, Set},
+    judge::{BOGUS_MAX, Doubt},
+    local::Local,
+    scrub::{self, Answer, Asked, End, Said, Way},
+    upstream::{Question, Recursion, Trouble},
+    validate::{Bogus, Known, Work},
 };
 use crate::{
     name::{Name, NameRef, Suffixes},
@@ -27,14 +30,16 @@ use crate::{
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Questions to other servers for one question of a client. A name with a long way and bad servers needs about thirty.
 const QUESTIONS_MAX: u32 = 64;
+/// Questions for DS and DNSKEY for one question of a client: two for each zone on the way, one for each label between them.
+const KEY_QUESTIONS_MAX: u32 = 64;
 /// Names of servers whose addresses are looked for, for one question of a client (CVE-2020-8616).
 const SERVER_NAMES_MAX: u32 = 10;
 /// Such a look in the course of such a look, and so on.
@@ -45,6 +50,10 @@ const ALIASES_MAX: usize = 16;
 const CUTS_MAX: usize = 32;
 /// Servers that are asked one question before it is given up; each may be a dead one.
 const TRIES_MAX: usize = 8;
+/// Times that a server which says nothing is asked in the course of it, with more patience each time: datagrams get lost.
+const ROUNDS_MAX: u32 = 6;
+/// How long the servers of one zone are waited for together.
+const WAIT_MAX: Duration = Duration::from_secs(6);
 /// Labels that are shown one by one (RFC 9156 §2.3: `MAX_MINIMISE_COUNT`).
 const MINIMISED_MAX: usize = 10;
 
@@ -64,10 +73,63 @@ pub enum Failure {
     NoAddress(Name),
     /// The question makes too much work.
     #[error("the question makes too much work: {0}")]
-    TooMuchWork(&'static str),
+    TooMuchWork(Limit),
+    /// The answer is not what its zone has signed.
+    #[error("{name} {rtype}: {}{bogus}", if zone == name { String::new() } else { format!("{zone}: ") })]
+    Bogus {
+        /// What was asked for.
+        name: Name,
+        /// See there.
+        rtype: Type,
+        /// Whose data or keys are wrong.
+        zone: Name,
+        /// What is wrong.
+        bogus: Bogus,
+    },
     /// It took too long.
     #[error("it takes too long")]
     TooLong,
+}
+
+/// What a question has too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    /// [`QUESTIONS_MAX`].
+    #[error("too many questions to other servers")]
+    Questions,
+    /// [`KEY_QUESTIONS_MAX`].
+    #[error("too many questions about keys")]
+    KeyQuestions,
+    /// [`SERVER_NAMES_MAX`].
+    #[error("too many servers whose addresses must be looked for")]
+    ServerNames,
+    /// [`ALIASES_MAX`].
+    #[error("the aliases do not end")]
+    Aliases,
+    /// [`CUTS_MAX`].
+    #[error("the referrals do not end")]
+    Cuts,
+    /// [`super::ASKED_AT_ONCE_MAX`]: not of this question's, but of all.
+    #[error("too many questions at a time")]
+    AtOnce,
+}
+
+impl Limit {
+    /// All.
+    pub const ALL: [Limit; 6] =
+        [Limit::Questions, Limit::KeyQuestions, Limit::ServerNames, Limit::Aliases, Limit::Cuts, Limit::AtOnce];
+
+    /// For the counters.
+    pub fn label(self) -> &'static str {
+        match self {
+            Limit::Questions => "questions",
+            Limit::KeyQuestions => "key questions",
+            Limit::ServerNames => "server names",
+            Limit::Aliases => "aliases",
+            Limit::Cuts => "cuts",
+            Limit::AtOnce => "at once",
+        }
+    }
 }
 
 impl Failure {
@@ -78,6 +140,7 @@ impl Failure {
             Failure::NoAnswer { .. } | Failure::NoAddress(_) | Failure::TooLong => 22,
             // "Other".
             Failure::TooMuchWork(_) => 0,
+            Failure::Bogus { bogus, .. } => bogus.ede().0,
         }
     }
 }
@@ -87,20 +150,34 @@ impl Failure {
 pub struct Task {
     /// The client's conversation, which the events name as their cause.
     pub cause: u64,
+    /// Whether what is found is validated.
+    pub(super) checking: Checking,
     questions: Arc<AtomicU32>,
+    key_questions: Arc<AtomicU32>,
+    questions_max: (u32, Limit),
     server_names: Arc<AtomicU32>,
+    pub(super) work: Arc<Mutex<Work>>,
     /// Names of servers that are being looked for: a name that waits for itself would wait for ever.
     looking_for: Vec<Name>,
 }
 
 impl Task {
     /// A new question of a client.
-    pub fn new(cause: u64) -> Self {
-        Self { cause, questions: Arc::default(), server_names: Arc::default(), looking_for: vec![] }
+    pub fn new(cause: u64, checking: Checking, known: &Arc<Known>) -> Self {
+        Self {
+            cause,
+            checking,
+            questions: Arc::default(),
+            key_questions: Arc::default(),
+            questions_max: (QUESTIONS_MAX, Limit::Questions),
+            server_names: Arc::default(),
+            work: Arc::new(Mutex::new(Work::of(Arc::clone(known)))),
+            looking_for: vec![],
+        }
     }
 
-    fn spend(what: &AtomicU32, most: u32, because: &'static str) -> Result<(), Failure> {
-        if what.fetch_add(1, Ordering::Relaxed) < most { Ok(()) } else { Err(Failure::TooMuchWork(because)) }
+    fn spend(what: &AtomicU32, (most, limit): (u32, Limit)) -> Result<(), Failure> {
+        if what.fetch_add(1, Ordering::Relaxed) < most { Ok(()) } else { Err(Failure::TooMuchWork(limit)) }
     }
 
     /// Questions asked so far.
@@ -108,11 +185,19 @@ impl Task {
         self.questions.load(Ordering::Relaxed)
     }
 
+    /// Its part that fetches keys. They are validated by the chain that they make.
+    pub(super) fn about_keys(&self) -> Self {
+        let questions = Arc::clone(&self.key_questions);
+        let questions_max = (KEY_QUESTIONS_MAX, Limit::KeyQuestions);
+        Self { questions, questions_max, checking: Checking::Off, ..self.clone() }
+    }
+
+    /// Its part that looks for a server. Whatever address is found, what that server says is validated.
     fn for_server(&self, name: &Name) -> Result<Self, Failure> {
-        Self::spend(&self.server_names, SERVER_NAMES_MAX, "too many servers whose addresses must be looked for")?;
+        Self::spend(&self.server_names, (SERVER_NAMES_MAX, Limit::ServerNames))?;
         let mut looking_for = self.looking_for.clone();
         looking_for.push(name.clone());
-        Ok(Self { looking_for, ..self.clone() })
+        Ok(Self { looking_for, checking: Checking::Off, ..self.clone() })
     }
 }
 
@@ -120,7 +205,7 @@ impl Task {
 pub type Dated = (Arc<Set>, u32);
 
 /// What a client gets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Reply {
     /// Aliases in order, and the records at their end.
     pub answers: Vec<Dated>,
@@ -128,12 +213,39 @@ pub struct Reply {
     pub denial: Option<(Arc<Denial>, u32)>,
     /// Whether the name does not exist.
     pub no_such_name: bool,
-    /// Proofs for what a wildcard made.
-    pub proofs: Vec<Arc<Set>>,
+    /// Whether all of it has been validated.
+    pub security: Security,
     /// Whether some of it is past its time (RFC 8767).
     pub is_stale: bool,
     /// Whether some of it will be past its time soon, and should be fetched anew.
     pub is_ending: bool,
+    /// Who says so.
+    pub said_by: SaidBy,
+}
+
+/// Whose word an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaidBy {
+    /// Those who own the names.
+    Owners,
+    /// Some of it is this server's own ([`local`](super::local)).
+    Us,
+}
+
+impl Default for Reply {
+    /// Nothing, which is beyond doubt.
+    fn default() -> Self {
+        let (answers, denial, security) = (vec![], None, Security::Secure);
+        Self {
+            answers,
+            denial,
+            no_such_name: false,
+            security,
+            is_stale: false,
+            is_ending: false,
+            said_by: SaidBy::Owners,
+        }
+    }
 }
 
 /// Whether data past its time will do.
@@ -154,43 +266,63 @@ struct Cut {
     zone: Name,
     servers: Vec<Name>,
     addresses: Vec<SocketAddr>,
+    way: Way,
 }
 
 impl Resolver {
     /// Step 1: what the cache knows, along its aliases. `None` if it does not know the end.
-    pub fn look(&self, name: NameRef<'_>, rtype: Type, freshness: Freshness, now: u64) -> Option<Reply> {
+    pub fn look(
+        &self,
+        name: NameRef<'_>,
+        rtype: Type,
+        freshness: Freshness,
+        checking: Checking,
+        now: u64,
+    ) -> Option<Reply> {
         let mut reply = Reply::default();
-        let mut name = name.to_name();
+        let mut target: Option<Name> = None;
         for _ in 0..=ALIASES_MAX {
-            let good = |rtype| {
-                let found = self.cache.get(name.borrow(), rtype, now)?;
-                let is_fit = found.credibility.may_answer() && (!found.is_stale || freshness == Freshness::StaleToo);
-                is_fit.then_some(found)
+            let name = target.as_ref().map_or(name, Name::borrow);
+            let is_fit = |found: &Found| {
+                (!found.is_stale || freshness == Freshness::StaleToo) && self.believes(found.origin.security, checking)
             };
-            let mut found = good(rtype);
-            if found.is_none() && rtype != Type::CNAME {
-                found = good(Type::CNAME).filter(|found| matches!(found.content, Content::Set(_)));
+            if let Some(local) = self.locals.look(name, rtype) {
+                (reply.said_by, reply.security) = (SaidBy::Us, Security::Unchecked);
+                match local {
+                    Local::NoData => return Some(reply),
+                    Local::NoName => return Some(Reply { no_such_name: true, ..reply }),
+                    Local::Set(set) => {
+                        let (ttl, is_end) = (set.ttl, set.rtype == rtype);
+                        target = set.target().filter(|_| !is_end).map(NameRef::to_name);
+                        reply.answers.push((set, ttl));
+                        if is_end {
+                            return Some(reply);
+                        }
+                        continue;
+                    }
+                }
             }
-            // RFC 8020: nothing exists below a name that does not.
-            let found = found.or_else(|| {
-                let suffixes = Suffixes::of(name.borrow());
-                let known = |labels| self.cache.get_no_name(suffixes.suffix(labels), now);
-                let found = (1..=suffixes.count()).rev().find_map(known);
-                found.filter(|found| !found.is_stale || freshness == Freshness::StaleToo)
-            })?;
+            let (_, found) = self.look_once(name, rtype, now, is_fit)?;
             let ttl = if found.is_stale { STALE_TTL } else { found.ttl };
             reply.is_stale |= found.is_stale;
             reply.is_ending |= found.is_ending;
+            reply.security = reply.security.and(found.origin.security);
             match found.content {
                 Content::Set(set) if set.rtype == rtype => {
                     reply.answers.push((set, ttl));
                     return Some(reply);
                 }
-                Content::Set(alias) => {
-                    let target =
-                        alias.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok()).map(NameRef::to_name);
+                Content::Set(mut alias) => {
+                    if alias.rtype == Type::DNAME {
+                        let made = Arc::new(Set::made_of(&alias, name)?);
+                        reply.answers.push((std::mem::replace(&mut alias, made), ttl));
+                    }
+                    let leads_to = alias.target().map(NameRef::to_name);
                     reply.answers.push((alias, ttl));
-                    name = target?;
+                    if rtype == Type::CNAME {
+                        return Some(reply);
+                    }
+                    target = Some(leads_to?);
                 }
                 Content::NoData(denial) => {
                     reply.denial = Some((denial, ttl));
@@ -205,6 +337,39 @@ impl Resolver {
         None
     }
 
+    /// What the cache knows about one name, and under which: what is asked for, an alias, or that the name does not exist.
+    fn look_once<'n>(
+        &self,
+        name: NameRef<'n>,
+        rtype: Type,
+        now: u64,
+        is_fit: impl Fn(&Found) -> bool,
+    ) -> Option<(NameRef<'n>, Found)> {
+        let good = |name, rtype| {
+            let found = self.cache.get(name, rtype, now)?;
+            (found.origin.credibility.may_answer() && is_fit(&found)).then_some((name, found))
+        };
+        let is_set = |(_, found): &(NameRef<'_>, Found)| matches!(found.content, Content::Set(_));
+        if let Some(found) = good(name, rtype) {
+            return Some(found);
+        }
+        if rtype != Type::CNAME
+            && let Some(found) = good(name, Type::CNAME).filter(is_set)
+        {
+            return Some(found);
+        }
+        let suffixes = Suffixes::of(name);
+        (1..=suffixes.count()).rev().find_map(|labels| {
+            let above = suffixes.suffix(labels);
+            // RFC 8020: nothing exists below a name that does not. RFC 6672 §3.4: nor below a DNAME, but what it makes.
+            let nothing = self.cache.get_no_name(above, now).filter(&is_fit).map(|found| (above, found));
+            nothing.or_else(|| {
+                let is_above = labels < suffixes.count() && self.cache.has_dname();
+                is_above.then(|| good(above, Type::DNAME).filter(is_set)).flatten()
+            })
+        })
+    }
+
     /// Asks anew for what the cache has.
     pub(super) async fn refresh(&self, name: &Name, rtype: Type, task: &Task) -> Result<(), Failure> {
         self.ask_the_tree(name, rtype, task).await.map(drop)
@@ -217,15 +382,40 @@ impl Resolver {
     pub(super) async fn resolve(&self, name: &Name, rtype: Type, task: &Task) -> Result<Reply, Failure> {
         let (mut reply, mut sname) = (Reply::default(), name.clone());
         for _ in 0..=ALIASES_MAX {
+            if task.checking == Checking::On && !self.anchors.is_empty() {
+                Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await?;
+            }
             // Step 1.
-            if let Some(known) = self.look(sname.borrow(), rtype, Freshness::Good, self.now()) {
+            if let Some(known) = self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now()) {
                 reply.answers.extend(known.answers);
-                return Ok(Reply { answers: reply.answers, ..known });
+                let security = reply.security.and(known.security);
+                let said_by = if reply.said_by == SaidBy::Us { SaidBy::Us } else { known.said_by };
+                return Ok(Reply { answers: reply.answers, security, said_by, ..known });
+            }
+            // An alias of ours leads to where others are asked.
+            if let Some(Local::Set(alias)) = self.locals.look(sname.borrow(), rtype) {
+                (reply.said_by, reply.security) = (SaidBy::Us, Security::Unchecked);
+                let Some(target) = alias.target() else { break };
+                sname = target.to_name();
+                reply.answers.push((Arc::clone(&alias), alias.ttl));
+                continue;
             }
             // Steps 2 to 4.
-            let answer = self.ask_the_tree(&sname, rtype, task).await?;
-            reply.answers.extend(answer.aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
-            reply.proofs.extend(answer.proofs);
+            let (answer, security) = self.ask_the_tree(&sname, rtype, task).await?;
+            reply.security = reply.security.and(security);
+            let mut leads_here = None;
+            for alias in &answer.aliases {
+                reply.answers.push((Arc::clone(alias), alias.ttl));
+                let is_ours = |target: &NameRef<'_>| self.locals.look(*target, rtype).is_some();
+                if let Some(target) = alias.target().filter(|_| alias.rtype == Type::CNAME).filter(is_ours) {
+                    leads_here = Some(target.to_name());
+                    break;
+                }
+            }
+            if let Some(target) = leads_here {
+                sname = target;
+                continue;
+            }
             match answer.end {
                 End::Data(set) => {
                     reply.answers.push((Arc::clone(&set), set.ttl));
@@ -243,11 +433,98 @@ impl Resolver {
                 End::Leads => sname = answer.name,
             }
         }
-        Err(Failure::TooMuchWork("the aliases do not end"))
+        Err(Failure::TooMuchWork(Limit::Aliases))
+    }
+
+    /// Judges what the cache has of a name that nobody has looked at yet: it came on the way to something else, or for a client that
+    /// wanted it unchecked. What is bogus is forgotten.
+    async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<(), Failure> {
+        let is_fit = |found: &Found| !found.is_stale;
+        let Some((owner, found)) = self.look_once(name.borrow(), rtype, self.now(), is_fit) else { return Ok(()) };
+        if self.believes(found.origin.security, task.checking) {
+            return Ok(());
+        }
+        let (end, kept_type) = match &found.content {
+            Content::Set(set) => (End::Data(Arc::clone(set)), set.rtype),
+            Content::NoData(denial) => (End::NoData(Arc::clone(denial)), rtype),
+            Content::NoName(denial) => (End::NoName(Arc::clone(denial)), rtype),
+        };
+        let mut answer = Answer::of(owner.to_name(), end);
+        match self.judge(&mut answer, rtype, task).await {
+            Ok(security) => {
+                let ttl = match &answer.end {
+                    End::Data(set) => set.ttl,
+                    End::NoData(denial) | End::NoName(denial) => denial.ttl(),
+                    End::Leads => 0,
+                };
+                self.cache.judged(owner, kept_type, &found.content, security, ttl, self.now());
+            }
+            Err(Doubt::Bogus(..)) => self.cache.forget(owner, kept_type, &found.content),
+            Err(Doubt::Failed(failure)) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    /// Steps 2 to 4b, and that what was found is what its zone has signed. It is kept if that is so.
+    async fn ask_the_tree(&self, name: &Name, rtype: Type, task: &Task) -> Result<(Answer, Security), Failure> {
+        let (mut liars, mut doubt): (Vec<SocketAddr>, Option<Failure>) = (vec![], None);
+        loop {
+            let (mut answer, server) = match (self.ask_on(name, rtype, task, &liars).await, doubt.take()) {
+                (Ok(found), _) => found,
+                // Nobody else is there to be asked: what the others have said says more.
+                (Err(Failure::NoAnswer { .. } | Failure::NoAddress(_)), Some(doubt)) => return Err(doubt),
+                (Err(failure), _) => return Err(failure),
+            };
+            match self.judge(&mut answer, rtype, task).await {
+                Ok(security) => {
+                    self.cache.keep_answer(&answer, rtype, security, server, self.now());
+                    return Ok((answer, security));
+                }
+                Err(Doubt::Failed(failure)) => return Err(failure),
+                Err(Doubt::Bogus(zone, bogus)) => {
+                    let failure = Failure::Bogus { name: name.clone(), rtype, zone, bogus };
+                    if liars.len() == BOGUS_MAX || bogus == Bogus::TooMuchWork {
+                        return Err(failure);
+                    }
+                    liars.push(server);
+                    doubt = Some(failure);
+                }
+            }
+        }
+    }
+
+    /// Steps 2 to 4b, by ourselves or by those who do it for us. Nobody has looked at the signatures of what is returned.
+    pub(super) async fn ask_on(
+        &self,
+        name: &Name,
+        rtype: Type,
+        task: &Task,
+        avoid: &[SocketAddr],
+    ) -> Result<(Answer, SocketAddr), Failure> {
+        if self.forward.is_empty() {
+            return self.go_down(name, rtype, task, avoid).await;
+        }
+        let (servers, addresses) = (vec![], self.forward.clone());
+        let cut = Cut { zone: Name::root(), servers, addresses, way: Way::Forwarded };
+        // They get the whole name: it is not they who go down the tree.
+        match self.ask_the_zone(&cut, name.borrow(), rtype, task, avoid).await {
+            Ok((Said::Answer(answer), server)) => Ok((answer, server)),
+            Ok(_) => Err(Failure::NoAnswer { zone: cut.zone, last: "it refers to others".to_owned() }),
+            Err(Failure::NoAnswer { .. }) if self.fallback == Fallback::Root => {
+                self.go_down(name, rtype, task, avoid).await
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Steps 2 to 4b: down from the nearest zone that is known.
-    async fn ask_the_tree(&self, name: &Name, rtype: Type, task: &Task) -> Result<Answer, Failure> {
+    async fn go_down(
+        &self,
+        name: &Name,
+        rtype: Type,
+        task: &Task,
+        avoid: &[SocketAddr],
+    ) -> Result<(Answer, SocketAddr), Failure> {
         let suffixes = Suffixes::of(name.borrow());
         let mut cut = self.nearest_cut(name, rtype);
         let mut shown = cut.zone.borrow().label_count() + 1;
@@ -262,41 +539,36 @@ impl Resolver {
                 shown += 1;
                 continue;
             }
-            let (said, server) = self.ask_the_zone(&cut, asked_name, asked_type, task).await?;
+            let (said, server) = self.ask_the_zone(&cut, asked_name, asked_type, task, avoid).await?;
             match said {
                 Said::Referral(referral) => {
-                    self.keep_referral(&referral, server);
-                    let names = referral.servers.rdata().filter_map(|rdata| NameRef::parse(rdata).ok());
+                    self.cache.keep_referral(&referral, server, self.now());
+                    let names = scrub::servers(&referral.servers);
                     let addresses = referral.glue.iter().flat_map(|set| addresses_of(set, self.port)).collect();
                     let zone = referral.servers.owner.clone();
                     // `scrub` lets only referrals through that lead down, so this ends.
                     shown = zone.borrow().label_count() + 1;
-                    cut = Cut { zone, servers: names.map(NameRef::to_name).collect(), addresses };
+                    cut = Cut { zone, servers: names.map(NameRef::to_name).collect(), addresses, way: Way::Down };
                 }
-                Said::Answer(answer) => {
-                    self.keep_answer(&answer, asked_type, server);
-                    match answer.end {
-                        _ if is_whole => return Ok(answer),
-                        // RFC 8020: what is below it does not exist either.
-                        End::NoName(denial) if answer.aliases.is_empty() => {
-                            return Ok(Answer { name: name.clone(), end: End::NoName(denial), ..answer });
-                        }
-                        _ => shown += 1,
+                Said::Answer(answer) => match answer.end {
+                    _ if is_whole => return Ok((answer, server)),
+                    // RFC 8020: what is below it does not exist either.
+                    End::NoName(_) if answer.aliases.is_empty() => return Ok((answer, server)),
+                    _ => {
+                        self.cache.keep_answer(&answer, asked_type, Security::Unchecked, server, self.now());
+                        shown += 1;
                     }
-                }
+                },
                 Said::Useless(because) => {
                     return Err(Failure::NoAnswer { zone: cut.zone, last: because.to_owned() });
                 }
             }
         }
-        Err(Failure::TooMuchWork("the referrals do not end"))
+        Err(Failure::TooMuchWork(Limit::Cuts))
     }
 
     /// Step 2: the deepest zone above the name whose servers are known; the hints know the root's.
     fn nearest_cut(&self, name: &Name, rtype: Type) -> Cut {
-        if !self.forward.is_empty() {
-            return Cut { zone: Name::root(), servers: vec![], addresses: self.forward.clone() };
-        }
         let (suffixes, now) = (Suffixes::of(name.borrow()), self.now());
         // RFC 4035 §3.1.4.1: DS is the parent's.
         let deepest = if rtype == Type::DS { suffixes.count().saturating_sub(1) } else { suffixes.count() };
@@ -305,11 +577,12 @@ impl Resolver {
             if let Some(found) = self.cache.get(zone, Type::NS, now).filter(|found| !found.is_stale)
                 && let Content::Set(set) = found.content
             {
-                let servers = set.rdata().filter_map(|rdata| NameRef::parse(rdata).ok()).map(NameRef::to_name);
-                return Cut { zone: zone.to_name(), servers: servers.collect(), addresses: vec![] };
+                let servers = scrub::servers(&set).map(NameRef::to_name);
+                let (servers, addresses) = (servers.collect(), vec![]);
+                return Cut { zone: zone.to_name(), servers, addresses, way: Way::Down };
             }
         }
-        Cut { zone: Name::root(), servers: vec![], addresses: self.hints.clone() }
+        Cut { zone: Name::root(), servers: vec![], addresses: self.hints.clone(), way: Way::Down }
     }
 
     /// Step 3, and 4d.
@@ -319,43 +592,73 @@ impl Resolver {
         name: NameRef<'_>,
         rtype: Type,
         task: &Task,
+        avoid: &[SocketAddr],
     ) -> Result<(Said, SocketAddr), Failure> {
-        let recursion = if self.forward.is_empty() { Recursion::NotDesired } else { Recursion::Desired };
+        let recursion = match cut.way {
+            Way::Down => self.recursion,
+            Way::Forwarded if self.anchors.is_empty() => Recursion::Desired,
+            Way::Forwarded => Recursion::DesiredUnchecked,
+        };
         let question = Question { name, rtype, recursion, cause: task.cause };
-        let asked = Asked { zone: cut.zone.borrow(), name, rtype };
+        let asked = Asked { zone: cut.zone.borrow(), name, rtype, way: cut.way };
         let mut untried: Vec<Name> = cut.servers.clone();
         let mut addresses = cut.addresses.clone();
         for server in &cut.servers {
             addresses.extend(self.known_addresses(server));
         }
-        let mut tried: Vec<SocketAddr> = vec![];
-        let mut last = None;
-        for _ in 0..TRIES_MAX {
+        let mut tried: Vec<SocketAddr> = avoid.to_vec();
+        let (mut last, mut silent) = (None, vec![]);
+        let (mut waits, mut waited): (Vec<(SocketAddr, Duration)>, Duration) = (vec![], Duration::ZERO);
+        let (mut asked_so_far, mut rounds) = (0, 1);
+        while asked_so_far < TRIES_MAX {
             let order = self.servers.in_order(&cut.zone, &addresses, self.now());
             let Some(server) = order.iter().find(|address| !tried.contains(address)).copied() else {
                 // No address is left: look for one of a server that has none yet.
-                if self.more_addresses(cut, &mut untried, &mut addresses, task).await? {
+                if Box::pin(self.more_addresses(cut, &mut untried, &mut addresses, task)).await? {
                     continue;
                 }
-                // Datagrams get lost: whoever said nothing is asked a second time.
-                if last.is_some() && tried.len() == order.len() && order.len() < TRIES_MAX / 2 {
-                    tried.clear();
+                if !silent.is_empty() && rounds < ROUNDS_MAX {
+                    rounds += 1;
+                    tried.retain(|server| !silent.contains(server));
+                    silent.clear();
                     continue;
                 }
                 break;
             };
+            let known = waits.iter().find(|(known, _)| *known == server).map(|(_, wait)| *wait * 2);
+            let wait = known.unwrap_or_else(|| self.servers.patience(server));
+            if waited + wait > WAIT_MAX {
+                break;
+            }
+            waits.retain(|(known, _)| *known != server);
+            waits.push((server, wait));
             tried.push(server);
-            Task::spend(&task.questions, QUESTIONS_MAX, "too many questions to other servers")?;
+            asked_so_far += 1;
+            Task::spend(&task.questions, task.questions_max)?;
             let began = Instant::now();
-            match self.upstream.ask(server, question, self.servers.patience(server)).await {
+            match self.upstream.ask(server, question, wait).await {
                 Err(trouble) => {
                     self.servers.failed(server, self.now());
+                    match &trouble {
+                        Trouble::Timeout(wait) => {
+                            silent.push(server);
+                            waited += *wait;
+                        }
+                        // Nothing was sent: a host without IPv6 has tried nothing yet. Each address comes once, so this ends.
+                        trouble if trouble.is_unreachable() => {
+                            task.questions.fetch_sub(1, Ordering::Relaxed);
+                            asked_so_far -= 1;
+                        }
+                        _ => {}
+                    }
                     last = Some(trouble.to_string());
                 }
                 Ok(message) => {
                     self.servers.answered(server, began.elapsed());
+                    self.counters.foreign.inc_by(scrub::foreign(&message, asked));
                     match scrub::read(&message, asked) {
                         Said::Useless(because) => {
+                            self.counters.useless.inc();
                             self.servers.is_lame(server, &cut.zone, self.now());
                             last = Some(because.to_owned());
                         }
@@ -390,7 +693,7 @@ impl Resolver {
                 if rtype == Type::AAAA && !self.speaks_ipv6 {
                     continue;
                 }
-                let Ok(reply) = Box::pin(self.resolve(&server, rtype, &task)).await else { continue };
+                let Ok(reply) = self.resolve(&server, rtype, &task).await else { continue };
                 let before = addresses.len();
                 addresses.extend(reply.answers.iter().flat_map(|(set, _)| addresses_of(set, self.port)));
                 if addresses.len() > before {
@@ -409,33 +712,6 @@ impl Resolver {
             _ => None,
         });
         sets.flat_map(|set| addresses_of(&set, self.port)).collect()
-    }
-
-    fn keep_referral(&self, referral: &Referral, from: SocketAddr) {
-        let now = self.now();
-        self.cache.put_set(Arc::clone(&referral.servers), Credibility::Referral, from, now);
-        for set in &referral.glue {
-            self.cache.put_set(Arc::clone(set), Credibility::Additional, from, now);
-        }
-        // RFC 4035 §3.1.4.1: the parent is the authority for DS.
-        for set in referral.about_keys.iter().filter(|set| set.rtype == Type::DS) {
-            self.cache.put_set(Arc::clone(set), Credibility::Answer, from, now);
-        }
-    }
-
-    fn keep_answer(&self, answer: &Answer, rtype: Type, from: SocketAddr) {
-        let now = self.now();
-        let credibility = if answer.is_authoritative { Credibility::Answer } else { Credibility::Hearsay };
-        for set in &answer.aliases {
-            self.cache.put_set(Arc::clone(set), credibility, from, now);
-        }
-        let name = answer.name.borrow();
-        match &answer.end {
-            End::Data(set) => self.cache.put_set(Arc::clone(set), credibility, from, now),
-            End::NoData(denial) => self.cache.put_no_data(name, rtype, Arc::clone(denial), from, now),
-            End::NoName(denial) => self.cache.put_no_name(name, Arc::clone(denial), from, now),
-            End::Leads => {}
-        }
     }
 }
 

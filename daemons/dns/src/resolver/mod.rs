@@ -13,14 +13,18 @@
 //!
 //! 1. [`cache`]: what others have told us.
 //! 2. [`iterate`]: **the way down**, with the four steps of the RFC.
-//! 3. [`scrub`]: what of an answer is believed.
+//! 3. [`scrub`]: what of an answer is believed; `keep.rs`: what of that is kept.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
-//! 6. [`validate`]: whether data is what its zone has signed, and [`trust`]: whose keys those are. Pure, and not yet called: AD is
-//!    never set.
+//! 6. [`local`]: names that nobody is asked about.
+//! 7. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
+//!    what they need, and remembers what they find.
 
 pub mod cache;
 pub mod iterate;
+mod judge;
+mod keep;
+pub mod local;
 pub mod scrub;
 pub mod servers;
 pub mod trust;
@@ -36,11 +40,14 @@ use crate::{
     zone::RrSet,
     zonefile,
 };
-use cache::{Cache, Set};
-use iterate::{Failure, Freshness, Reply, Task};
+use cache::{Cache, Origin, Security, Set};
+use iterate::{Failure, Freshness, Limit, Reply, SaidBy, Task};
+use judge::Fetching;
+use local::Locals;
 use prometheus_client::metrics::counter::Counter;
+use scrub::Referral;
 use servers::Servers;
-use shared::{Shared, daemon::StartError, units::Network};
+use shared::{Shared, admin::CacheQuestion, daemon::StartError, units::Network};
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -49,23 +56,38 @@ use std::{
 };
 use tokio::{sync::OnceCell, time::timeout};
 use tokio_util::task::TaskTracker;
-use upstream::Upstream;
+use trust::{Anchors, Links};
+use upstream::{Recursion, Upstream, Weakness};
+use validate::Known;
 
-/// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>).
-const ROOT: [[u8; 4]; 13] = [
-    [198, 41, 0, 4],
-    [170, 247, 170, 2],
-    [192, 33, 4, 12],
-    [199, 7, 91, 13],
-    [192, 203, 230, 10],
-    [192, 5, 5, 241],
-    [192, 112, 36, 4],
-    [198, 97, 190, 53],
-    [192, 36, 148, 17],
-    [192, 58, 128, 30],
-    [193, 0, 14, 129],
-    [199, 7, 83, 42],
-    [202, 12, 27, 33],
+/// The addresses of the root servers a to m, as of 2026 (<https://www.internic.net/domain/named.root>): IPv4 first, which every host has.
+const ROOT: [&str; 26] = [
+    "198.41.0.4",
+    "170.247.170.2",
+    "192.33.4.12",
+    "199.7.91.13",
+    "192.203.230.10",
+    "192.5.5.241",
+    "192.112.36.4",
+    "198.97.190.53",
+    "192.36.148.17",
+    "192.58.128.30",
+    "193.0.14.129",
+    "199.7.83.42",
+    "202.12.27.33",
+    "2001:503:ba3e::2:30",
+    "2801:1b8:10::b",
+    "2001:500:2::c",
+    "2001:500:2d::d",
+    "2001:500:a8::e",
+    "2001:500:2f::f",
+    "2001:500:12::d0d",
+    "2001:500:1::53",
+    "2001:7fe::53",
+    "2001:503:c27::2:30",
+    "2001:7fd::1",
+    "2001:500:9f::42",
+    "2001:dc3::35",
 ];
 
 /// How long a client waits for a fresh answer before it gets a stale one, if there is one (RFC 8767 §5).
@@ -74,19 +96,43 @@ const STALE_AFTER: Duration = Duration::from_millis(1800);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a failure is remembered (RFC 9520 §3.2: at least one second, at most five minutes).
 const FAILURE_SECS: u64 = 5;
-/// Failures that are remembered, and questions that are being answered.
+/// Failures that are remembered.
 const FAILURES_MAX: usize = 10_000;
+/// Questions that are being answered at the same time. Each takes a few kilobytes.
+pub const ASKED_AT_ONCE_MAX: usize = 10_000;
 /// RFC 8914 §4.4.
 const STALE_ANSWER: u16 = 3;
+/// RFC 8914 §4.5.
+const FORGED_ANSWER: u16 = 4;
+/// RFC 8914 §4.16.
+const BLOCKED: u16 = 15;
 /// RFC 8914 §4.14.
 const CACHED_ERROR: u16 = 13;
 /// RFC 8914 §4.19.
 const PROHIBITED: u16 = 18;
 
-/// A name in lower case, and a type.
-type Key = (Vec<u8>, Type);
+/// A name in lower case, a type, and whether the answer is validated.
+type Key = (Vec<u8>, Type, Checking);
 /// What all who ask the same at the same time wait for.
 type Answering = Arc<OnceCell<Result<Reply, Failure>>>;
+
+/// Whether answers are validated (RFC 4035 §3.2.2: the bit CD).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Checking {
+    /// They are, if there is a trust anchor.
+    On,
+    /// The client does it itself, and wants to see what is bogus too.
+    Off,
+}
+
+/// Who is asked when none of those answers who do the asking for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallback {
+    /// Nobody.
+    None,
+    /// The root, and down from there.
+    Root,
+}
 
 /// A local name server.
 #[derive(Debug)]
@@ -96,11 +142,19 @@ pub struct Resolver {
     upstream: Upstream,
     hints: Vec<SocketAddr>,
     forward: Vec<SocketAddr>,
+    fallback: Fallback,
+    locals: Locals,
     allow: Vec<Network>,
     port: u16,
     minimises: bool,
+    /// RD in questions to those who are on the way down.
+    recursion: Recursion,
     speaks_ipv6: bool,
     started: Instant,
+    anchors: Anchors,
+    links: Mutex<Links>,
+    known: Arc<Known>,
+    fetching: Mutex<HashMap<(Vec<u8>, Type), Fetching>>,
     answering: Mutex<HashMap<Key, Answering>>,
     failures: Mutex<HashMap<Key, (u64, Failure)>>,
     tasks: TaskTracker,
@@ -116,6 +170,17 @@ struct Counters {
     failures: Counter,
     refused: Counter,
     prefetched: Counter,
+    secure: Counter,
+    insecure: Counter,
+    bogus: Counter,
+    too_much_work: Counter,
+    /// Records of others that are not about the zone whose server gave them.
+    foreign: Counter,
+    /// Answers that are none: lame servers, errors, nonsense.
+    useless: Counter,
+    /// By limit.
+    limits: [Counter; Limit::ALL.len()],
+    too_long: Counter,
 }
 
 /// What a client's question comes to at once.
@@ -141,24 +206,49 @@ impl Resolver {
             return Ok(None);
         }
         let hints = match &config.hints {
-            None => ROOT.map(IpAddr::from).to_vec(),
+            None => ROOT.map(|text| text.parse::<IpAddr>().expect("these are addresses")).to_vec(),
             Some(file) => read_hints(config, file)
                 .map_err(|problem| StartError::Unfit { key: "dns.hints".to_owned(), problem })?,
         };
+        let locals = Locals::read(&config.local)
+            .map_err(|problem| StartError::Unfit { key: "dns.local".to_owned(), problem })?;
+        let anchors =
+            trust(config).map_err(|(key, problem)| StartError::Unfit { key: format!("dns.{key}"), problem })?;
         let port = config.peer_port;
+        let judged =
+            |what: &'static str| shared.metrics.labelled("validation", "Answers validated", &[("result", what)]);
+        let limited = |limit: &'static str| {
+            shared.metrics.labelled("recursion_limits", "Questions that made too much work", &[("limit", limit)])
+        };
         let counted =
             |what: &'static str| shared.metrics.labelled("recursion", "Questions of clients", &[("result", what)]);
         Ok(Some(Arc::new(Self {
             cache: Cache::new(config.cache.octets()),
             servers: Servers::default(),
-            upstream: Upstream::new(config.query_from, shared.transcript.clone(), &shared.metrics),
-            hints: hints.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(),
+            upstream: Upstream::new(
+                config.query_from,
+                Weakness::of(config),
+                shared.transcript.clone(),
+                &shared.metrics,
+            ),
+            hints: hints
+                .into_iter()
+                .filter(|ip| ip.is_ipv4() || config.query_ipv6)
+                .map(|ip| SocketAddr::new(ip, port))
+                .collect(),
             forward: config.forward.clone(),
+            fallback: if config.forward_only { Fallback::None } else { Fallback::Root },
+            locals,
             allow: config.allow.clone(),
             port,
             minimises: config.minimise_names,
+            recursion: if config.ask_recursively { Recursion::Desired } else { Recursion::NotDesired },
             speaks_ipv6: config.query_ipv6,
             started: Instant::now(),
+            anchors,
+            links: Mutex::default(),
+            known: Arc::default(),
+            fetching: Mutex::default(),
             answering: Mutex::default(),
             failures: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -170,6 +260,14 @@ impl Resolver {
                 failures: counted("failure"),
                 refused: counted("refused"),
                 prefetched: counted("prefetched"),
+                secure: judged("secure"),
+                insecure: judged("insecure"),
+                bogus: judged("bogus"),
+                too_much_work: judged("too much work"),
+                foreign: shared.metrics.counter("upstream_foreign_records", "Records out of the server's bailiwick"),
+                useless: shared.metrics.counter("upstream_useless", "Answers of lame servers, errors, and nonsense"),
+                limits: Limit::ALL.map(|limit| limited(limit.label())),
+                too_long: limited("time"),
             },
         })))
     }
@@ -184,8 +282,8 @@ impl Resolver {
     pub fn list(&self) -> Vec<String> {
         let mut lines = vec![];
         for cache::Listed { name, rtype, found } in self.cache.list(self.now()) {
-            let cache::Found { content, ttl, credibility, from, .. } = found;
-            let told = format!("; {credibility}, from {from}");
+            let cache::Found { content, ttl, origin: Origin { credibility, security, from }, .. } = found;
+            let told = format!("; {credibility}, from {from}, {security}");
             match content {
                 cache::Content::Set(set) => lines.extend(set.rdata().map(|rdata| {
                     let (owner, rdata) = (set.owner.clone(), rdata.to_vec());
@@ -201,18 +299,40 @@ impl Resolver {
         lines
     }
 
+    /// Answers a question about the cache, in lines.
+    pub fn about(&self, question: &CacheQuestion) -> Vec<String> {
+        match question {
+            CacheQuestion::List => self.list(),
+            CacheQuestion::Purge(name) => match name.parse::<Name>() {
+                Ok(name) => vec![format!("{} entries forgotten", self.purge(&name))],
+                Err(error) => vec![format!("`{name}`: {error}")],
+            },
+        }
+    }
+
     /// Forgets a name and all below it; returns how many entries that were.
     pub fn purge(&self, name: &Name) -> usize {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).purge(name.borrow());
         self.cache.purge(name.borrow())
+    }
+
+    /// Whether others are asked for a client at this address.
+    pub fn serves(&self, client: IpAddr) -> bool {
+        self.allow.iter().any(|network| network.contains(client))
+    }
+
+    /// Takes what a zone of this very server says about one that it has given away.
+    pub fn keep_own_referral(&self, referral: &Referral) {
+        self.cache.keep_referral(referral, SocketAddr::new(self.upstream.source, 0), self.now());
     }
 
     /// What can be said at once to a client at this address.
     pub fn at_once(self: &Arc<Self>, query: &Query<'_>, client: IpAddr) -> Now {
-        if !self.allow.iter().any(|network| network.contains(client)) {
+        if !self.serves(client) {
             self.counters.refused.inc();
             return Now::Refused;
         }
-        match self.look(query.name, query.qtype, Freshness::Good, self.now()) {
+        match self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now()) {
             Some(reply) => {
                 self.counters.hits.inc();
                 if reply.is_ending && query.header.recursion_desired() {
@@ -227,13 +347,13 @@ impl Resolver {
 
     /// Fetches anew what will be past its time soon, so that nobody has to wait for it.
     fn prefetch(self: &Arc<Self>, name: &Name, rtype: Type) {
-        let (resolver, name, key) = (Arc::clone(self), name.clone(), key(name, rtype));
+        let (resolver, name, key) = (Arc::clone(self), name.clone(), self.key(name, rtype, Checking::On));
         if self.lock_answering().contains_key(&key) {
             return;
         }
         self.counters.prefetched.inc();
         self.tasks.spawn(async move {
-            let task = Task::new(0);
+            let task = Task::new(0, Checking::On, &resolver.known);
             // What is still good would be found in the cache: the way down is gone without a look at it.
             let _ = resolver.refresh(&name, rtype, &task).await;
         });
@@ -243,12 +363,20 @@ impl Resolver {
     ///
     /// # Errors
     /// Nobody tells, and nothing stale will do.
-    pub async fn find(self: &Arc<Self>, name: &Name, rtype: Type, cause: u64) -> Result<Reply, (u16, String)> {
+    pub async fn find(
+        self: &Arc<Self>,
+        name: &Name,
+        rtype: Type,
+        checking: Checking,
+        cause: u64,
+    ) -> Result<Reply, (u16, String)> {
         self.counters.misses.inc();
-        let key = key(name, rtype);
+        let key = self.key(name, rtype, checking);
         if let Some(failure) = self.known_failure(&key) {
             self.counters.failures.inc();
-            return Err((CACHED_ERROR, failure.to_string()));
+            // What is wrong with a zone's data is the better word, however long it has been known.
+            let code = if let Failure::Bogus { .. } = failure { failure.code() } else { CACHED_ERROR };
+            return Err((code, failure.to_string()));
         }
         // Whoever asks what is being asked already waits with the others.
         let cell = {
@@ -258,7 +386,11 @@ impl Resolver {
                     self.counters.joined.inc();
                     Arc::clone(cell)
                 }
-                None if answering.len() >= FAILURES_MAX => return Err((0, "too many questions at a time".to_owned())),
+                None if answering.len() >= ASKED_AT_ONCE_MAX => {
+                    let failure = Failure::TooMuchWork(Limit::AtOnce);
+                    self.count_failure(&failure);
+                    return Err((failure.code(), failure.to_string()));
+                }
                 None => {
                     let cell = Answering::default();
                     answering.insert(key.clone(), Arc::clone(&cell));
@@ -266,15 +398,15 @@ impl Resolver {
                 }
             }
         };
-        // In a task of its own: it goes on when the client has been given something stale, and when it has gone.
-        let work = {
+        let mut work = {
             let (resolver, name) = (Arc::clone(self), name.clone());
-            self.tasks.spawn(async move {
+            Box::pin(async move {
                 let work = async {
-                    let task = Task::new(cause);
+                    let task = Task::new(cause, checking, &resolver.known);
                     let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
                     let outcome = outcome.unwrap_or(Err(Failure::TooLong));
                     if let Err(failure) = &outcome {
+                        resolver.count_failure(failure);
                         resolver.remember_failure(&key, failure);
                     }
                     resolver.lock_answering().remove(&key);
@@ -283,32 +415,58 @@ impl Resolver {
                 cell.get_or_init(|| work).await.clone()
             })
         };
-        tokio::pin!(work);
         // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
         let stale = || {
-            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, self.now())?;
+            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())?;
             self.counters.stale.inc();
             Some(reply)
         };
         let outcome = match timeout(STALE_AFTER, &mut work).await {
             Ok(outcome) => outcome,
             Err(_) => match stale() {
-                Some(reply) => return Ok(reply),
+                Some(reply) => {
+                    // The client has something. The work goes on, for those who ask next.
+                    self.tasks.spawn(work);
+                    return Ok(reply);
+                }
                 None => work.await,
             },
         };
-        let failure = match outcome.unwrap_or(Err(Failure::TooLong)) {
+        let failure = match outcome {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
-        stale().ok_or_else(|| {
+        // What is bogus is no outage: somebody lies, or the zone wants to be mended.
+        let is_outage = !matches!(failure, Failure::Bogus { .. });
+        is_outage.then(stale).flatten().ok_or_else(|| {
             self.counters.failures.inc();
             (failure.code(), failure.to_string())
         })
     }
 
+    fn lock_fetching(&self) -> std::sync::MutexGuard<'_, HashMap<(Vec<u8>, Type), Fetching>> {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self, name: &Name, rtype: Type, checking: Checking) -> Key {
+        let checking = if self.anchors.is_empty() { Checking::Off } else { checking };
+        (name.borrow().as_wire().to_ascii_lowercase(), rtype, checking)
+    }
+
     fn lock_answering(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Answering>> {
         self.answering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_failure(&self, failure: &Failure) {
+        match failure {
+            Failure::TooMuchWork(limit) => {
+                for (counter, _) in self.counters.limits.iter().zip(Limit::ALL).filter(|(_, known)| known == limit) {
+                    counter.inc();
+                }
+            }
+            Failure::TooLong => drop(self.counters.too_long.inc()),
+            Failure::NoAnswer { .. } | Failure::NoAddress(_) | Failure::Bogus { .. } => {}
+        }
     }
 
     fn known_failure(&self, key: &Key) -> Option<Failure> {
@@ -328,8 +486,31 @@ impl Resolver {
     }
 }
 
-fn key(name: &Name, rtype: Type) -> Key {
-    (name.borrow().as_wire().to_ascii_lowercase(), rtype)
+/// What a client wants (RFC 4035 §3.2.2).
+pub fn checking_of(query: &Query<'_>) -> Checking {
+    if query.header.checking_disabled() { Checking::Off } else { Checking::On }
+}
+
+/// Whom the configuration trusts; or which key of it is wrong, and how.
+fn trust(config: &Config) -> Result<Anchors, (&'static str, String)> {
+    let anchors = match &config.trust_anchors {
+        Some(file) => {
+            let unfit = |problem: String| ("trust_anchors", problem);
+            let text =
+                std::fs::read(file).map_err(|error| unfit(format!("cannot read {}: {error}", file.display())))?;
+            Anchors::read(file, &text).map_err(|error| unfit(error.to_string()))?
+        }
+        // Another root than the Internet's has other keys; and whoever else is asked may know another root.
+        None if config.hints.is_none() && config.forward.is_empty() => Anchors::iana(),
+        None => Anchors::default(),
+    };
+    let mut negative = vec![];
+    for text in &config.negative_trust_anchors {
+        negative.push(
+            text.parse().map_err(|error| ("negative_trust_anchors", format!("`{text}` is no domain name: {error}")))?,
+        );
+    }
+    Ok(anchors.with_negative(negative))
 }
 
 /// The root servers' addresses in a hints file.
@@ -364,6 +545,21 @@ pub fn write(reply: &Reply, query: &Query<'_>, writer: &mut Writer<'_>, turn: us
     writer.rcode(if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR });
     if reply.is_stale {
         writer.explain(STALE_ANSWER, "");
+    } else if reply.said_by == SaidBy::Us {
+        let code = if reply.no_such_name { BLOCKED } else { FORGED_ANSWER };
+        writer.explain(code, "this server has its own answer");
+    }
+    match reply.security {
+        // RFC 6840 §5.7 and §5.8: for those who can understand it. What is past its time was right once.
+        Security::Secure if (wants_signatures || query.header.authentic_data()) && !reply.is_stale => {
+            writer.authentic();
+        }
+        Security::Insecure(because) => {
+            if let Some((code, text)) = because.ede() {
+                writer.explain(code, text);
+            }
+        }
+        Security::Secure | Security::Unchecked => {}
     }
     let mut put = |section, set: &Set, ttl| {
         let signatures: Vec<u8> = set
@@ -380,8 +576,9 @@ pub fn write(reply: &Reply, query: &Query<'_>, writer: &mut Writer<'_>, turn: us
         let proofs = denial.proofs.iter().filter(|_| wants_signatures);
         denial.soa.iter().chain(proofs).map(|set| (Section::Authority, &**set, *ttl))
     });
-    let proofs = reply.proofs.iter().filter(|_| wants_signatures && reply.denial.is_none());
-    let proofs = proofs.map(|set| (Section::Authority, &**set, set.ttl));
+    // RFC 4035 §3.1.3.3: with what a wildcard made goes the proof that nothing is nearer.
+    let proofs = reply.answers.iter().filter(|_| wants_signatures && reply.denial.is_none());
+    let proofs = proofs.flat_map(|(set, ttl)| set.proofs.iter().map(|proof| (Section::Authority, &**proof, *ttl)));
     let answers = reply.answers.iter().map(|(set, ttl)| (Section::Answer, &**set, *ttl));
     for (section, set, ttl) in answers.chain(denial).chain(proofs) {
         if put(section, set, ttl) == crate::message::Fit::NoRoom {
@@ -402,4 +599,47 @@ pub fn write_failure(rcode: Rcode, code: u16, text: &str, writer: &mut Writer<'_
 pub fn write_refusal(writer: &mut Writer<'_>) {
     writer.rcode(Rcode::REFUSED);
     writer.explain(PROHIBITED, "recursion is for the networks in `dns.allow`");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cache::Credibility;
+
+    fn resolver(change: impl FnOnce(&mut Config)) -> Arc<Resolver> {
+        // Nobody is there.
+        let forward = vec![SocketAddr::from(([127, 0, 0, 1], 1))];
+        let mut config = Config { recurse: true, forward, ..Config::default() };
+        change(&mut config);
+        Resolver::open(&config, &Shared::for_tests("dns")).unwrap().unwrap()
+    }
+
+    /// RFC 8767 §5: nobody tells, and what was good an instant ago will do; with a TTL of 30 s, and not as authentic.
+    #[tokio::test]
+    async fn what_is_past_its_time_will_do_when_nobody_answers() {
+        let resolver = resolver(|_| {});
+        let name: Name = "www.example".parse().unwrap();
+        let owner = name.clone();
+        let record = Record { owner, rtype: Type::A, class: Class::IN, ttl: 1, rdata: vec![192, 0, 2, 1] };
+        let set = Arc::new(Set::of(&[&record]).unwrap());
+        let from = SocketAddr::from(([127, 0, 0, 1], 53));
+        let origin = Origin { credibility: Credibility::Answer, security: Security::Secure, from };
+        // The clock begins with 1.
+        resolver.cache.put_set(set, origin, 0);
+        let reply = resolver.find(&name, Type::A, Checking::On, 0).await.unwrap();
+        assert!(reply.is_stale && reply.answers[0].1 == 30, "{reply:?}");
+        let other: Name = "other.example".parse().unwrap();
+        assert_eq!(resolver.find(&other, Type::A, Checking::On, 0).await.unwrap_err().0, 22);
+    }
+
+    #[test]
+    fn the_root_of_the_internet_is_known_with_its_keys() {
+        let resolver = resolver(|config| (config.forward, config.query_ipv6) = (vec![], false));
+        assert_eq!(resolver.hints.len(), 13);
+        assert!(!resolver.anchors.is_empty());
+        // Who asks others, or another root, has other keys.
+        assert!(self::resolver(|_| {}).anchors.is_empty());
+        let problem = trust(&Config { negative_trust_anchors: vec!["a..b".to_owned()], ..Config::default() });
+        assert!(problem.unwrap_err().1.starts_with("`a..b` is no domain name"));
+    }
 }

@@ -14,8 +14,10 @@ use std::sync::Arc;
 
 /// Aliases that one message may have: no server of good will has more (RFC 1034 §5.2.2 speaks of one).
 const ALIASES_MAX: usize = 16;
-/// Servers of a zone that are looked at. The root has thirteen.
+/// Servers of a zone that are looked at (CVE-2022-3204). The root has thirteen.
 const SERVERS_MAX: usize = 26;
+/// Records that a message may have: the time to sort them grows with the square. Nobody of good will has a tenth of it.
+const RECORDS_MAX: usize = 1000;
 
 /// What a server was asked, and as whose server.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,17 @@ pub struct Asked<'q> {
     pub name: NameRef<'q>,
     /// The type.
     pub rtype: Type,
+    /// Which way.
+    pub way: Way,
+}
+
+/// How the answer is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// We go down the tree: this server is one on the way, and may refer us to the next.
+    Down,
+    /// The server goes the way for us: what it says is all that there is.
+    Forwarded,
 }
 
 /// What a message says.
@@ -42,16 +55,34 @@ pub enum Said {
 /// An answer: aliases, and where they end.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// CNAME and DNAME sets on the way, in order.
+    /// CNAME and DNAME sets on the way, in order. Behind each DNAME stands the CNAME that it makes (RFC 6672 §3.1): made here, whatever
+    /// the server has made.
     pub aliases: Vec<Arc<Set>>,
     /// The name at the end of the aliases.
     pub name: Name,
     /// What is there.
     pub end: End,
-    /// Proofs that go with an answer that a wildcard made.
-    pub proofs: Vec<Arc<Set>>,
     /// Whether the server is an authority for it.
     pub is_authoritative: bool,
+}
+
+/// The servers that an NS set names, as many of them as are looked at.
+pub fn servers(set: &Set) -> impl Iterator<Item = NameRef<'_>> {
+    set.rdata().take(SERVERS_MAX).filter_map(|rdata| NameRef::parse(rdata).ok())
+}
+
+/// How many records of an answer are passed over because they are not about the zone whose server gave it.
+pub fn foreign(message: &Message, asked: Asked<'_>) -> u64 {
+    let is_foreign = |record: &&Record| !record.owner.borrow().is_within(asked.zone) && record.rtype != Type::OPT;
+    let all = message.answers.iter().chain(&message.authority).chain(&message.additional);
+    all.filter(is_foreign).count() as u64
+}
+
+impl Answer {
+    /// What is at a name, without aliases.
+    pub fn of(name: Name, end: End) -> Self {
+        Self { aliases: vec![], name, end, is_authoritative: true }
+    }
 }
 
 /// Where the aliases end.
@@ -101,6 +132,18 @@ fn sets(records: &[Record], wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Set>> {
     sets
 }
 
+/// Puts what proves that there is nothing nearer to sets that a wildcard stands for (RFC 4035 §3.1.3.3).
+fn explain_wildcards(sets: &mut [Arc<Set>], proofs: &[Arc<Set>]) {
+    for set in sets {
+        let labels = set.owner.borrow().label_count();
+        // RFC 4034 §3.1.3: RRSIG has fewer labels than the name.
+        let is_made = |rrsig: &[u8]| rrsig.get(3).is_some_and(|count| usize::from(*count) < labels);
+        if !proofs.is_empty() && set.signatures.iter().any(|rrsig| is_made(rrsig)) {
+            Arc::make_mut(set).proofs = proofs.to_vec();
+        }
+    }
+}
+
 /// Reads what a server of `asked.zone` said to the question `asked`.
 pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     match message.header.rcode() {
@@ -111,68 +154,74 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         Rcode::NOTIMP => return Said::Useless("it says NOTIMP"),
         _ => return Said::Useless("it says an error"),
     }
+    if message.answers.len() + message.authority.len() + message.additional.len() > RECORDS_MAX {
+        return Said::Useless("more records than anybody needs");
+    }
     let is_believed = |record: &Record| record.owner.borrow().is_within(asked.zone);
-    let answers = sets(&message.answers, is_believed);
+    let mut answers = sets(&message.answers, is_believed);
     let authority = sets(&message.authority, is_believed);
     let is_proof = |set: &&Arc<Set>| set.rtype == Type::NSEC || set.rtype == Type::NSEC3;
     let proofs: Vec<Arc<Set>> = authority.iter().filter(is_proof).cloned().collect();
+
+    explain_wildcards(&mut answers, &proofs);
 
     // Step 4c: along the aliases.
     let (mut aliases, mut name) = (vec![], asked.name.to_name());
     let data = loop {
         let at = |rtype| answers.iter().find(|set| set.rtype == rtype && set.owner == name).cloned();
-        if let Some(set) = at(asked.rtype) {
-            break Some(set);
-        }
-        let alias = answers
-            .iter()
-            .find(|set| set.rtype == Type::DNAME && name != set.owner && name.borrow().is_within(set.owner.borrow()));
-        let next = match (alias, at(Type::CNAME)) {
-            (Some(dname), _) => {
-                let target = dname.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok());
-                let below = name.borrow().as_wire().len() - dname.owner.borrow().as_wire().len();
-                let made = target.and_then(|target| Name::join(&name.borrow().as_wire()[..below], target).ok());
-                made.map(|made| (Arc::clone(dname), made))
-            }
-            (None, Some(cname)) => {
-                let target = cname.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok()).map(NameRef::to_name);
-                target.map(|target| (cname, target))
-            }
-            (None, None) => break None,
+        // RFC 6672 §2.4: nothing is below a DNAME but what it makes.
+        let above = |set: &&Arc<Set>| {
+            set.rtype == Type::DNAME && name != set.owner && name.borrow().is_within(set.owner.borrow())
         };
-        let Some((set, target)) = next else { return Said::Useless("an alias that leads to no name") };
-        if aliases.len() == ALIASES_MAX {
+        let alias = if let Some(dname) = answers.iter().find(above) {
+            let Some(made) = Set::made_of(dname, name.borrow()) else {
+                return Said::Useless("a DNAME that leads to no name");
+            };
+            aliases.push(Arc::clone(dname));
+            let made = Arc::new(made);
+            if asked.rtype == Type::CNAME {
+                break Some(made);
+            }
+            made
+        } else if let Some(set) = at(asked.rtype) {
+            break Some(set);
+        } else if let Some(cname) = at(Type::CNAME) {
+            cname
+        } else {
+            break None;
+        };
+        let Some(target) = alias.target().map(NameRef::to_name) else {
+            return Said::Useless("an alias that leads to no name");
+        };
+        if aliases.len() >= ALIASES_MAX {
             return Said::Useless("more aliases than anybody needs");
         }
-        aliases.push(set);
+        aliases.push(alias);
         name = target;
         if !name.borrow().is_within(asked.zone) {
             break None;
         }
     };
     let is_authoritative = message.header.is_authoritative();
-    let answer = |end| {
-        Said::Answer(Answer {
-            aliases: aliases.clone(),
-            name: name.clone(),
-            end,
-            proofs: proofs.clone(),
-            is_authoritative,
-        })
-    };
+    let answer = |end| Said::Answer(Answer { aliases: aliases.clone(), name: name.clone(), end, is_authoritative });
     if let Some(set) = data {
         return answer(End::Data(set));
     }
     if !name.borrow().is_within(asked.zone) {
         return answer(End::Leads);
     }
+    // AA is about the first alias (RFC 1035 §4.1.1). Whether its target has data is said by a SOA; without one, whoever is asked for the
+    // target says it.
+    let knows_the_end = aliases.is_empty() && (is_authoritative || asked.way == Way::Forwarded);
     // RFC 2308 §2.1 and §2.2: with SOA it is a negative answer.
     let soa =
         authority.iter().find(|set| set.rtype == Type::SOA && name.borrow().is_within(set.owner.borrow())).cloned();
     if message.header.rcode() == Rcode::NXDOMAIN {
         // Without SOA and without AA it is no authority's word.
-        return if soa.is_some() || is_authoritative {
+        return if soa.is_some() || knows_the_end {
             answer(End::NoName(Arc::new(Denial { soa, proofs: proofs.clone() })))
+        } else if !aliases.is_empty() {
+            answer(End::Leads)
         } else {
             Said::Useless("it says NXDOMAIN without being an authority")
         };
@@ -181,15 +230,15 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     let leads_down = |set: &&Arc<Set>| {
         set.rtype == Type::NS && set.owner.borrow() != asked.zone && name.borrow().is_within(set.owner.borrow())
     };
-    if soa.is_none()
+    if asked.way == Way::Down
+        && soa.is_none()
         && let Some(servers) = authority.iter().find(leads_down)
     {
         // The alias leads below a cut of the zone: whoever asks for its target is referred there.
         if !aliases.is_empty() {
             return answer(End::Leads);
         }
-        let names: Vec<NameRef<'_>> =
-            servers.rdata().take(SERVERS_MAX).filter_map(|rdata| NameRef::parse(rdata).ok()).collect();
+        let names: Vec<NameRef<'_>> = self::servers(servers).collect();
         let is_glue = |record: &Record| {
             matches!(record.rtype, Type::A | Type::AAAA)
                 && is_believed(record)
@@ -202,7 +251,7 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
             servers: Arc::clone(servers),
         });
     }
-    if soa.is_some() || is_authoritative {
+    if soa.is_some() || knows_the_end {
         return answer(End::NoData(Arc::new(Denial { soa, proofs: proofs.clone() })));
     }
     if !aliases.is_empty() {
@@ -247,7 +296,7 @@ mod tests {
             tsig_at: None,
         };
         let (zone, qname) = (name("fr"), name("www.crepes.fr"));
-        let asked = Asked { zone: zone.borrow(), name: qname.borrow(), rtype: Type::A };
+        let asked = Asked { zone: zone.borrow(), name: qname.borrow(), rtype: Type::A, way: Way::Down };
         let list = |sets: &[Arc<Set>]| {
             sets.iter().map(|set| format!("{} {}", set.owner, set.rtype)).collect::<Vec<_>>().join(", ")
         };
@@ -287,12 +336,25 @@ mod tests {
         );
         assert_eq!(
             said(AA, &["crepes.fr DNAME baguettes.fr", "www.baguettes.fr A 192.0.2.1"], &[], &[]),
-            "[crepes.fr. DNAME] www.baguettes.fr. 1 records"
+            "[crepes.fr. DNAME, www.crepes.fr. CNAME] www.baguettes.fr. 1 records"
+        );
+        // Whatever alias the server has made of the DNAME, ours counts.
+        assert_eq!(
+            said(
+                AA,
+                &["crepes.fr DNAME baguettes.fr", "www.crepes.fr CNAME www.bank.fr", "www.bank.fr A 192.0.2.6"],
+                &[],
+                &[]
+            ),
+            "[crepes.fr. DNAME, www.crepes.fr. CNAME] www.baguettes.fr. leads on"
         );
         assert_eq!(
             said(AA, &[alias], &["web.crepes.fr NS ns.crepes.fr"], &[]),
             "[www.crepes.fr. CNAME] web.crepes.fr. leads on"
         );
+        // AA is about the alias; about its target this server says nothing (RFC 1035 §4.1.1).
+        assert_eq!(said(AA, &[alias], &["fr NS ns.fr"], &[]), "[www.crepes.fr. CNAME] web.crepes.fr. leads on");
+        assert_eq!(said(AA | NXDOMAIN, &[alias], &[], &[]), "[www.crepes.fr. CNAME] web.crepes.fr. leads on");
         assert_eq!(said(AA, &[], &["crepes.fr SOA"], &[]), "[] www.crepes.fr. no data, soa true");
         assert_eq!(said(AA | NXDOMAIN, &[], &[], &[]), "[] www.crepes.fr. no name, soa false");
     }

@@ -15,8 +15,10 @@ use std::{
 const KNOWN_MAX: usize = 20_000;
 /// What an address is taken for of which nothing is known: tried before the slow ones.
 const UNKNOWN_MILLIS: f64 = 100.0;
-/// The first patience with a server, and the most.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(3));
+/// The patience with a server of which nothing is known.
+const PATIENCE_UNKNOWN: Duration = Duration::from_millis(400);
+/// The least and the most of it with others: what is lost in a full queue is asked for again soon, and satellites are waited for.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// How long a server rests after its first failure in a row; twice as long after each further one.
 const REST_SECS: u64 = 2;
 /// The longest rest: an outage that is over should be noticed.
@@ -72,13 +74,13 @@ impl Servers {
         rated.into_iter().map(|(_, _, address)| address).collect()
     }
 
-    /// How long to wait for an answer: what is usual with this server and some more (RFC 6298 §2.3).
+    /// How long to wait for an answer: what is usual with this server and some more (RFC 6298 §2.3), and longer after failures.
     pub fn patience(&self, address: SocketAddr) -> Duration {
-        self.with(address, |server| match server.times {
-            Some((smoothed, variation)) if server.failures == 0 => {
-                Duration::from_secs_f64((smoothed + 4.0 * variation) / 1000.0).clamp(PATIENCE.0 / 2, PATIENCE.1)
-            }
-            _ => (PATIENCE.0 * 2_u32.pow(server.failures.min(3))).min(PATIENCE.1),
+        self.with(address, |server| {
+            let usual = server.times.map_or(PATIENCE_UNKNOWN, |(smoothed, variation)| {
+                Duration::from_secs_f64((smoothed + 4.0 * variation) / 1000.0)
+            });
+            (usual * 2_u32.pow(server.failures.min(3))).clamp(PATIENCE.0, PATIENCE.1)
         })
     }
 
@@ -100,6 +102,10 @@ impl Servers {
     /// The server has not answered, or nonsense.
     pub fn failed(&self, address: SocketAddr, now: u64) {
         self.with(address, |server| {
+            // What is lost at the same time is one failure, however many questions were under way.
+            if server.rests_until > now {
+                return;
+            }
             server.rests_until = now + (REST_SECS << server.failures.min(5)).min(REST_SECS_MAX);
             server.failures = server.failures.saturating_add(1);
         });
@@ -156,12 +162,14 @@ mod tests {
     #[test]
     fn patience_is_a_few_round_trips_and_grows_with_failures() {
         let servers = Servers::default();
-        assert_eq!(servers.patience(at(1)), PATIENCE.0);
+        assert_eq!(servers.patience(at(1)), PATIENCE_UNKNOWN);
         servers.answered(at(1), Duration::from_millis(200));
         assert_eq!(servers.patience(at(1)), Duration::from_millis(600));
-        servers.failed(at(1), 0);
-        assert_eq!(servers.patience(at(1)), PATIENCE.0 * 2);
-        (0..10).for_each(|_| servers.failed(at(1), 0));
+        (0..10).for_each(|_| servers.failed(at(1), 10));
+        assert_eq!(servers.patience(at(1)), Duration::from_millis(1200), "they were lost together");
+        (0..10).for_each(|n| servers.failed(at(1), 100 * n + 100));
         assert_eq!(servers.patience(at(1)), PATIENCE.1);
+        servers.answered(at(2), Duration::from_micros(200));
+        assert_eq!(servers.patience(at(2)), PATIENCE.0);
     }
 }

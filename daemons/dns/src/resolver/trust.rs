@@ -77,7 +77,7 @@ pub enum AnchorError {
 /// What the operator trusts, and what not. By default nothing is trusted, and so nothing is validated.
 #[derive(Clone, Debug, Default)]
 pub struct Anchors {
-    /// The data of DS records.
+    /// Each with the data of its DS records.
     trusted: Vec<(Name, Vec<Box<[u8]>>)>,
     negative: Vec<Name>,
 }
@@ -139,6 +139,21 @@ impl Anchors {
     /// Whether nothing is trusted: then nothing needs to be asked.
     pub fn is_empty(&self) -> bool {
         self.trusted.is_empty()
+    }
+
+    /// The zone whose keys must vouch for data about `about`: the one that its signature names, if that lies between it and the trust
+    /// anchor; else the one that `about` is found to be in.
+    ///
+    /// # Errors
+    /// The data need not be signed.
+    pub fn zone_of<'n>(&self, about: NameRef<'n>, signer: Option<NameRef<'n>>) -> Result<NameRef<'n>, Insecurity> {
+        match self.nearest(about) {
+            Anchor::Negative => Err(Insecurity::NegativeAnchor),
+            Anchor::None => Err(Insecurity::NoAnchor),
+            Anchor::Trusted(anchor, _) => {
+                Ok(signer.filter(|signer| about.is_within(*signer) && signer.is_within(anchor)).unwrap_or(about))
+            }
+        }
     }
 
     /// What counts for a name: the nearest that is said. At the same name, distrust is nearer.

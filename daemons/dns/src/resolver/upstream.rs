@@ -5,6 +5,7 @@
 //! one for each letter. What does not fit is counted and passed over; the true answer may still come.
 
 use crate::{
+    config::Config,
     message::{HEADER_OCTETS, Header},
     name::NameRef,
     rdata::{Class, Type},
@@ -12,18 +13,22 @@ use crate::{
     respond,
 };
 use prometheus_client::metrics::counter::Counter;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use shared::{
     metrics::Metrics,
     transcript::{Conversation, Transcript, Transport},
 };
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    num::NonZeroU16,
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, UdpSocket},
+    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
+    net::TcpSocket,
+    sync::MutexGuard,
     time::{Instant, timeout_at},
 };
 
@@ -39,6 +44,7 @@ pub struct Upstream {
     pub source: IpAddr,
     /// Who listens.
     pub transcript: Transcript,
+    weakness: Weakness,
     counters: Counters,
 }
 
@@ -47,7 +53,30 @@ struct Counters {
     udp: Counter,
     tcp: Counter,
     timeouts: Counter,
-    forged: Counter,
+    malformed: Counter,
+    wrong_id: Counter,
+    wrong_question: Counter,
+    not_an_answer: Counter,
+    floods: Counter,
+}
+
+/// What makes it easy to answer in another's place: for lessons (CLAIMS C127), and nowhere else.
+#[derive(Debug, Default)]
+pub struct Weakness {
+    /// All questions come from this port.
+    fixed_port: Option<NonZeroU16>,
+    /// Ids count up, and names keep their case.
+    next_id: Option<AtomicU16>,
+    /// With one port only one question at a time can be told from the others.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Weakness {
+    /// What a configuration wants.
+    pub fn of(config: &Config) -> Self {
+        let next_id = config.sequential_ids.then(|| AtomicU16::new(1));
+        Self { fixed_port: NonZeroU16::new(config.fixed_source_port), next_id, turn: tokio::sync::Mutex::default() }
+    }
 }
 
 /// One question.
@@ -68,6 +97,8 @@ pub struct Question<'q> {
 pub enum Recursion {
     /// It is set.
     Desired,
+    /// It is set, and so is CD: whoever validates himself wants to see all (RFC 6840 §5.9).
+    DesiredUnchecked,
     /// It is not: we go the way ourselves.
     NotDesired,
 }
@@ -89,17 +120,42 @@ pub enum Trouble {
     Forged(usize),
 }
 
+impl Trouble {
+    /// Whether there is no way to the server from here.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Trouble::Io(error) if [
+            io::ErrorKind::NetworkUnreachable,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::AddrNotAvailable,
+            // From a loopback address to any other (EINVAL).
+            io::ErrorKind::InvalidInput,
+        ]
+        .contains(&error.kind()))
+    }
+}
+
 impl Upstream {
     /// Asks from `source`, which may be unspecified.
-    pub fn new(source: IpAddr, transcript: Transcript, metrics: &Metrics) -> Self {
+    pub fn new(source: IpAddr, weakness: Weakness, transcript: Transcript, metrics: &Metrics) -> Self {
         let asked = |over| metrics.labelled("upstream_queries", "Questions to other servers", &[("transport", over)]);
+        let forged = |wrong| {
+            metrics.labelled(
+                "upstream_forged",
+                "Answers that do not fit the question, by what is wrong",
+                &[("wrong", wrong)],
+            )
+        };
         let counters = Counters {
             udp: asked("udp"),
             tcp: asked("tcp"),
             timeouts: metrics.counter("upstream_timeouts", "Questions to other servers without an answer in time"),
-            forged: metrics.counter("upstream_forged", "Answers that do not fit the question"),
+            malformed: metrics.counter("upstream_malformed", "Answers of other servers that are no messages"),
+            wrong_id: forged("id"),
+            wrong_question: forged("question"),
+            not_an_answer: forged("no answer"),
+            floods: forged("flood"),
         };
-        Self { source, transcript, counters }
+        Self { source, transcript, weakness, counters }
     }
 
     /// Asks `server`, and waits for so long; an answer that is cut off is fetched over TCP (RFC 7766 §5).
@@ -110,12 +166,14 @@ impl Upstream {
         let message = match self.ask_udp(server, question, wait).await {
             Ok(message) if !message.header.is_truncated() => return Ok(message),
             // Cut off; or forged, and over TCP nobody can guess.
-            Ok(_) | Err(Trouble::Forged(_)) => self.ask_tcp(server, question, wait * 2).await,
+            Ok(_) | Err(Trouble::Forged(_)) => Box::pin(self.ask_tcp(server, question, wait * 2)).await,
             Err(trouble) => Err(trouble),
         };
-        if let Err(Trouble::Timeout(_)) = message {
-            self.counters.timeouts.inc();
-        }
+        match message {
+            Err(Trouble::Timeout(_)) => self.counters.timeouts.inc(),
+            Err(Trouble::Malformed(_)) => self.counters.malformed.inc(),
+            _ => 0,
+        };
         message
     }
 
@@ -124,38 +182,69 @@ impl Upstream {
         SocketAddr::new(if self.source.is_ipv4() == server.is_ipv4() { self.source } else { any }, 0)
     }
 
+    /// A socket for one question; on a fixed port, with the turn to ask. The kernel chooses a port that nobody else can know, and lets in
+    /// what comes from this server only.
+    async fn socket_to(&self, server: SocketAddr) -> io::Result<(UdpSocket, Option<MutexGuard<'_, ()>>)> {
+        let mut source = self.source_for(server);
+        let mut turn = None;
+        if let Some(port) = self.weakness.fixed_port {
+            turn = Some(self.weakness.turn.lock().await);
+            source.set_port(port.get());
+        }
+        let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+        // Without an address of its own the socket gets one, and a random port, when it is connected: a system call less.
+        if !source.ip().is_unspecified() || source.port() != 0 {
+            rustix::net::bind(&socket, &source)?;
+        }
+        rustix::net::connect(&socket, &server)?;
+        Ok((socket.into(), turn))
+    }
+
     async fn ask_udp(&self, server: SocketAddr, question: Question<'_>, wait: Duration) -> Result<Message, Trouble> {
         self.counters.udp.inc();
-        // The kernel chooses a port that nobody else can know, and lets in what comes from this server only.
-        let socket = UdpSocket::bind(self.source_for(server)).await?;
-        socket.connect(server).await?;
-        let query = query(question)?;
-        let talk =
-            self.transcript.conversation(Transport::Udp, socket.local_addr()?, server).because_of(question.cause);
+        let (socket, _turn) = self.socket_to(server).await?;
+        let query = query(question, &self.weakness)?;
+        // Nobody looks at the address if nobody listens.
+        let local = if self.transcript.is_heard() { socket.local_addr()? } else { self.source_for(server) };
+        let talk = self.transcript.conversation(Transport::Udp, local, server).because_of(question.cause);
         tell_question(&talk, question, query.len());
         let (asked, deadline) = (&query[HEADER_OCTETS..], Instant::now() + wait);
-        socket.send(&query).await?;
+        socket.send(&query)?;
+        // The question is out before epoll knows of the socket, which is asked for what can be read only: one wake-up for each question.
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, for descriptors that are closed too early; this one owns its socket"
+        )]
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
         let mut buffer = vec![0; usize::from(UDP_OCTETS) + 1];
         for _ in 0..FORGERIES_MAX {
-            let octets = match timeout_at(deadline, socket.recv(&mut buffer)).await {
-                Err(_) => {
-                    talk.note(&Trouble::Timeout(wait).to_string());
-                    return Err(Trouble::Timeout(wait));
-                }
-                Ok(received) => received.inspect_err(|error| talk.note(&format!("nobody is there: {error}")))?,
+            let Ok(received) = timeout_at(deadline, receive(&socket, &mut buffer)).await else {
+                talk.note(&Trouble::Timeout(wait).to_string());
+                return Err(Trouble::Timeout(wait));
             };
+            let octets = received.inspect_err(|error| talk.note(&format!("nobody is there: {error}")))?;
             let answer = &mut buffer[..octets];
-            let is_ours = answer.starts_with(&query[..2])
-                && Header::parse(answer).is_some_and(Header::is_response)
-                && has_question(answer, asked, question.name);
-            restore_case(answer, question.name);
-            if !is_ours {
-                self.counters.forged.inc();
-                talk.note("an answer with another id or question is passed over");
+            let wrong = if !Header::parse(answer).is_some_and(Header::is_response) {
+                Some((&self.counters.not_an_answer, "no answer"))
+            } else if !answer.starts_with(&query[..2]) {
+                Some((&self.counters.wrong_id, "an answer with another id"))
+            } else if !has_question(answer, asked, question.name) {
+                Some((&self.counters.wrong_question, "an answer to another question"))
+            } else {
+                None
+            };
+            if let Some((counter, what)) = wrong {
+                counter.inc();
+                talk.note(&format!("{what} is passed over"));
                 continue;
             }
+            restore_case(answer, question.name);
             return read(&talk, answer);
         }
+        self.counters.floods.inc();
+        talk.note("so many wrong answers: somebody guesses, and over TCP nobody can");
         Err(Trouble::Forged(FORGERIES_MAX))
     }
 
@@ -165,7 +254,7 @@ impl Upstream {
             let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.bind(self.source_for(server))?;
             let mut stream = socket.connect(server).await?;
-            let query = query(question)?;
+            let query = query(question, &self.weakness)?;
             let talk =
                 self.transcript.conversation(Transport::Tcp, stream.local_addr()?, server).because_of(question.cause);
             talk.opened();
@@ -173,7 +262,10 @@ impl Upstream {
             stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).await?;
             let mut answer = vec![0; usize::from(stream.read_u16().await?)];
             stream.read_exact(&mut answer).await?;
-            let is_ours = answer.starts_with(&query[..2]) && Header::parse(&answer).is_some_and(Header::is_response);
+            let is_ours = answer.starts_with(&query[..2])
+                && Header::parse(&answer).is_some_and(Header::is_response)
+                && has_question(&answer, &query[HEADER_OCTETS..], question.name);
+            restore_case(&mut answer, question.name);
             let message =
                 if is_ours { read(&talk, &answer) } else { Err(Trouble::Malformed("it is no answer of ours")) };
             talk.closed();
@@ -183,22 +275,38 @@ impl Upstream {
     }
 }
 
+async fn receive(socket: &AsyncFd<UdpSocket>, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = socket.readable().await?;
+        if let Ok(received) = ready.try_io(|socket| socket.get_ref().recv(buffer)) {
+            return received;
+        }
+    }
+}
+
 /// A query with a random id, the letters of its name in random case, and EDNS with DO: what is validated later must have come
 /// with its signatures.
-fn query(question: Question<'_>) -> io::Result<Vec<u8>> {
+fn query(question: Question<'_>, weakness: &Weakness) -> io::Result<Vec<u8>> {
     let Question { name, rtype, recursion, .. } = question;
     let mut random = [0; 2 + 32];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    if let Some(next) = &weakness.next_id {
+        random = [0; 2 + 32];
+        random[..2].copy_from_slice(&next.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    }
     let mut query = random[..2].to_vec();
-    query.extend([u8::from(recursion == Recursion::Desired), 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+    let flags = match recursion {
+        Recursion::NotDesired => [0, 0],
+        Recursion::Desired => [1, 0],
+        Recursion::DesiredUnchecked => [1, 0x10],
+    };
+    query.extend(flags);
+    query.extend([0, 1, 0, 0, 0, 0, 0, 1]);
     let bits = random[2..].iter().flat_map(|octet| (0..8).map(move |bit| octet >> bit & 1));
     // Length octets are below 64, letters are above.
-    query.extend(
-        name.as_wire()
-            .iter()
-            .zip(bits)
-            .map(|(octet, bit)| if octet.is_ascii_alphabetic() { octet & !0x20 | bit << 5 } else { *octet }),
-    );
+    query.extend(name.as_wire().iter().zip(bits).map(|(octet, bit)| {
+        if octet.is_ascii_alphabetic() && weakness.next_id.is_none() { octet & !0x20 | bit << 5 } else { *octet }
+    }));
     query.extend(rtype.0.to_be_bytes());
     query.extend(Class::IN.0.to_be_bytes());
     query.extend([0, 0, 41]);
@@ -245,7 +353,11 @@ fn read(talk: &Conversation, answer: &[u8]) -> Result<Message, Trouble> {
 
 fn tell_question(talk: &Conversation, question: Question<'_>, octets: usize) {
     if talk.is_heard() {
-        let desired = if question.recursion == Recursion::Desired { " rd" } else { "" };
+        let desired = match question.recursion {
+            Recursion::NotDesired => "",
+            Recursion::Desired => " rd",
+            Recursion::DesiredUnchecked => " rd cd",
+        };
         talk.client(format!("{} {}?{desired}", question.name, question.rtype).as_bytes(), octets);
     }
 }
@@ -262,7 +374,8 @@ mod tests {
     #[test]
     fn questions_have_random_ids_and_random_case() {
         let name: Name = "www.someschool.edu".parse().unwrap();
-        let queries: Vec<Vec<u8>> = (0..100).map(|_| query(question(name.borrow())).unwrap()).collect();
+        let queries: Vec<Vec<u8>> =
+            (0..100).map(|_| query(question(name.borrow()), &Weakness::default()).unwrap()).collect();
         let mut names: Vec<&[u8]> = queries.iter().map(|query| &query[12..32]).collect();
         assert!(names.iter().all(|wire| NameRef::parse(wire).unwrap() == name.borrow()));
         names.sort_unstable();
@@ -277,7 +390,7 @@ mod tests {
     #[test]
     fn an_answer_repeats_the_question_in_its_case() {
         let name: Name = "www.fr".parse().unwrap();
-        let query = query(question(name.borrow())).unwrap();
+        let query = query(question(name.borrow()), &Weakness::default()).unwrap();
         let asked = &query[HEADER_OCTETS..];
         let mut answer = query.clone();
         answer[2] = 0x80;

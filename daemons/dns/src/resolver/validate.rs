@@ -21,7 +21,12 @@ use crate::{
     sign::{key_tag, seconds, signed_data},
 };
 use ring::{digest, signature};
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 /// Signatures that are checked for one question. Ten zones on the way down cost two each, twenty names between them three each (those
 /// of IPv6 addresses are long), sixteen aliases one each, the proofs at the end four. A check takes about 0.1 ms (`KeyTrap`,
@@ -48,15 +53,73 @@ const SHA384: u8 = 4;
 /// NSEC3's flag for gaps that may hold delegations without signatures (RFC 5155 §3.1.2.1).
 const OPT_OUT: u8 = 1;
 
+/// Signatures that were found right, as digests of key, data and signature. Each name that does not exist comes with the same SOA and
+/// with one of few gaps: what was right is right, and looking it up costs a hundredth of a check. When they expire is looked at each time.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Those of late, and those before: when the first is full, the second is forgotten.
+    generations: Mutex<[HashSet<[u8; 32]>; 2]>,
+}
+
+/// Digests in a generation: with the table's own octets, half a megabyte for both.
+const KNOWN_MAX: usize = 4096;
+
+impl Known {
+    fn digest(key: &Key, data: &[u8], signature: &[u8]) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        // The lengths keep the three apart.
+        for part in [&[key.algorithm], &*key.public, data, signature] {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
+        }
+        let mut octets = [0; 32];
+        octets.copy_from_slice(context.finish().as_ref());
+        octets
+    }
+
+    fn has(&self, digest: &[u8; 32]) -> bool {
+        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.iter().any(|known| known.contains(digest))
+    }
+
+    fn add(&self, digest: [u8; 32]) {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        if generations[0].len() == KNOWN_MAX {
+            generations[1] = std::mem::take(&mut generations[0]);
+        }
+        generations[0].insert(digest);
+    }
+}
+
 /// What has been done for a question so far.
 #[derive(Clone, Debug, Default)]
 pub struct Work {
     checks: u32,
     failures: u32,
     hashes: u32,
+    known: Option<Arc<Known>>,
 }
 
 impl Work {
+    /// None so far, by somebody who remembers which signatures are right.
+    pub fn of(known: Arc<Known>) -> Self {
+        Self { known: Some(known), ..Self::default() }
+    }
+
+    /// Whether a key has signed data: looked up, or found out.
+    fn is_signed(&self, key: &Key, data: &[u8], signature: &[u8]) -> bool {
+        let Some(known) = &self.known else { return key.has_signed(data, signature) };
+        let digest = Known::digest(key, data, signature);
+        if known.has(&digest) {
+            return true;
+        }
+        let is_signed = key.has_signed(data, signature);
+        if is_signed {
+            known.add(digest);
+        }
+        is_signed
+    }
+
     /// Signatures that were checked.
     pub fn checks(&self) -> u32 {
         self.checks
@@ -511,7 +574,7 @@ fn check(set: &Set, rrsig: &[u8], keys: &Keys, now: SystemTime, work: &mut Work)
     // Keys can have the same tag by chance (RFC 4034 §5.1.1), and by intent.
     for key in keys.all.iter().filter(|key| key.tag == rrsig.tag && key.algorithm == rrsig.algorithm) {
         work.check()?;
-        if key.has_signed(signed.get_or_insert_with(data), rrsig.signature) {
+        if work.is_signed(key, signed.get_or_insert_with(data), rrsig.signature) {
             let wildcard = (labels < own_labels).then_some(rrsig.labels);
             let ttl = set.ttl.min(rrsig.ttl).min(left.unsigned_abs());
             return Ok(Signed { wildcard, ttl });
@@ -520,6 +583,12 @@ fn check(set: &Set, rrsig: &[u8], keys: &Keys, now: SystemTime, work: &mut Work)
         reason = Bogus::WrongSignature;
     }
     Err(reason)
+}
+
+/// Who says that he has signed a set: of several, the one that is nearest to its owner. Whether it is true is not looked at.
+pub fn signer(set: &Set) -> Option<NameRef<'_>> {
+    let signers = set.signatures.iter().filter_map(|rrsig| Rrsig::parse(rrsig).map(|rrsig| rrsig.signer));
+    signers.filter(|signer| set.owner.borrow().is_within(*signer)).max_by_key(|signer| signer.label_count())
 }
 
 fn is_wildcard(name: NameRef<'_>) -> bool {

@@ -12,7 +12,7 @@ use crate::{
     rate::Rates,
     record::{Message, Record},
     resolver::{
-        scrub::{self, Asked, End, Said},
+        scrub::{self, Asked, End, Said, Way},
         trust::{Anchors, Chain, Links, Need, State, ToldDs},
     },
     respond::{Asker, Carrier, Policy, Response, World, respond},
@@ -72,7 +72,7 @@ fn ask(world: &World, about: &Name, rtype: Type) -> Message {
 }
 
 fn read(message: &Message, zone: &Name, about: &Name, rtype: Type) -> Said {
-    scrub::read(message, Asked { zone: zone.borrow(), name: about.borrow(), rtype })
+    scrub::read(message, Asked { zone: zone.borrow(), name: about.borrow(), rtype, way: Way::Down })
 }
 
 /// The keys of a zone, which we trust as they are.
@@ -98,23 +98,24 @@ fn judge(said: &Said, rtype: Type, keys: &Keys) -> Result<Proved, Bogus> {
             worst = proved;
         }
     };
-    let data = |it: &Set, proofs: &[Arc<Set>], work: &mut Work| match set(it, keys, now(), work)?.wildcard {
+    let data = |it: &Set, work: &mut Work| match set(it, keys, now(), work)?.wildcard {
         None => Ok(Proved::Secure),
         Some(encloser) => {
-            let proofs = Denial { soa: None, proofs: proofs.to_vec() };
+            let proofs = Denial { soa: None, proofs: it.proofs.clone() };
             let claim = Claim::Expanded(encloser);
             denial(&proofs, it.owner.borrow(), claim, keys, now(), work).map(|denied| denied.proved)
         }
     };
     match said {
         Said::Answer(answer) => {
-            for alias in &answer.aliases {
-                take(data(alias, &answer.proofs, &mut work)?);
+            for alias in answer.aliases.iter().filter(|alias| !alias.is_made) {
+                take(data(alias, &mut work)?);
             }
             let (denied, claim) = match &answer.end {
                 End::Leads => return Ok(worst),
+                End::Data(set) if set.is_made => return Ok(worst),
                 End::Data(set) => {
-                    take(data(set, &answer.proofs, &mut work)?);
+                    take(data(set, &mut work)?);
                     return Ok(worst);
                 }
                 End::NoData(denied) => (denied, Claim::NoData(rtype)),
@@ -125,7 +126,7 @@ fn judge(said: &Said, rtype: Type, keys: &Keys) -> Result<Proved, Bogus> {
         Said::Referral(referral) => {
             let below = referral.servers.owner.borrow();
             if let Some(ds) = referral.about_keys.iter().find(|set| set.rtype == Type::DS) {
-                take(data(ds, &[], &mut work)?);
+                take(data(ds, &mut work)?);
             } else {
                 let proofs = Denial { soa: None, proofs: referral.about_keys.clone() };
                 match cut(&proofs, below, keys, now(), &mut work)?.0 {
@@ -140,11 +141,6 @@ fn judge(said: &Said, rtype: Type, keys: &Keys) -> Result<Proved, Bogus> {
     Ok(worst)
 }
 
-/// RFC 6672 §5.3.1: the CNAME that is made of a DNAME is not signed. Whoever asks for nothing but it gets nothing to validate.
-fn is_synthesized(message: &Message, rtype: Type) -> bool {
-    rtype == Type::CNAME && message.answers.iter().any(|record| record.rtype == Type::DNAME)
-}
-
 /// All sets in what was said.
 fn sets_of(said: &mut Said) -> Vec<&mut Set> {
     let sets: Vec<&mut Arc<Set>> = match said {
@@ -157,7 +153,8 @@ fn sets_of(said: &mut Said) -> Vec<&mut Set> {
                 }
                 End::Leads => vec![],
             };
-            answer.aliases.iter_mut().chain(end).collect()
+            // RFC 6672 §5.3.1: the CNAME that is made of a DNAME is not signed.
+            answer.aliases.iter_mut().chain(end).filter(|set| !set.is_made).collect()
         }
         Said::Referral(referral) => referral.about_keys.iter_mut().collect(),
         Said::Useless(_) => vec![],
@@ -165,12 +162,65 @@ fn sets_of(said: &mut Said) -> Vec<&mut Set> {
     sets.into_iter().map(Arc::make_mut).collect()
 }
 
+#[test]
+fn a_signature_that_was_right_is_known_and_no_other_is() {
+    let (world, origin) = (world(vec![shipped("nsec.test")]), name("nsec.test"));
+    let keys = keys_of(&world, &origin);
+    let known = Arc::new(Known::default());
+    let about = name("www.nsec.test");
+    let Said::Answer(scrub::Answer { end: End::Data(data), .. }) =
+        read(&ask(&world, &about, Type::A), &origin, &about, Type::A)
+    else {
+        panic!("no data")
+    };
+    let judge = |it: &Set, now| set(it, &keys, now, &mut Work::of(Arc::clone(&known)));
+    let count = || known.generations.lock().unwrap()[0].len();
+    for _ in 0..2 {
+        assert!(judge(&data, now()).is_ok());
+        assert_eq!(count(), 1);
+    }
+    // The same signature, and other data; other data's signature; and its time is over whether it is known or not.
+    let mut other = Set::clone(&data);
+    other.signatures[0][40] ^= 1;
+    assert_eq!(judge(&other, now()), Err(Bogus::WrongSignature));
+    let moved = Set::clone(&data).at(name("ns.nsec.test").borrow());
+    assert_eq!(judge(&moved, now()), Err(Bogus::WrongSignature));
+    assert_eq!(judge(&data, now() + Duration::from_secs(1 << 30)), Err(Bogus::Expired));
+    assert_eq!(count(), 1);
+    for number in 0..3 * KNOWN_MAX {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&number.to_be_bytes());
+        known.add(digest);
+    }
+    let all = known.generations.lock().unwrap();
+    assert!(all.iter().map(HashSet::len).sum::<usize>() <= 2 * KNOWN_MAX);
+}
+
+/// Proofs, wherever they stand: those of a denial, and those that go with what a wildcard made.
+fn proofs_of(said: &mut Said) -> Vec<&mut Vec<Arc<Set>>> {
+    match said {
+        Said::Answer(answer) => {
+            let (data, denied) = match &mut answer.end {
+                End::Data(set) => (Some(set), None),
+                End::NoData(denial) | End::NoName(denial) => (None, Some(&mut Arc::make_mut(denial).proofs)),
+                End::Leads => (None, None),
+            };
+            let made = answer.aliases.iter_mut().chain(data).map(|set| &mut Arc::make_mut(set).proofs);
+            denied.into_iter().chain(made).filter(|proofs| !proofs.is_empty()).collect()
+        }
+        Said::Referral(referral) => vec![&mut referral.about_keys],
+        Said::Useless(_) => vec![],
+    }
+}
+
 /// Changes bits of a signature, wherever the set stands.
 fn with_flipped(said: &Said, set: usize, octet: usize, bits: u8) -> Said {
     let mut said = said.clone();
     sets_of(&mut said)[set].signatures[0][octet] ^= bits;
-    if let Said::Answer(scrub::Answer { end: End::NoData(denial) | End::NoName(denial), proofs, .. }) = &mut said {
-        proofs.clone_from(&denial.proofs);
+    if let [denied, made @ ..] = &mut proofs_of(&mut said)[..] {
+        for proofs in made {
+            proofs.clone_from(denied);
+        }
     }
     said
 }
@@ -178,16 +228,9 @@ fn with_flipped(said: &Said, set: usize, octet: usize, bits: u8) -> Said {
 /// Takes one of the proofs out; `None` if there is none with this number.
 fn without_proof(said: &Said, number: usize) -> Option<Said> {
     let mut said = said.clone();
-    match &mut said {
-        Said::Answer(scrub::Answer { end: End::NoData(denial) | End::NoName(denial), proofs, .. }) => {
-            let denial = Arc::make_mut(denial);
-            (number < denial.proofs.len()).then(|| denial.proofs.remove(number))?;
-            proofs.clone_from(&denial.proofs);
-        }
-        Said::Answer(scrub::Answer { proofs, .. }) | Said::Referral(scrub::Referral { about_keys: proofs, .. }) => {
-            (number < proofs.len()).then(|| proofs.remove(number))?;
-        }
-        Said::Useless(_) => return None,
+    let owner = proofs_of(&mut said).first()?.get(number)?.owner.clone();
+    for proofs in proofs_of(&mut said) {
+        proofs.retain(|proof| proof.owner != owner);
     }
     Some(said)
 }
@@ -218,9 +261,6 @@ fn every_answer_of_the_signed_zones_is_right_and_none_without_its_proofs() {
         let (mut proofs, mut opted_out) = (0, 0);
         for (about, rtype) in names.iter().flat_map(|about| TYPES.map(|rtype| (about, rtype))) {
             let message = ask(&world, about, rtype);
-            if is_synthesized(&message, rtype) {
-                continue;
-            }
             let said = read(&message, &origin, about, rtype);
             // RFC 4035 §3.1.4.1: of its own DS, a zone knows nothing.
             if rtype == Type::DS && *about == origin {
@@ -297,9 +337,6 @@ proptest! {
         for (label, rtype) in questions {
             let (about, rtype) = (name(&format!("{label}.example")), TYPES[rtype]);
             let message = ask(&world, &about, rtype);
-            if is_synthesized(&message, rtype) {
-                continue;
-            }
             let said = read(&message, &origin, &about, rtype);
             // Aliases in a circle are answered, and read by nobody.
             if matches!(said, Said::Useless(_)) {

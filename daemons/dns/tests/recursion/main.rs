@@ -2,181 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use dns::{Config, Server, ZoneFile, message::Rcode, name::Name, rdata::Type, record::Message};
-use shared::{
-    Shared,
-    daemon::StartError,
-    transcript::{self, Heard, Hub, Kind},
-};
-use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+mod hostile;
+mod internet;
+mod lessons;
+mod validation;
+
+use dns::{message::Rcode, name::Name, rdata::Type};
+use internet::{CREPES, EDU, FR, Internet, ROOT, SCHOOL, addresses, explained, explanation, liar, query, reply};
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 use tokio::{net::UdpSocket, time::timeout};
-use tokio_util::sync::CancellationToken;
-
-/// Where the servers are; all use the port that was free for the first of them.
-const ROOT: &str = "127.9.0.1";
-const FR: &str = "127.9.0.2";
-const EDU: &str = "127.9.0.3";
-const CREPES: &str = "127.9.1.53";
-const SCHOOL: &str = "127.9.3.53";
-const LIAR: &str = "127.9.6.6";
-
-const ZONES: [(&str, &str, &str); 5] = [
-    (
-        ROOT,
-        ".",
-        "@ NS a.root.\na.root. A 127.9.0.1\nfr. NS ns.nic.fr.\nns.nic.fr. A 127.9.0.2\nedu. NS ns.nic.edu.\nns.nic.edu. A 127.9.0.3\n",
-    ),
-    (
-        FR,
-        "fr",
-        "@ NS ns.nic\nns.nic A 127.9.0.2\ncrepes NS ns.crepes\nns.crepes A 127.9.1.53\n\
-         ; Its server's address is in the other top-level domain.\nglueless NS ns.school.edu.\n\
-         ; The first does not serve it, the second is not there.\nlame NS ns.nic\nlame NS dead\nlame NS ns.crepes\ndead A 127.9.9.9\n\
-         ; Each waits for the other.\ncircle NS ns.circle2.edu.\n\
-         evil NS ns.evil\nns.evil A 127.9.6.6\n",
-    ),
-    (
-        EDU,
-        "edu",
-        "@ NS ns.nic\nns.nic A 127.9.0.3\nschool NS ns.school\nns.school A 127.9.3.53\ncircle2 NS ns.circle.fr.\n",
-    ),
-    (
-        CREPES,
-        "crepes.fr",
-        "@ NS ns\nns A 127.9.1.53\nwww A 192.0.2.1\nwww A 192.0.2.2\nalias CNAME www.school.edu.\nfar DNAME school.edu.\n\
-         loop CNAME pool\npool CNAME loop\nbare TXT \"no address\"\n",
-    ),
-    (SCHOOL, "school.edu", "@ NS ns\nns A 127.9.3.53\nwww A 192.0.2.3\nmany TXT \"0\"\n"),
-];
-
-/// A small Internet, and a resolver in it.
-struct Internet {
-    resolver: SocketAddr,
-    port: u16,
-    hub: Hub,
-    stop: CancellationToken,
-    tasks: Vec<tokio::task::JoinHandle<Result<(), StartError>>>,
-    _dir: tempfile::TempDir,
-}
-
-fn config(address: &str, port: u16) -> Config {
-    Config { listen: vec![SocketAddr::new(address.parse().unwrap(), port)], rate: 0, ..Config::default() }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the test waits for its tasks itself")]
-fn run(server: Server, stop: &CancellationToken) -> tokio::task::JoinHandle<Result<(), StartError>> {
-    tokio::spawn(server.run(stop.clone()))
-}
-
-impl Internet {
-    fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let many: String = (0..200)
-            .fold(String::new(), |zone, n| zone + &format!("many TXT \"a text that makes the set long, {n}\"\n"));
-        let (stop, mut tasks, mut port) = (CancellationToken::new(), vec![], 0);
-        let extra = ["glueless.fr", "lame.fr"];
-        for (address, zone, text) in ZONES {
-            let write = |zone: &str, text: &str| {
-                let file = dir.path().join(format!("{}.zone", zone.replace('.', "_")));
-                fs::write(&file, format!("$TTL 1h\n@ SOA ns.nic.fr. root.nic.fr. 1 1h 15m 1w 5m\n{text}")).unwrap();
-                ZoneFile { name: zone.to_owned(), file: Some(file), ..ZoneFile::default() }
-            };
-            let mut config = config(address, port);
-            config.zones.push(write(zone, &format!("{text}{}", if zone == "school.edu" { &*many } else { "" })));
-            match address {
-                SCHOOL => config.zones.push(write(extra[0], "@ NS ns.school.edu.\nwww A 192.0.2.4\n")),
-                CREPES => config.zones.push(write(extra[1], "@ NS ns.crepes.fr.\nwww A 192.0.2.5\n")),
-                _ => {}
-            }
-            let server = Server::bind(&config, &Shared::for_tests("dns")).unwrap();
-            port = server.local_addrs()[0].address.port();
-            tasks.push(run(server, &stop));
-        }
-        let hints = dir.path().join("root.hints");
-        fs::write(&hints, format!(". 3600 NS a.root.\na.root. 3600 A {ROOT}\n")).unwrap();
-        let mut config = config("127.9.2.2", 0);
-        config.recurse = true;
-        config.hints = Some(hints);
-        config.minimise_names = false;
-        config.query_ipv6 = false;
-        config.peer_port = port;
-        change(&mut config);
-        let hub = Hub::new(&transcript::Config { ring: 5000, ..transcript::Config::default() }).unwrap();
-        let shared = Shared { transcript: hub.transcript("dns", "resolver"), ..Shared::for_tests("dns") };
-        let server = Server::bind(&config, &shared).unwrap();
-        let resolver = server.local_addrs()[0].address;
-        tasks.push(run(server, &stop));
-        Self { resolver, port, hub, stop, tasks, _dir: dir }
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        for task in self.tasks {
-            task.await.unwrap().unwrap();
-        }
-    }
-
-    async fn ask(&self, name: &str, rtype: Type) -> Message {
-        self.send(&query(name, rtype, 1)).await
-    }
-
-    async fn send(&self, query: &[u8]) -> Message {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.send_to(query, self.resolver).await.unwrap();
-        let mut answer = [0; 4096];
-        let octets = timeout(Duration::from_secs(20), socket.recv(&mut answer)).await.expect("an answer").unwrap();
-        Message::parse(&answer[..octets]).unwrap()
-    }
-
-    /// What the resolver said and heard since it was asked last: `C:` and `S:` lines, with who was asked.
-    async fn heard(&self) -> Vec<String> {
-        let mut subscription = self.hub.subscribe();
-        let mut lines = vec![];
-        // The ring has all of it already.
-        while let Ok(Some(Heard::Event(event))) = timeout(Duration::ZERO, subscription.next()).await {
-            if matches!(event.kind, Kind::Client | Kind::Server) {
-                lines.push(format!("{} {} {}", event.kind.mark(), event.remote.ip(), event.line));
-            }
-        }
-        lines
-    }
-
-    /// How often a server was asked.
-    async fn asked(&self, server: &str) -> usize {
-        self.heard().await.iter().filter(|line| line.starts_with(&format!("C: {server} "))).count()
-    }
-}
-
-fn query(name: &str, rtype: Type, recursion_desired: u8) -> Vec<u8> {
-    let name: Name = name.parse().unwrap();
-    let [high, low] = rtype.0.to_be_bytes();
-    let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
-    [&[1, 2, recursion_desired, 0, 0, 1, 0, 0, 0, 0, 0, 1], name.borrow().as_wire(), &[high, low, 0, 1], &opt].concat()
-}
-
-/// The addresses in an answer.
-fn addresses(message: &Message) -> Vec<String> {
-    let addresses = message.answers.iter().filter(|record| record.rtype == Type::A);
-    let mut texts: Vec<String> =
-        addresses.map(|record| IpAddr::from(*record.rdata.first_chunk::<4>().unwrap()).to_string()).collect();
-    texts.sort();
-    texts
-}
-
-/// The text of the extended error.
-fn explanation(message: &Message) -> String {
-    let opt = message.additional.iter().find(|record| record.rtype == Type::OPT).unwrap();
-    let at = opt.rdata.windows(2).position(|code| code == [0, 15]).map_or(opt.rdata.len(), |at| at + 6);
-    String::from_utf8_lossy(&opt.rdata[at..]).into_owned()
-}
 
 /// C108: the textbook's figure has eight numbered messages.
 #[tokio::test]
@@ -357,40 +191,6 @@ async fn names_are_shown_label_by_label() {
     internet.stop().await;
 }
 
-/// A server that lies: what it says to a question is up to the test. Counts how often it is asked.
-async fn liar(port: u16, says: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Arc<AtomicUsize> {
-    let socket = UdpSocket::bind((LIAR, port)).await.unwrap();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
-    tokio::spawn(async move {
-        let mut buffer = [0; 4096];
-        while let Ok((octets, peer)) = socket.recv_from(&mut buffer).await {
-            count.fetch_add(1, Ordering::SeqCst);
-            for answer in says(&buffer[..octets]) {
-                socket.send_to(&answer, peer).await.unwrap();
-            }
-        }
-    });
-    asked
-}
-
-/// The question, answered with AA and records: owner, type, data.
-fn reply(query: &[u8], counts: [u8; 3], records: &[(&str, Type, Vec<u8>)]) -> Vec<u8> {
-    let question = 12 + query[12..].iter().position(|octet| *octet == 0).unwrap() + 5;
-    let mut answer = query[..question].to_vec();
-    (answer[2], answer[3]) = (0x84, 0);
-    (answer[7], answer[9], answer[11]) = (counts[0], counts[1], counts[2]);
-    for (owner, rtype, rdata) in records {
-        answer.extend(owner.parse::<Name>().unwrap().borrow().as_wire());
-        answer.extend(rtype.0.to_be_bytes());
-        answer.extend([0, 1, 0, 0, 14, 16]);
-        answer.extend((rdata.len() as u16).to_be_bytes());
-        answer.extend(rdata);
-    }
-    answer
-}
-
 /// C127: forged answers with another id, or the name in another case, are passed over and counted.
 #[tokio::test]
 async fn forged_answers_are_passed_over() {
@@ -475,4 +275,75 @@ async fn silence_is_told_as_such() {
     );
     assert!((2..=8).contains(&asked.load(Ordering::SeqCst)));
     internet.stop().await;
+}
+
+/// `forward`: those who do the asking for us are asked for the whole name, one after the other, and nobody else.
+#[tokio::test]
+async fn who_forwards_asks_nobody_else() {
+    let first = Internet::start(|_| {});
+    let (dead, alive) = (SocketAddr::from(([127, 9, 9, 9], 1)), first.resolver);
+    let second = Internet::start(|config| {
+        config.forward = vec![dead, alive];
+        config.minimise_names = true;
+    });
+    assert_eq!(addresses(&second.ask("www.school.edu", Type::A).await), ["192.0.2.3"]);
+    assert_eq!(addresses(&second.ask("alias.crepes.fr", Type::A).await), ["192.0.2.3"]);
+    assert_eq!(second.ask("nothing.crepes.fr", Type::A).await.header.rcode(), Rcode::NXDOMAIN);
+    assert_eq!(second.ask("bare.crepes.fr", Type::A).await.authority[0].rtype, Type::SOA);
+    let heard = second.heard().await;
+    assert!(
+        heard
+            .iter()
+            .all(|line| line.contains(" 127.0.0.1 ") || line.contains(" 127.9.9.9 ") || line.contains(" 127.9.2.2 ")),
+        "{heard:#?}"
+    );
+    assert!(heard.contains(&"C: 127.9.2.2 www.school.edu. A? rd".to_owned()), "{heard:#?}");
+    second.stop().await;
+
+    // Nobody answers there: that is told, unless the root may be asked instead.
+    let third = Internet::start(|config| config.forward = vec![dead]);
+    let answer = third.ask("www.school.edu", Type::A).await;
+    assert_eq!((answer.header.rcode(), explained(&answer)), (Rcode::SERVFAIL, Some(22)));
+    assert_eq!(third.asked(ROOT).await, 0);
+    third.stop().await;
+    let fourth = Internet::start(|config| (config.forward, config.forward_only) = (vec![dead], false));
+    assert_eq!(addresses(&fourth.ask("www.school.edu", Type::A).await), ["192.0.2.3"]);
+    fourth.stop().await;
+    first.stop().await;
+}
+
+/// `local`: some names are answered here, whatever others say, also where an alias of theirs leads to one.
+#[tokio::test]
+async fn some_names_are_answered_here() {
+    let lines = ["www.school.edu A 192.0.2.77", "ads.crepes.fr CNAME .", "shop.crepes.fr 5 CNAME www.crepes.fr"];
+    let internet = Internet::start(|config| config.local = lines.map(str::to_owned).to_vec());
+    let own = internet.ask("www.school.edu", Type::A).await;
+    assert_eq!((addresses(&own), explained(&own)), (vec!["192.0.2.77".to_owned()], Some(4)));
+    assert_eq!(internet.ask("www.school.edu", Type::MX).await.answers.len(), 0);
+    let blocked = internet.ask("ads.crepes.fr", Type::A).await;
+    assert_eq!((blocked.header.rcode(), explained(&blocked)), (Rcode::NXDOMAIN, Some(15)));
+    assert_eq!(addresses(&internet.ask("localhost", Type::A).await), ["127.0.0.1"]);
+    assert_eq!(internet.asked(ROOT).await, 0);
+    for _ in 0..2 {
+        assert_eq!(addresses(&internet.ask("alias.crepes.fr", Type::A).await), ["192.0.2.77"]);
+        let shop = internet.ask("shop.crepes.fr", Type::A).await;
+        assert_eq!((addresses(&shop).len(), shop.answers[0].ttl), (2, 5));
+    }
+    internet.stop().await;
+}
+
+/// A host without a way to some servers, as one without IPv6, loses no time with them.
+#[tokio::test]
+async fn servers_out_of_reach_cost_no_try() {
+    let dead: Vec<SocketAddr> = (1..30).map(|n| SocketAddr::from(([192, 0, 2, n], 53))).collect();
+    let first = Internet::start(|_| {});
+    let alive = first.resolver;
+    let second = Internet::start(|config| {
+        // From a loopback address there is no way out.
+        config.query_from = "127.9.2.2".parse().unwrap();
+        config.forward = [&dead[..], &[alive]].concat();
+    });
+    assert_eq!(addresses(&second.ask("www.school.edu", Type::A).await), ["192.0.2.3"]);
+    second.stop().await;
+    first.stop().await;
 }
