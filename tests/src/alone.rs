@@ -55,5 +55,7 @@ pub fn test(name: &str) -> Result<bool> {
         again([name, "--exact", "--include-ignored", "--nocapture"])?.output().context("cannot start unshare")?;
     let said = String::from_utf8_lossy(&ended.stdout);
     ensure!(ended.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&ended.stderr));
+    // With the figures that the test printed.
+    print!("{said}");
     Ok(false)
 }
