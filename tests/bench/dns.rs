@@ -18,14 +18,14 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use tests::contest::{self, Better, Figure, OURS, Runs};
+use tests::contest::{self, Better, Figure, OURS, Report, Runs};
 use tests::dns::{Answer, Over, Type, ask};
-use tests::process::{PATIENCE, Server, built_program, find_program, free_address, pause};
+use tests::dnsperf::{self, Outcome, Pace, Queries};
+use tests::process::{PATIENCE, Server, built_program, find_program, free_address, pause, version};
 use tests::table::figure;
 
 /// Measures tomte-dns, Knot, NSD and BIND side by side.
@@ -65,9 +65,6 @@ enum Column {
     /// From the start of the program to the first answer, and its memory, with 1,000,000 records.
     Load,
 }
-
-/// How many clients ask, each from its own port: enough that both workers of a server get their share of them.
-const CLIENTS: u32 = 32;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -247,13 +244,6 @@ zone "{ZONE}" {{ type primary; file "{zone}"; }};
     }
 }
 
-/// The first line that a program prints about itself, on whichever of the two outputs.
-fn version(program: &Path, flag: &str) -> Result<String> {
-    let output = Command::new(program).arg(flag).output().with_context(|| program.display().to_string())?;
-    let told = [output.stdout, output.stderr].concat();
-    Ok(String::from_utf8_lossy(&told).lines().next().unwrap_or("unknown").trim().to_owned())
-}
-
 /// The zone: `host-0.example` to `host-N.example`, each with an address of its own.
 const ZONE: &str = "example";
 
@@ -345,84 +335,34 @@ fn is_nxdomain(answer: &Answer) -> bool {
     answer.rcode == 3 && answer.authoritative && answer.answers.is_empty() && answer.additional.is_empty() && right
 }
 
-/// What dnsperf tells.
-#[derive(Debug)]
-struct Told {
-    completed: u64,
-    lost: u64,
-    noerror: u64,
-    nxdomain: u64,
-    seconds: f64,
-    /// How long each query took, in seconds; only if every query was to be told.
-    waits: Vec<f64>,
-}
-
-impl Told {
-    fn read(text: &str) -> Result<Self> {
-        // `  Queries completed:    209999 (100.00%)`
-        let word = |key: &str| {
-            let line = text.lines().find_map(|line| line.trim_start().strip_prefix(key));
-            line.and_then(|rest| rest.split_ascii_whitespace().next()).with_context(|| format!("no `{key}`"))
-        };
-        // `  Response codes:       NOERROR 105000 (50.00%), NXDOMAIN 104999 (50.00%)`
-        let codes = text.lines().find_map(|line| line.trim_start().strip_prefix("Response codes:")).unwrap_or("");
-        let code = |name: &str| {
-            let mut codes = codes.split(',').map(str::split_ascii_whitespace);
-            let count = codes.find_map(|mut words| words.next().filter(|word| *word == name).and(words.next()));
-            count.map_or(Ok(0), str::parse)
-        };
-        // `> NOERROR host-1.example A 0.000123`
-        let waits = text.lines().filter_map(|line| line.strip_prefix("> ")?.rsplit(' ').next()?.parse().ok());
-        Ok(Self {
-            completed: word("Queries completed:")?.parse()?,
-            lost: word("Queries lost:")?.parse()?,
-            noerror: code("NOERROR")?,
-            nxdomain: code("NXDOMAIN")?,
-            seconds: word("Run time (s):")?.parse()?,
-            waits: waits.collect(),
-        })
+/// Loads a server. It must win neither by losing queries nor by answering them wrongly: the RCODEs are counted.
+fn load(column: Column, server: SocketAddr, flags: &Flags, bench: &Bench) -> Result<Outcome> {
+    let outcome = Queries {
+        server,
+        questions: &bench.questions(column)?,
+        over: if column == Column::Tcp { Over::Tcp } else { Over::Udp },
+        pace: if column == Column::Latency { Pace::PerSecond(5000) } else { Pace::AsFastAsItGoes },
+        passes: None,
+        duration: Duration::from_secs(flags.seconds),
     }
-}
-
-/// Runs dnsperf. A server must win neither by losing queries nor by answering them wrongly: the RCODEs are counted, and what
-/// is lost may only be what a full socket buffer drops.
-fn load(column: Column, server: SocketAddr, flags: &Flags, bench: &Bench) -> Result<Told> {
-    let mut dnsperf = Command::new(find_program("dnsperf", "dnsperf")?);
-    dnsperf.args(["-s", &server.ip().to_string(), "-p", &server.port().to_string(), "-W"]);
-    dnsperf.args(["-c", &CLIENTS.to_string(), "-l", &flags.seconds.to_string()]);
-    dnsperf.arg("-d").arg(bench.questions(column)?);
-    dnsperf.args(["-m", if column == Column::Tcp { "tcp" } else { "udp" }]);
-    if column == Column::Latency {
-        dnsperf.args(["-T", "1", "-Q", "5000", "-v"]);
-    } else {
-        dnsperf.args(["-T", "2"]);
-    }
-    let output = dnsperf.output().context("cannot start dnsperf")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "dnsperf: {}{text}", String::from_utf8_lossy(&output.stderr));
-    let told = Told::read(&text).with_context(|| format!("dnsperf reported {text}"))?;
-    let Told { completed, lost, noerror, nxdomain, .. } = told;
-    ensure!(completed > 0 && lost * 1000 <= completed, "{completed} queries answered, {lost} lost");
-    ensure!(noerror + nxdomain == completed, "some answers are neither NOERROR nor NXDOMAIN:\n{text}");
+    .run()?;
+    let Outcome { completed, lost, nxdomain, .. } = outcome;
     let wanted = if column == Column::Nxdomain { completed / 2 } else { 0 };
     // Questions are asked in turn; only those that are lost or under way at the end can shift the halves.
     ensure!(nxdomain.abs_diff(wanted) <= lost + 1000, "{nxdomain} of {completed} answers are NXDOMAIN");
-    Ok(told)
+    Ok(outcome)
 }
 
 /// The figures of one run, in the order of [`Column::figures`].
 fn measure(column: Column, server: &Server, flags: &Flags, bench: &Bench) -> Result<Vec<f64>> {
     let before = server.cpu()?;
-    let told = load(column, server.address(), flags, bench)?;
-    let cost = server.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / told.completed as f64;
-    if column != Column::Latency {
-        return Ok(vec![told.completed as f64 / told.seconds, cost]);
-    }
-    let mut waits = told.waits;
-    ensure!(waits.len() as u64 == told.completed, "dnsperf told {} of {} queries", waits.len(), told.completed);
-    waits.sort_by(f64::total_cmp);
-    let percentile = |percent: usize| waits[(waits.len() - 1) * percent / 100] * 1e3;
-    Ok(vec![percentile(99), percentile(50), cost])
+    let outcome = load(column, server.address(), flags, bench)?;
+    let cost = server.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / outcome.completed as f64;
+    Ok(if column == Column::Latency {
+        vec![outcome.percentile_ms(99)?, outcome.percentile_ms(50)?, cost]
+    } else {
+        vec![outcome.rate(), cost]
+    })
 }
 
 /// Starts a server with the large zone.
@@ -477,31 +417,15 @@ fn main() -> Result<()> {
     for kind in &flags.servers {
         versions.push((kind.name(), kind.version(&kind.program(&flags)?)?));
     }
-    let dnsperf = Command::new(find_program("dnsperf", "dnsperf")?).arg("-h").output()?;
-    let dnsperf = String::from_utf8_lossy(&dnsperf.stdout)
-        .lines()
-        .find_map(|line| line.strip_prefix("Version "))
-        .map(str::to_owned);
-    versions.push(("dnsperf".to_owned(), dnsperf.unwrap_or_else(|| "unknown".to_owned())));
+    versions.push(("dnsperf".to_owned(), dnsperf::version()?));
     let bench = Bench::create()?;
     let wanted = if flags.only.is_empty() { Column::value_variants() } else { &flags.only };
     let columns = wanted.iter().map(|column| run_column(*column, &flags, &bench)).collect::<Result<Vec<_>>>()?;
+    let report = Report { rounds: flags.rounds, seconds: flags.seconds, versions, columns };
     if flags.json {
-        let value = serde_json::json!({
-            "rounds": flags.rounds,
-            "seconds": flags.seconds,
-            "versions": versions.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-            "columns": columns.iter().map(contest::Column::to_json).collect::<Vec<_>>(),
-        });
-        println!("{value:#}");
+        println!("{:#}", report.to_json());
     } else {
-        for (name, version) in &versions {
-            println!("{name}: {version}");
-        }
-        let processors = std::thread::available_parallelism()?;
-        println!("{} rounds of {} s, medians, {processors} processors\n", flags.rounds, flags.seconds);
-        print!("{}", contest::table(&columns));
-        println!("\nours/best: above 1 ours is ahead of the best peer, in time, memory and processor alike.");
+        print!("{report}");
     }
     Ok(())
 }
@@ -509,17 +433,6 @@ fn main() -> Result<()> {
 #[cfg(test)]
 mod checks {
     use super::*;
-
-    #[test]
-    fn what_dnsperf_tells_is_read() {
-        let text = "> NOERROR host-0.example A 0.000250\n> NXDOMAIN nobody-7919.example A 0.000125\n\nStatistics:\n\n  \
-            Queries sent:         3\n  Queries completed:    2 (66.67%)\n  Queries lost:         1 (33.33%)\n\n  \
-            Response codes:       NOERROR 1 (50.00%), NXDOMAIN 1 (50.00%)\n  Run time (s):         1.500000\n";
-        let told = Told::read(text).unwrap();
-        assert_eq!((told.completed, told.lost, told.noerror, told.nxdomain), (2, 1, 1, 1));
-        assert_eq!((told.seconds, told.waits), (1.5, vec![0.000_25, 0.000_125]));
-        assert!(Told::read("Usage: dnsperf").is_err());
-    }
 
     #[test]
     fn every_number_comes_once() {

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use tests::contest::{self, Better, Figure, OURS, Runs};
-use tests::process::{PATIENCE, Server, built_program, find_program, free_address};
+use tests::contest::{self, Better, Figure, OURS, Report, Runs};
+use tests::process::{PATIENCE, Server, built_program, find_program, free_address, version};
 use tests::table::figure;
 
 /// Measures tomte-pop3 and Dovecot side by side.
@@ -375,27 +375,15 @@ fn main() -> Result<()> {
     debug_assert_eq!(Kind::Ours.name(), OURS);
     let mut versions = Vec::new();
     for kind in &flags.servers {
-        let output = Command::new(kind.program(&flags)?).arg("--version").output()?;
-        versions.push((kind.name(), String::from_utf8_lossy(&output.stdout).trim().to_owned()));
+        versions.push((kind.name(), version(&kind.program(&flags)?, "--version")?));
     }
     let wanted = if flags.only.is_empty() { Column::value_variants() } else { &flags.only };
     let columns = wanted.iter().map(|column| run_column(*column, &flags)).collect::<Result<Vec<_>>>()?;
+    let report = Report { rounds: flags.rounds, seconds: flags.seconds, versions, columns };
     if flags.json {
-        let value = serde_json::json!({
-            "rounds": flags.rounds,
-            "seconds": flags.seconds,
-            "versions": versions.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-            "columns": columns.iter().map(contest::Column::to_json).collect::<Vec<_>>(),
-        });
-        println!("{value:#}");
-        return Ok(());
+        println!("{:#}", report.to_json());
+    } else {
+        print!("{report}");
     }
-    for (name, version) in &versions {
-        println!("{name}: {version}");
-    }
-    let processors = std::thread::available_parallelism()?;
-    println!("{} rounds of {} s, medians, {processors} processors\n", flags.rounds, flags.seconds);
-    print!("{}", contest::table(&columns));
-    println!("\nours/best: above 1 ours is ahead, in rate, time and processor alike.");
     Ok(())
 }

@@ -15,13 +15,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use tests::load::{self, Connection, Load};
-use tests::process::{Server, built_program, find_program, free_address};
+use tests::process::{Server, built_program, find_program, free_address, version};
 use tests::table::{Table, figure, median};
 
 /// Measures tomte-web, nginx and lighttpd side by side.
@@ -275,13 +274,6 @@ mimetype.assign = ("" => "application/octet-stream")
         }
         Ok(server)
     }
-}
-
-/// The first line that a program prints about itself, on whichever of the two outputs.
-fn version(program: &Path, flag: &str) -> Result<String> {
-    let output = Command::new(program).arg(flag).output().with_context(|| program.display().to_string())?;
-    let told = [output.stdout, output.stderr].concat();
-    Ok(String::from_utf8_lossy(&told).lines().next().unwrap_or("unknown").trim().to_owned())
 }
 
 /// The files, in a folder that goes away with the value.

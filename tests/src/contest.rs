@@ -1,5 +1,8 @@
 //! Several servers at the same work, in turn: what each run showed, the medians, and ours against the best of the others.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use serde_json::{Value, json};
 
 use crate::table::{Table, figure, median};
@@ -77,6 +80,41 @@ impl Column {
             json!({ "unit": figure.unit, "servers": servers, "ours/best": self.ratio(index) })
         };
         json!({ "column": self.name, "figures": self.figures.iter().enumerate().map(figure).collect::<Vec<_>>() })
+    }
+}
+
+/// All that a benchmark has found.
+#[derive(Debug)]
+pub struct Report {
+    /// How often each server ran each column.
+    pub rounds: u16,
+    /// How long one run took, in seconds.
+    pub seconds: u64,
+    /// Each program and its version, as it tells it itself.
+    pub versions: Vec<(String, String)>,
+    /// The columns.
+    pub columns: Vec<Column>,
+}
+
+impl Report {
+    /// With every single run, for programs.
+    pub fn to_json(&self) -> Value {
+        let versions: BTreeMap<_, _> = self.versions.iter().cloned().collect();
+        let columns: Vec<_> = self.columns.iter().map(Column::to_json).collect();
+        json!({ "rounds": self.rounds, "seconds": self.seconds, "versions": versions, "columns": columns })
+    }
+}
+
+/// For people.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, version) in &self.versions {
+            writeln!(f, "{name}: {version}")?;
+        }
+        let processors = std::thread::available_parallelism().map_or(0, usize::from);
+        writeln!(f, "{} rounds of {} s, medians, {processors} processors\n", self.rounds, self.seconds)?;
+        write!(f, "{}", table(&self.columns))?;
+        writeln!(f, "\nours/best: above 1 ours is ahead of the best peer, in rate, time, memory and processor alike.")
     }
 }
 

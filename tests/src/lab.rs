@@ -41,6 +41,27 @@ impl Description {
         Ok(Self { text, addresses })
     }
 
+    /// The shipped hosts where they are when `tomte up` is typed. Only who is [alone](crate::alone) has these addresses.
+    pub fn shipped() -> Result<Self> {
+        let lab: toml::Table = SHIPPED.parse()?;
+        let mut addresses = BTreeMap::new();
+        for host in lab["host"].as_array().context("lab.toml has hosts")? {
+            let word = |key: &str| host[key].as_str().with_context(|| format!("a host without {key}"));
+            let [_, b, c, d] = word("address")?.parse::<Ipv4Addr>()?.octets();
+            addresses.insert(word("name")?.to_owned(), Ipv4Addr::new(127, b, c, d));
+        }
+        Ok(Self { text: SHIPPED.to_owned(), addresses })
+    }
+
+    /// Adds lines to the `[host.dns]` table of a host that has one.
+    pub fn add_to_dns(&mut self, host: &str, lines: &str) -> Result<()> {
+        let table = "[host.dns]\n";
+        let at = self.text.find(&format!("name = \"{host}\"\n")).with_context(|| format!("no {host}"))?;
+        let at = at + self.text[at..].find(table).with_context(|| format!("{host} has no {table}"))? + table.len();
+        self.text.insert_str(at, lines);
+        Ok(())
+    }
+
     /// Where a host serves on a port.
     pub fn address(&self, host: &str, port: u16) -> SocketAddr {
         SocketAddr::new(self.addresses[host].into(), port)
@@ -68,9 +89,24 @@ impl Lab {
 
     /// Starts the lab of a description, as [`Lab::up`].
     pub fn of(description: Description) -> Result<Self> {
+        Self::with(description, &[])
+    }
+
+    /// Starts the shipped lab at its own addresses and with the real ports, for who is [alone](crate::alone).
+    pub fn alone(flags: &[&str]) -> Result<Self> {
+        Self::alone_with(Description::shipped()?, flags)
+    }
+
+    /// The same with some of its hosts changed.
+    pub fn alone_with(description: Description, flags: &[&str]) -> Result<Self> {
+        Self::with(description, &[&["--privileged-ports"], flags].concat())
+    }
+
+    fn with(description: Description, flags: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let state = folder.path().join("state");
         let mut up = up(&description, folder.path(), &state)?;
+        up.args(flags);
         let begin = Instant::now();
         let mut running = Running::start(&mut up)?;
         running.wait_for("Ctrl-C")?;
@@ -92,6 +128,46 @@ impl Lab {
         let mut tomte = command("tomte")?;
         tomte.arg(name).arg("--state").arg(&self.state);
         Ok(tomte)
+    }
+}
+
+/// Something that a host has said or heard, or did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// When, in microseconds.
+    pub at: u64,
+    /// `client`, `server` or `note`: who speaks, or what happened.
+    pub kind: String,
+    /// The other side.
+    pub remote: SocketAddr,
+    /// The line.
+    pub line: String,
+}
+
+impl Lab {
+    /// What a host has said and heard, as `tomte events` tells it, up to the first line with `last` in it.
+    pub fn heard(&self, host: &str, last: &str) -> Result<Vec<Said>> {
+        self.heard_times(host, last, 1)
+    }
+
+    /// The same up to the line that is so manieth with `last` in it.
+    pub fn heard_times(&self, host: &str, last: &str, times: usize) -> Result<Vec<Said>> {
+        let mut events = Running::start(self.tomte("events")?.args(["--json", "--host", host]))?;
+        for _ in 0..times {
+            events.wait_for(last)?;
+        }
+        let said = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line)?;
+            let word = |key: &str| event[key].as_str().with_context(|| format!("an event without {key}: {line}"));
+            let at = event["micros"].as_u64().context("an event without a time")?;
+            Ok(Said {
+                at,
+                kind: word("kind")?.to_owned(),
+                remote: word("remote")?.parse()?,
+                line: word("line")?.to_owned(),
+            })
+        };
+        events.said().out.lines().map(said).collect()
     }
 }
 

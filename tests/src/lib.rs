@@ -1,20 +1,23 @@
 //! What the whole-lab tests and the benchmarks share: starting a server with a configuration of its own and stopping it
 //! again ([`process`]), one of our own programs watched line by line ([`program`]), a lab of its own for each test
-//! ([`lab`]), talking HTTP octet by octet ([`http`]) and asking a name server ([`dns`]), name servers
-//! and their clients ([`nameserver`]), loading a server with `wrk`
-//! ([`load`]), comparing servers ([`contest`]) and printing what came out ([`table`]).
+//! ([`lab`]), a network for oneself ([`alone`]), talking HTTP octet by octet ([`http`]) and asking a name server ([`dns`]),
+//! name servers and their clients ([`nameserver`]), a small Internet ([`internet`]), loading a server with `wrk` ([`load`]) or `dnsperf` ([`mod@dnsperf`]),
+//! comparing servers ([`contest`]) and printing what came out ([`table`]).
 
 pub mod process;
 pub mod program;
 
+pub mod alone;
 pub mod lab;
 
 pub mod http;
 
 pub mod dns;
 
+pub mod internet;
 pub mod nameserver;
 
+pub mod dnsperf;
 pub mod load;
 
 pub mod contest;

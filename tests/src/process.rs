@@ -36,6 +36,13 @@ pub fn find_program(name: &str, package: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed: apt-get install {package}"))
 }
 
+/// The first line that a program prints about itself when it is given `flag`, on whichever of the two outputs.
+pub fn version(program: &Path, flag: &str) -> Result<String> {
+    let output = Command::new(program).arg(flag).output().with_context(|| program.display().to_string())?;
+    let told = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&told).lines().next().unwrap_or("unknown").trim().to_owned())
+}
+
 /// One of our own programs, built from the sources as they are now, in the profile of the running test or benchmark.
 ///
 /// Cargo builds the binaries of a package for that package's own tests only, so a test that just looked for `tomte` beside

@@ -102,6 +102,11 @@ impl Running {
         }
     }
 
+    /// What it has said up to the line that was waited for last.
+    pub fn said(&self) -> &Ended {
+        &self.said
+    }
+
     /// Waits until it ends by itself.
     pub fn end(mut self) -> Result<Ended> {
         let begin = Instant::now();
