@@ -610,8 +610,9 @@ fn dig_shows_why_a_name_cannot_be_found() {
         // Each name is an alias of the next.
         |query| {
             let label = usize::from(query[12]);
-            let owner = String::from_utf8_lossy(&query[13..13 + label]).to_lowercase() + ".chain.t";
-            let next = format!("n{}.chain.t", query[0]);
+            let first = String::from_utf8_lossy(&query[13..13 + label]).to_lowercase();
+            let number = first.trim_start_matches('n').parse().map_or(0, |number: u32| number + 1);
+            let (owner, next) = (format!("{first}.chain.t"), format!("n{number}.chain.t"));
             Some(reply(query, flags::AUTHORITATIVE, [&[(&owner, Type::Cname, name_to_wire(&next))], &[], &[]]))
         },
         |query| Some(reply(query, 0, [&[], &[("t", Type::Ns, name_to_wire("ns.upwards.t"))], &[]])),
