@@ -17,7 +17,7 @@
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
 //! 6. [`local`]: names that nobody is asked about.
-//! 7. [`validate`]: whether data is what its zone has signed, and [`trust`]: whose keys those are. Both are pure; `judge.rs` fetches
+//! 7. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
 //!    what they need, and remembers what they find.
 
 pub mod cache;
@@ -619,6 +619,30 @@ mod tests {
         assert!(reply.is_stale && reply.answers[0].1 == 30, "{reply:?}");
         let other: Name = "other.example".parse().unwrap();
         assert_eq!(resolver.find(&other, Type::A, Checking::On, 0).await.unwrap_err().0, 22);
+    }
+
+    /// RFC 1034 §5.3.3 step 2: the NS set of `example` is good for longer than the addresses of its servers.
+    #[test]
+    fn a_cut_whose_servers_cannot_be_found_is_passed_over() {
+        let resolver = resolver(|config| config.forward = vec![]);
+        let origin = Origin {
+            credibility: Credibility::Answer,
+            security: Security::Unchecked,
+            from: SocketAddr::from(([127, 0, 0, 1], 53)),
+        };
+        let put = |owner: &str, rtype, rdata: &[u8]| {
+            let (owner, rdata) = (owner.parse().unwrap(), rdata.to_vec());
+            let record = Record { owner, rtype, class: Class::IN, ttl: 60, rdata };
+            resolver.cache.put_set(Arc::new(Set::of(&[&record]).unwrap()), origin, resolver.now());
+        };
+        let name: Name = "www.sub.example".parse().unwrap();
+        let nearest = || resolver.nearest_cut(&name, 3).zone.to_string();
+        put("example", Type::NS, b"\x02ns\x04test\0");
+        put("sub.example", Type::NS, b"\x02ns\x03sub\x07example\0");
+        assert_eq!(nearest(), "example.", "a server elsewhere can be looked for");
+        put("ns.sub.example", Type::A, &[192, 0, 2, 1]);
+        assert_eq!(nearest(), "sub.example.");
+        assert_eq!(resolver.nearest_cut(&name, 0).addresses, resolver.hints);
     }
 
     #[test]
