@@ -16,7 +16,7 @@
 
 use super::{
     Checking, Fallback, Resolver,
-    cache::{Content, Denial, Found, Security, Set},
+    cache::{Content, Denial, Found, Marks, Security, Set},
     judge::{BOGUS_MAX, Doubt},
     local::Local,
     scrub::{self, Answer, Asked, End, Said, Way},
@@ -451,13 +451,13 @@ impl Resolver {
         };
         let mut answer = Answer::of(owner.to_name(), end);
         match self.judge(&mut answer, rtype, task).await {
-            Ok(security) => {
+            Ok(marks) => {
                 let ttl = match &answer.end {
                     End::Data(set) => set.ttl,
                     End::NoData(denial) | End::NoName(denial) => denial.ttl(),
                     End::Leads => 0,
                 };
-                self.cache.judged(owner, kept_type, &found.content, security, ttl, self.now());
+                self.cache.judged(owner, kept_type, &found.content, marks.end, ttl, self.now());
             }
             Err(Doubt::Bogus(..)) => self.cache.forget(owner, kept_type, &found.content),
             Err(Doubt::Failed(failure)) => return Err(failure),
@@ -476,9 +476,9 @@ impl Resolver {
                 (Err(failure), _) => return Err(failure),
             };
             match self.judge(&mut answer, rtype, task).await {
-                Ok(security) => {
-                    self.cache.keep_answer(&answer, rtype, security, server, self.now());
-                    return Ok((answer, security));
+                Ok(marks) => {
+                    self.cache.keep_answer(&answer, rtype, &marks, server, self.now());
+                    return Ok((answer, marks.of_all()));
                 }
                 Err(Doubt::Failed(failure)) => return Err(failure),
                 Err(Doubt::Bogus(zone, bogus)) => {
@@ -567,7 +567,7 @@ impl Resolver {
                     // RFC 8020: what is below it does not exist either.
                     End::NoName(_) if answer.aliases.is_empty() => return Ok((answer, server)),
                     _ => {
-                        self.cache.keep_answer(&answer, asked_type, Security::Unchecked, server, self.now());
+                        self.cache.keep_answer(&answer, asked_type, &Marks::UNCHECKED, server, self.now());
                         shown += 1;
                     }
                 },
