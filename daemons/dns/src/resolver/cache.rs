@@ -102,6 +102,31 @@ impl Security {
     }
 }
 
+/// What is known of each part of an answer. An alias that its zone has signed is secure, however little is proved about its end; and
+/// who asks for the alias, or goes on from it to another end, must hear so (RFC 4035 §3.2.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Of the aliases, in order.
+    pub aliases: Vec<Security>,
+    /// Of what is at their end, and of aliases that have none of their own.
+    pub end: Security,
+}
+
+impl Marks {
+    /// Nobody has looked at any of it.
+    pub const UNCHECKED: Self = Self { aliases: vec![], end: Security::Unchecked };
+
+    /// What is known of the alias at a place in the chain.
+    pub fn of_alias(&self, place: usize) -> Security {
+        self.aliases.get(place).copied().unwrap_or(self.end)
+    }
+
+    /// What is known of all together.
+    pub fn of_all(&self) -> Security {
+        self.aliases.iter().fold(self.end, |all, alias| all.and(*alias))
+    }
+}
+
 impl fmt::Display for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -16,7 +16,7 @@
 
 use super::{
     Checking, Fallback, Resolver,
-    cache::{Content, Denial, Found, Security, Set},
+    cache::{Content, Denial, Found, Marks, Security, Set},
     judge::{BOGUS_MAX, Doubt},
     local::Local,
     scrub::{self, Answer, Asked, End, Said, Way},
@@ -262,10 +262,10 @@ const STALE_TTL: u32 = 30;
 
 /// The zone whose servers are asked next.
 #[derive(Clone, Debug)]
-struct Cut {
-    zone: Name,
+pub(super) struct Cut {
+    pub(super) zone: Name,
     servers: Vec<Name>,
-    addresses: Vec<SocketAddr>,
+    pub(super) addresses: Vec<SocketAddr>,
     way: Way,
 }
 
@@ -451,13 +451,13 @@ impl Resolver {
         };
         let mut answer = Answer::of(owner.to_name(), end);
         match self.judge(&mut answer, rtype, task).await {
-            Ok(security) => {
+            Ok(marks) => {
                 let ttl = match &answer.end {
                     End::Data(set) => set.ttl,
                     End::NoData(denial) | End::NoName(denial) => denial.ttl(),
                     End::Leads => 0,
                 };
-                self.cache.judged(owner, kept_type, &found.content, security, ttl, self.now());
+                self.cache.judged(owner, kept_type, &found.content, marks.end, ttl, self.now());
             }
             Err(Doubt::Bogus(..)) => self.cache.forget(owner, kept_type, &found.content),
             Err(Doubt::Failed(failure)) => return Err(failure),
@@ -476,9 +476,9 @@ impl Resolver {
                 (Err(failure), _) => return Err(failure),
             };
             match self.judge(&mut answer, rtype, task).await {
-                Ok(security) => {
-                    self.cache.keep_answer(&answer, rtype, security, server, self.now());
-                    return Ok((answer, security));
+                Ok(marks) => {
+                    self.cache.keep_answer(&answer, rtype, &marks, server, self.now());
+                    return Ok((answer, marks.of_all()));
                 }
                 Err(Doubt::Failed(failure)) => return Err(failure),
                 Err(Doubt::Bogus(zone, bogus)) => {
@@ -526,8 +526,11 @@ impl Resolver {
         avoid: &[SocketAddr],
     ) -> Result<(Answer, SocketAddr), Failure> {
         let suffixes = Suffixes::of(name.borrow());
-        let mut cut = self.nearest_cut(name, rtype);
+        // RFC 4035 §3.1.4.1: DS is the parent's.
+        let deepest = if rtype == Type::DS { suffixes.count().saturating_sub(1) } else { suffixes.count() };
+        let mut cut = self.nearest_cut(name, deepest);
         let mut shown = cut.zone.borrow().label_count() + 1;
+        let mut is_remembered = true;
         for _ in 0..CUTS_MAX + MINIMISED_MAX {
             // RFC 9156 §2: no server learns more of the name than it needs. It is shown one label more than its zone has.
             let labels =
@@ -539,7 +542,16 @@ impl Resolver {
                 shown += 1;
                 continue;
             }
-            let (said, server) = self.ask_the_zone(&cut, asked_name, asked_type, task, avoid).await?;
+            let (said, server) = match self.ask_the_zone(&cut, asked_name, asked_type, task, avoid).await {
+                // The zone above tells its servers' addresses anew, or other servers. Each such step leads up, and after the first
+                // referral there is none, so this ends. Whoever is avoided has an address.
+                Err(Failure::NoAddress(zone)) if is_remembered && avoid.is_empty() && !zone.borrow().is_root() => {
+                    cut = self.nearest_cut(name, zone.borrow().label_count() - 1);
+                    shown = cut.zone.borrow().label_count() + 1;
+                    continue;
+                }
+                said => said?,
+            };
             match said {
                 Said::Referral(referral) => {
                     self.cache.keep_referral(&referral, server, self.now());
@@ -547,7 +559,7 @@ impl Resolver {
                     let addresses = referral.glue.iter().flat_map(|set| addresses_of(set, self.port)).collect();
                     let zone = referral.servers.owner.clone();
                     // `scrub` lets only referrals through that lead down, so this ends.
-                    shown = zone.borrow().label_count() + 1;
+                    (shown, is_remembered) = (zone.borrow().label_count() + 1, false);
                     cut = Cut { zone, servers: names.map(NameRef::to_name).collect(), addresses, way: Way::Down };
                 }
                 Said::Answer(answer) => match answer.end {
@@ -555,7 +567,7 @@ impl Resolver {
                     // RFC 8020: what is below it does not exist either.
                     End::NoName(_) if answer.aliases.is_empty() => return Ok((answer, server)),
                     _ => {
-                        self.cache.keep_answer(&answer, asked_type, Security::Unchecked, server, self.now());
+                        self.cache.keep_answer(&answer, asked_type, &Marks::UNCHECKED, server, self.now());
                         shown += 1;
                     }
                 },
@@ -567,19 +579,22 @@ impl Resolver {
         Err(Failure::TooMuchWork(Limit::Cuts))
     }
 
-    /// Step 2: the deepest zone above the name whose servers are known; the hints know the root's.
-    fn nearest_cut(&self, name: &Name, rtype: Type) -> Cut {
+    /// Step 2: the zone with the most labels, but no more than `deepest`, above the name whose servers are known; the hints know the
+    /// root's.
+    ///
+    /// Addresses often end before the NS set that needs them. Servers below their own cut are found by glue only, so without an
+    /// address of any of them the cut is no use: the zone above has the glue.
+    pub(super) fn nearest_cut(&self, name: &Name, deepest: usize) -> Cut {
         let (suffixes, now) = (Suffixes::of(name.borrow()), self.now());
-        // RFC 4035 §3.1.4.1: DS is the parent's.
-        let deepest = if rtype == Type::DS { suffixes.count().saturating_sub(1) } else { suffixes.count() };
         for labels in (0..=deepest).rev() {
             let zone = suffixes.suffix(labels);
-            if let Some(found) = self.cache.get(zone, Type::NS, now).filter(|found| !found.is_stale)
-                && let Content::Set(set) = found.content
-            {
-                let servers = scrub::servers(&set).map(NameRef::to_name);
-                let (servers, addresses) = (servers.collect(), vec![]);
-                return Cut { zone: zone.to_name(), servers, addresses, way: Way::Down };
+            let Some(found) = self.cache.get(zone, Type::NS, now).filter(|found| !found.is_stale) else { continue };
+            let Content::Set(set) = found.content else { continue };
+            let servers: Vec<Name> = scrub::servers(&set).map(NameRef::to_name).collect();
+            let can_be_found =
+                |server: &Name| !server.borrow().is_within(zone) || !self.known_addresses(server).is_empty();
+            if servers.iter().any(can_be_found) {
+                return Cut { zone: zone.to_name(), servers, addresses: vec![], way: Way::Down };
             }
         }
         Cut { zone: Name::root(), servers: vec![], addresses: self.hints.clone(), way: Way::Down }

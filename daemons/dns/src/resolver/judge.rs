@@ -12,7 +12,7 @@
 
 use super::{
     Checking, Resolver,
-    cache::{Content, Denial, Security, Set},
+    cache::{Content, Denial, Marks, Security, Set},
     iterate::{Failure, Task},
     scrub::{Answer, End},
     trust::{Chain, Learnt, Link, Need, State, ToldDs},
@@ -66,13 +66,13 @@ impl Resolver {
     }
 
     /// Judges all of an answer to a question for `rtype`, and lets it live no longer than its signatures (RFC 4035 §5.3.3).
-    pub(super) async fn judge(&self, answer: &mut Answer, rtype: Type, task: &Task) -> Result<Security, Doubt> {
+    pub(super) async fn judge(&self, answer: &mut Answer, rtype: Type, task: &Task) -> Result<Marks, Doubt> {
         if task.checking == Checking::Off || self.anchors.is_empty() {
-            return Ok(Security::Unchecked);
+            return Ok(Marks::UNCHECKED);
         }
         // Boxed: who validates nothing does not carry it along.
         let judged = Box::pin(self.judge_all(answer, rtype, task)).await;
-        match &judged {
+        match judged.as_ref().map(Marks::of_all) {
             Ok(Security::Secure) => self.counters.secure.inc(),
             Ok(_) => self.counters.insecure.inc(),
             Err(Doubt::Bogus(_, Bogus::TooMuchWork)) => self.counters.too_much_work.inc(),
@@ -82,25 +82,22 @@ impl Resolver {
         judged
     }
 
-    async fn judge_all(&self, answer: &mut Answer, rtype: Type, task: &Task) -> Result<Security, Doubt> {
-        let mut security = Security::Secure;
-        // An alias that we made ourselves is as good as the DNAME before it.
-        for alias in answer.aliases.iter_mut().filter(|alias| !alias.is_made) {
-            security = security.and(self.judge_set(alias, task).await?);
+    async fn judge_all(&self, answer: &mut Answer, rtype: Type, task: &Task) -> Result<Marks, Doubt> {
+        let mut aliases: Vec<Security> = vec![];
+        for alias in &mut answer.aliases {
+            // One that we made ourselves is as good as the DNAME before it.
+            let before = aliases.last().copied().unwrap_or(Security::Secure);
+            aliases.push(if alias.is_made { before } else { self.judge_set(alias, task).await? });
         }
         let name = answer.name.borrow();
-        match &mut answer.end {
-            End::Data(set) if set.is_made => {}
-            End::Data(set) => security = security.and(self.judge_set(set, task).await?),
-            End::NoData(denial) => {
-                security = security.and(self.judge_denial(denial, name, Claim::NoData(rtype), task).await?);
-            }
-            End::NoName(denial) => {
-                security = security.and(self.judge_denial(denial, name, Claim::NoName, task).await?);
-            }
-            End::Leads => {}
-        }
-        Ok(security)
+        let end = match &mut answer.end {
+            End::Data(set) if set.is_made => Security::Secure,
+            End::Data(set) => self.judge_set(set, task).await?,
+            End::NoData(denial) => self.judge_denial(denial, name, Claim::NoData(rtype), task).await?,
+            End::NoName(denial) => self.judge_denial(denial, name, Claim::NoName, task).await?,
+            End::Leads => Security::Secure,
+        };
+        Ok(Marks { aliases, end })
     }
 
     async fn judge_set(&self, set: &mut Arc<Set>, task: &Task) -> Result<Security, Doubt> {
@@ -258,7 +255,7 @@ impl Resolver {
         task: &Task,
     ) -> Result<Fetched, Failure> {
         let (answer, from) = self.ask_on(name, rtype, &task.about_keys(), avoid).await?;
-        self.cache.keep_answer(&answer, rtype, Security::Unchecked, from, self.now());
+        self.cache.keep_answer(&answer, rtype, &Marks::UNCHECKED, from, self.now());
         let (told, content) = match (answer.aliases.first(), answer.end) {
             (Some(alias), _) => (ToldDs::Alias(Arc::clone(alias)), None),
             (None, End::Data(set)) => (ToldDs::Set(Arc::clone(&set)), Some(Content::Set(set))),

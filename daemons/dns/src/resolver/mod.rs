@@ -632,6 +632,30 @@ mod tests {
         assert_eq!(resolver.find(&other, Type::A, Checking::On, 0).await.unwrap_err().0, 22);
     }
 
+    /// RFC 1034 §5.3.3 step 2: the NS set of `example` is good for longer than the addresses of its servers.
+    #[test]
+    fn a_cut_whose_servers_cannot_be_found_is_passed_over() {
+        let resolver = resolver(|config| config.forward = vec![]);
+        let origin = Origin {
+            credibility: Credibility::Answer,
+            security: Security::Unchecked,
+            from: SocketAddr::from(([127, 0, 0, 1], 53)),
+        };
+        let put = |owner: &str, rtype, rdata: &[u8]| {
+            let (owner, rdata) = (owner.parse().unwrap(), rdata.to_vec());
+            let record = Record { owner, rtype, class: Class::IN, ttl: 60, rdata };
+            resolver.cache.put_set(Arc::new(Set::of(&[&record]).unwrap()), origin, resolver.now());
+        };
+        let name: Name = "www.sub.example".parse().unwrap();
+        let nearest = || resolver.nearest_cut(&name, 3).zone.to_string();
+        put("example", Type::NS, b"\x02ns\x04test\0");
+        put("sub.example", Type::NS, b"\x02ns\x03sub\x07example\0");
+        assert_eq!(nearest(), "example.", "a server elsewhere can be looked for");
+        put("ns.sub.example", Type::A, &[192, 0, 2, 1]);
+        assert_eq!(nearest(), "sub.example.");
+        assert_eq!(resolver.nearest_cut(&name, 0).addresses, resolver.hints);
+    }
+
     #[test]
     fn the_root_of_the_internet_is_known_with_its_keys() {
         let resolver = resolver(|config| (config.forward, config.query_ipv6) = (vec![], false));

@@ -36,6 +36,8 @@ use tokio::{
 const UDP_OCTETS: u16 = 1232;
 /// Datagrams that do not fit, until the question is taken back: somebody is guessing, and will guess on.
 const FORGERIES_MAX: usize = 64;
+/// What a question waits for: an answer, or the word that nobody is there (ICMP), which is no data and makes nothing readable.
+const HEARD: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// How others are asked.
 #[derive(Debug)]
@@ -212,12 +214,12 @@ impl Upstream {
         tell_question(&talk, question, query.len());
         let (asked, deadline) = (&query[HEADER_OCTETS..], Instant::now() + wait);
         socket.send(&query)?;
-        // The question is out before epoll knows of the socket, which is asked for what can be read only: one wake-up for each question.
+        // The question is out before epoll knows of the socket, which never waits for room to write: one wake-up for each question.
         #[expect(
             deprecated,
             reason = "its successor is unsafe, for descriptors that are closed too early; this one owns its socket"
         )]
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        let socket = AsyncFd::with_interest(socket, HEARD)?;
         let mut buffer = vec![0; usize::from(UDP_OCTETS) + 1];
         for _ in 0..FORGERIES_MAX {
             let Ok(received) = timeout_at(deadline, receive(&socket, &mut buffer)).await else {
@@ -277,7 +279,7 @@ impl Upstream {
 
 async fn receive(socket: &AsyncFd<UdpSocket>, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        let mut ready = socket.readable().await?;
+        let mut ready = socket.ready(HEARD).await?;
         if let Ok(received) = ready.try_io(|socket| socket.get_ref().recv(buffer)) {
             return received;
         }
@@ -385,6 +387,21 @@ mod tests {
         // C118: ids of a good spread; each octet's bits are set in about half.
         let set: u32 = queries.iter().map(|query| query[0].count_ones() + query[1].count_ones()).sum();
         assert!((650..950).contains(&set), "{set} of 1600 bits");
+    }
+
+    /// RFC 1122 §4.1.3.3: ICMP errors reach the application, so a server that is not there costs no patience.
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_noticed_at_once() {
+        let shared = shared::Shared::for_tests("dns");
+        let (source, weakness) = (IpAddr::from([127, 0, 0, 1]), Weakness::default());
+        let upstream = Upstream::new(source, weakness, shared.transcript.clone(), &shared.metrics);
+        let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (name, wait): (Name, _) = ("www.fr".parse().unwrap(), Duration::from_secs(5));
+        let trouble = upstream.ask(closed, question(name.borrow()), wait).await.unwrap_err();
+        assert!(
+            matches!(&trouble, Trouble::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused),
+            "{trouble}"
+        );
     }
 
     #[test]
