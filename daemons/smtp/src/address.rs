@@ -66,7 +66,8 @@ impl FromStr for Domain {
             return Err(AddressError::TooLong);
         }
         // RFC 6531 §3.3 adds U-labels; whether they are good ones is for whoever looks them up.
-        let inner = |character: char| character.is_ascii_alphanumeric() || !character.is_ascii();
+        let beyond = |character: char| !character.is_ascii() && !character.is_control();
+        let inner = |character: char| character.is_ascii_alphanumeric() || beyond(character);
         let label = |label: &str| {
             (1..=LABEL_OCTETS_MAX).contains(&label.len())
                 && label.starts_with(inner)
@@ -379,6 +380,9 @@ mod tests {
             ("<\"\"@crepes.fr>", Local),
             ("<\"a\tb\"@crepes.fr>", Local),
             ("<alice@>", Domain),
+            // C1 controls move the cursor of a terminal as ESC does, and they are letters beyond ASCII to whoever looks no closer.
+            ("<alice@crepes\u{9b}.fr>", Domain),
+            ("<al\u{9b}ice@crepes.fr>", Local),
             ("<alice@crepes.fr.>", Domain),
             ("<alice@-crepes.fr>", Domain),
             ("<alice@cre_pes.fr>", Domain),
