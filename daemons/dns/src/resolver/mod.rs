@@ -373,6 +373,14 @@ impl Resolver {
         self.counters.misses.inc();
         let key = self.key(name, rtype, checking);
         if let Some(failure) = self.known_failure(&key) {
+            // RFC 8767 §5: while it is known that nobody tells, what is past its time is told at once. What is bogus is not
+            // covered up by it.
+            if !matches!(failure, Failure::Bogus { .. })
+                && let Some(reply) = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())
+            {
+                self.counters.stale.inc();
+                return Ok(reply);
+            }
             self.counters.failures.inc();
             // What is wrong with a zone's data is the better word, however long it has been known.
             let code = if let Failure::Bogus { .. } = failure { failure.code() } else { CACHED_ERROR };
