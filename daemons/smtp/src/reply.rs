@@ -9,6 +9,7 @@ use crate::{
     command::Client,
     envelope::Status,
 };
+use shared::transcript::readable;
 use std::{fmt, time::Duration};
 
 /// An answer, of one line or more.
@@ -133,7 +134,8 @@ impl Reply {
         enhanced(220, 0, 0, "Begin TLS")
     }
     pub fn logged_in(user: &str) -> Self {
-        enhanced(235, 7, 0, format!("{user} is logged in"))
+        // The name came out of base64, where a CR or an LF passes.
+        enhanced(235, 7, 0, format!("{} is logged in", readable(user.as_bytes())))
     }
     /// RFC 4954 §4: the challenge stands where the text would.
     pub fn challenge(base64: String) -> Self {
@@ -379,5 +381,11 @@ mod tests {
         for reply in [Reply::relaying_denied(&to), Reply::no_such_user(&to), Reply::recipient_ok(&to)] {
             assert!(reply.lines(Codes::Enhanced).all(|line| line.len() <= 510));
         }
+    }
+
+    #[test]
+    fn a_users_name_cannot_begin_a_line_of_its_own() {
+        let lines: Vec<_> = Reply::logged_in("bob\r\n250 ok").lines(Codes::Plain).collect();
+        assert_eq!(lines, ["235 bob\\r\\n250 ok is logged in"]);
     }
 }
