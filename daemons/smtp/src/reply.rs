@@ -386,6 +386,6 @@ mod tests {
     #[test]
     fn a_users_name_cannot_begin_a_line_of_its_own() {
         let lines: Vec<_> = Reply::logged_in("bob\r\n250 ok").lines(Codes::Plain).collect();
-        assert_eq!(lines, ["235 bob\\x0d\\x0a250 ok is logged in"]);
+        assert_eq!(lines, ["235 bob\\r\\n250 ok is logged in"]);
     }
 }
