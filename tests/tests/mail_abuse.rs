@@ -122,8 +122,9 @@ fn a_message_of_a_gibibyte_is_taken_and_sent_on_in_flat_memory() {
 }
 
 #[test]
-fn a_thousand_idle_sessions_take_sixteen_kibibytes_each_at_most() {
-    const SESSIONS: usize = 1000;
+fn nine_hundred_idle_sessions_take_sixteen_kibibytes_each_at_most() {
+    // With what else a process has open they fit into 1024 files, which is what many systems allow.
+    const SESSIONS: usize = 900;
     let site = hamburger().with("connections = 2000").with("connections_per_peer = 2000");
     let running = site.start().unwrap();
     // The first ones bring what all share.
@@ -223,7 +224,7 @@ fn what_is_said_behind_starttls_in_the_same_segment_is_dropped() {
     // It may close without saying so in TLS.
     let _ = tls.read_to_string(&mut heard);
     let codes: Vec<&str> = heard.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();
-    assert_eq!(codes, ["250", "250", "503", "221"], "no transaction was begun: {heard}");
+    assert_eq!(codes, ["250", "250", "503", "221"], "only what came inside TLS is answered: {heard}");
 }
 
 #[test]

@@ -78,6 +78,7 @@ fn hamburger() -> Lab {
 }
 
 #[test]
+#[ignore = "needs unshare and ip: tests/run clients"]
 fn the_textbooks_dialogue_is_said_by_hand_and_its_message_is_there() {
     // CLAIMS C90, C91.
     if !alone::test("the_textbooks_dialogue_is_said_by_hand_and_its_message_is_there").unwrap() {
@@ -90,6 +91,7 @@ fn the_textbooks_dialogue_is_said_by_hand_and_its_message_is_there() {
 }
 
 #[test]
+#[ignore = "needs unshare and ip: tests/run clients"]
 fn alice_writes_to_bob_in_six_steps_over_one_connection_between_their_servers() {
     // CLAIMS C86-C89, C97, C105, C116.
     if !alone::test("alice_writes_to_bob_in_six_steps_over_one_connection_between_their_servers").unwrap() {
@@ -139,6 +141,7 @@ fn alice_writes_to_bob_in_six_steps_over_one_connection_between_their_servers() 
 }
 
 #[test]
+#[ignore = "needs unshare and ip: tests/run clients"]
 fn a_message_is_in_bobs_mailbox_at_once() {
     // CLAIMS C105. The fastest of several, because this machine may have other work.
     if !alone::test("a_message_is_in_bobs_mailbox_at_once").unwrap() {
@@ -157,6 +160,7 @@ fn a_message_is_in_bobs_mailbox_at_once() {
 }
 
 #[test]
+#[ignore = "needs unshare and ip: tests/run clients"]
 fn mail_waits_for_a_server_that_is_down_and_is_listed_held_shown_and_thrown_away() {
     // CLAIMS C98.
     if !alone::test("mail_waits_for_a_server_that_is_down_and_is_listed_held_shown_and_thrown_away").unwrap() {
@@ -189,6 +193,7 @@ fn mail_waits_for_a_server_that_is_down_and_is_listed_held_shown_and_thrown_away
 }
 
 #[test]
+#[ignore = "needs unshare and ip: tests/run clients"]
 fn mail_that_cannot_be_delivered_comes_back_with_the_reason() {
     // CLAIMS C98: at once for nobody, after the limit for a server that stays away.
     if !alone::test("mail_that_cannot_be_delivered_comes_back_with_the_reason").unwrap() {
@@ -220,6 +225,7 @@ fn mail_for_a_server_that_stays_away_comes_back_after_the_limit() {
 }
 
 #[test]
+#[ignore = "needs unshare and ip: tests/run clients"]
 fn strangers_may_write_to_bob_under_any_name_and_to_nobody_elsewhere() {
     // CLAIMS C97, C100.
     if !alone::test("strangers_may_write_to_bob_under_any_name_and_to_nobody_elsewhere").unwrap() {
@@ -234,6 +240,7 @@ fn strangers_may_write_to_bob_under_any_name_and_to_nobody_elsewhere() {
 }
 
 #[test]
+#[ignore = "needs unshare and ip: tests/run clients"]
 fn five_messages_take_one_connection() {
     // CLAIMS C94.
     if !alone::test("five_messages_take_one_connection").unwrap() {
