@@ -10,7 +10,7 @@ use crate::{
     rdata::{Class, Type},
     record::{Message, Record},
 };
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// Aliases that one message may have: no server of good will has more (RFC 1034 §5.2.2 speaks of one).
 const ALIASES_MAX: usize = 16;
@@ -126,7 +126,10 @@ fn sets(records: &[Record], wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Set>> {
         let covers = |it: &&Record| {
             it.rtype == Type::RRSIG && it.owner == record.owner && it.rdata.starts_with(&record.rtype.0.to_be_bytes())
         };
-        set.signatures = records.iter().filter(covers).map(|it| it.rdata.clone().into()).collect();
+        // RFC 2181 §5: a record that is there twice is one record. A chain of aliases may bring the same DNAME again and again.
+        let mut seen = HashSet::new();
+        let covering = records.iter().filter(covers).filter(|it| seen.insert(&it.rdata[..]));
+        set.signatures = covering.map(|it| it.rdata.clone().into()).collect();
         sets.push(Arc::new(set));
     }
     sets
@@ -281,6 +284,14 @@ mod tests {
             _ => name(words[2]).borrow().as_wire().to_vec(),
         };
         Record { owner: name(words[0]), rtype, class: Class::IN, ttl: 60, rdata }
+    }
+
+    #[test]
+    fn a_signature_that_comes_twice_is_one() {
+        let data = record("www.crepes.fr A 192.0.2.1");
+        let rdata = [&Type::A.0.to_be_bytes()[..], b"signature"].concat();
+        let rrsig = Record { rtype: Type::RRSIG, rdata, ..data.clone() };
+        assert_eq!(sets(&[data, rrsig.clone(), rrsig], |_| true)[0].signatures.len(), 1);
     }
 
     /// What is understood of a message that a server of `fr` sends when it is asked for the address of `www.crepes.fr`.
