@@ -6,7 +6,9 @@ use dns::message;
 use dns::name::{Name, NameRef};
 use dns::rdata::Type;
 use dns::record::{Message, gist};
-use dns::resolver::cache::{Cache, Content, Credibility, NEGATIVE_TTL_MAX_SECS, STALE_SECS, Security, TTL_MAX_SECS};
+use dns::resolver::cache::{
+    Cache, Content, Credibility, Marks, NEGATIVE_TTL_MAX_SECS, STALE_SECS, Security, TTL_MAX_SECS,
+};
 use dns::resolver::scrub::{self, Asked, End, Said, Way};
 use libfuzzer_sys::fuzz_target;
 
@@ -42,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
         }
         Said::Answer(answer) => {
             assert!(way == Way::Forwarded || answer.is_authoritative == message.header.is_authoritative());
-            cache.keep_answer(&answer, rtype, Security::Unchecked, from, NOW);
+            cache.keep_answer(&answer, rtype, &Marks::UNCHECKED, from, NOW);
             let is_end = !matches!(answer.end, End::Leads);
             assert!(!is_end || answer.name.borrow().is_within(zone.borrow()), "what is elsewhere is not known here");
         }
