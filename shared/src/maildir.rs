@@ -176,15 +176,6 @@ impl Maildir {
         }
         Ok(octets)
     }
-
-    /// Makes deliveries durable that were [placed](Delivery::place): a name is on disk when its directory is. One call serves
-    /// all that were placed before it.
-    ///
-    /// # Errors
-    /// The system refused. What was placed may or may not outlive a power cut; a failed fsync must not be tried again.
-    pub fn sync_new(&self) -> io::Result<()> {
-        Ok(fsync(self.folder("new")?)?)
-    }
 }
 
 /// Calls `each` with the name of every regular file that is not hidden.
@@ -689,18 +680,19 @@ pub enum Placed {
 ///   step              on disk after a crash here
 ///   begin, write      tmp/NAME, which nobody reads; `sweep` or the next attempt removes it
 ///   place             tmp/NAME or new/NAME,S=..,W=..: whole, for the file was synced before
-///   Maildir::sync_new new/NAME,S=..,W=..
+///   sync_name         new/NAME,S=..,W=..
 /// ```
 #[derive(Debug)]
 pub struct Delivery {
-    new: OwnedFd,
-    cur: OwnedFd,
     tmp: OwnedFd,
+    new: OwnedFd,
+    /// Where a reader may have moved what an earlier attempt placed; none at the first attempt.
+    cur: Option<OwnedFd>,
     file: File,
     name: UniqueName,
-    attempt: Attempt,
     octets: u64,
     on_the_wire: WireOctets,
+    is_in_tmp: bool,
 }
 
 impl Maildir {
@@ -709,16 +701,21 @@ impl Maildir {
     /// # Errors
     /// The system refused; `AlreadyExists` when somebody else delivers under this name.
     pub fn deliver(&self, name: UniqueName, attempt: Attempt) -> io::Result<Delivery> {
-        let (tmp, new, cur) = (self.folder("tmp")?, self.folder("new")?, self.folder("cur")?);
-        if attempt == Attempt::Again {
-            match unlinkat(&tmp, &name.0, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
+        let (tmp, new) = (self.folder("tmp")?, self.folder("new")?);
+        let cur = match attempt {
+            Attempt::First => None,
+            Attempt::Again => {
+                match unlinkat(&tmp, &name.0, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                Some(self.folder("cur")?)
             }
-        }
+        };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | SAFELY;
         let file = File::from(openat(&tmp, &name.0, flags, Mode::RUSR | Mode::WUSR)?);
-        Ok(Delivery { new, cur, tmp, file, name, attempt, octets: 0, on_the_wire: WireOctets::default() })
+        let on_the_wire = WireOctets::default();
+        Ok(Delivery { tmp, new, cur, file, name, octets: 0, on_the_wire, is_in_tmp: true })
     }
 }
 
@@ -736,17 +733,17 @@ impl Write for Delivery {
 }
 
 impl Delivery {
-    /// Makes the message durable and shows it to readers. Its name is durable after [`Maildir::sync_new`].
+    /// Makes the message durable and shows it to readers. Its name is durable after [`Delivery::sync_name`].
     ///
     /// # Errors
     /// The system refused; the message is not there. A failed fsync is never tried again: the file is discarded.
-    pub fn place(self) -> io::Result<Placed> {
+    pub fn place(&mut self) -> io::Result<Placed> {
         fdatasync(&self.file)?;
         let (name, unique_name) =
             (format!("{},S={},W={}", self.name, self.octets, self.on_the_wire.total()), &self.name.0);
-        if self.attempt == Attempt::Again {
+        if let Some(cur) = &self.cur {
             let mut found = false;
-            for dir in [&self.new, &self.cur] {
+            for dir in [&self.new, cur] {
                 read_dir(dir.as_fd(), |name| found |= unique(name) == unique_name.as_bytes())?;
             }
             if found {
@@ -754,22 +751,31 @@ impl Delivery {
             }
         }
         match renameat_with(&self.tmp, unique_name, &self.new, &name, RenameFlags::NOREPLACE) {
-            Ok(()) => Ok(Placed::Now),
-            Err(Errno::EXIST) => Ok(Placed::Before),
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(Placed::Before),
             // Some file systems do not know the flag. The name is ours alone, so nothing can be replaced but our own.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                renameat(&self.tmp, unique_name, &self.new, &name)?;
-                Ok(Placed::Now)
-            }
-            Err(error) => Err(error.into()),
+            Err(Errno::INVAL | Errno::NOSYS) => renameat(&self.tmp, unique_name, &self.new, &name)?,
+            Err(error) => return Err(error.into()),
         }
+        self.is_in_tmp = false;
+        Ok(Placed::Now)
+    }
+
+    /// Makes the name durable: it is on disk when its directory is. One call serves all that were placed in this mailbox before it.
+    ///
+    /// # Errors
+    /// The system refused. What was placed may or may not outlive a power cut; a failed fsync must not be tried again.
+    pub fn sync_name(&self) -> io::Result<()> {
+        Ok(fsync(&self.new)?)
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        // After `place` it is there no more.
-        let _ = unlinkat(&self.tmp, &self.name.0, AtFlags::empty());
+        if self.is_in_tmp {
+            // It may be gone already; what stays, `sweep` removes.
+            let _ = unlinkat(&self.tmp, &self.name.0, AtFlags::empty());
+        }
     }
 }
 
@@ -1008,7 +1014,7 @@ mod tests {
         delivery.write_all(b"lo\r\n").unwrap();
         assert_eq!((files(&folder, "tmp"), files(&folder, "new")), (vec!["q1-bob".to_owned()], vec![]));
         assert_eq!(delivery.place().unwrap(), Placed::Now);
-        maildir.sync_new().unwrap();
+        delivery.sync_name().unwrap();
         assert_eq!((files(&folder, "tmp"), files(&folder, "new")), (vec![], vec!["q1-bob,S=19,W=21".to_owned()]));
         // Given up.
         drop(maildir.deliver(UniqueName::new("q2-bob").unwrap(), Attempt::First).unwrap());

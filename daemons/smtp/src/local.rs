@@ -217,12 +217,12 @@ impl Letter {
     /// or not; whoever tries again under the same name makes no second one.
     pub(crate) fn commit(mut self) -> io::Result<Placed> {
         self.spill()?;
-        let Some((maildir, delivery)) = self.begun.take() else { return Err(io::ErrorKind::Other.into()) };
+        let Some((maildir, mut delivery)) = self.begun.take() else { return Err(io::ErrorKind::Other.into()) };
         crash::here("letter written");
         let placed = delivery.place()?;
         crash::here("letter placed");
         let (group, sweep) = self.mailboxes.group(&self.path, Instant::now());
-        group.sync(|| maildir.sync_new())?;
+        group.sync(|| delivery.sync_name())?;
         if sweep && let Err(error) = maildir.sweep(SystemTime::now()) {
             tracing::debug!(mailbox = %self.path.display(), %error, "cannot look through tmp/");
         }
