@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The client is Postfix's own `smtp-source`, a connection for each message, as mail comes from strangers. Time runs from its start until the
-//! last message is where it belongs: in the Maildir of a user, or taken over by `smtp-sink` and gone from the queue. Both servers are as
+//! last message is where it belongs: in the Maildir of a user, or taken over by a [`sink`] and gone from the queue. Both servers are as
 //! durable as they are by default: fsync before 250. They take turns, round by round, and the median counts. The disk is shared with whatever
 //! else this machine does, which is why the processor time stands beside the rate.
 
@@ -22,6 +22,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use tests::contest::{self, Better, Figure, OURS, Runs};
 use tests::process::{PATIENCE, Server, built_program, find_program, free_address, pause};
+use tests::sink;
 use tests::table::figure;
 
 /// Measures tomte-smtp and Postfix side by side.
@@ -118,8 +119,6 @@ struct Bench {
     kind: Kind,
     server: Server,
     folder: tempfile::TempDir,
-    /// Takes what is relayed.
-    _sink: Server,
 }
 
 impl Kind {
@@ -136,20 +135,14 @@ impl Kind {
     }
 
     fn start(self, flags: &Flags, ground: &Path) -> Result<Bench> {
-        let (address, sink) = (free_address()?, free_address()?);
+        let (address, sink) = (free_address()?, sink::start()?);
         let folder = tempfile::Builder::new().prefix(&self.name()).tempdir_in(ground)?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let taker = Server::start(
-            &find_program("smtp-sink", "postfix")?,
-            ["-u", "nobody", &sink.to_string(), "200"],
-            sink,
-            &folder.path().join("sink"),
-        )?;
         let server = match self {
             Self::Ours => self.start_ours(flags, folder.path(), address, sink)?,
             Self::Postfix => start_postfix(folder.path(), address, sink)?,
         };
-        Ok(Bench { kind: self, server, folder, _sink: taker })
+        Ok(Bench { kind: self, server, folder })
     }
 
     fn start_ours(self, flags: &Flags, folder: &Path, address: SocketAddr, sink: SocketAddr) -> Result<Server> {

@@ -2,8 +2,7 @@
 //! again ([`process`]), one of our own programs watched line by line ([`program`]), a lab of its own for each test
 //! ([`lab`]), a network for oneself ([`alone`]), talking HTTP octet by octet ([`http`]) and asking a name server ([`dns`]),
 //! name servers and their clients ([`nameserver`]), mail servers and what they have on disk ([`mail`]),
-//! Postfix beside them ([`postfix`]), a small Internet
-//! ([`internet`]), loading a server with `wrk` ([`load`]) or `dnsperf` ([`mod@dnsperf`]), comparing servers ([`contest`]) and printing
+//! Postfix beside them ([`postfix`]), somebody who takes mail and forgets it ([`sink`]), a small Internet ([`internet`]), loading a server with `wrk` ([`load`]) or `dnsperf` ([`mod@dnsperf`]), comparing servers ([`contest`]) and printing
 //! what came out ([`table`]).
 
 pub mod process;
@@ -21,6 +20,7 @@ pub mod nameserver;
 
 pub mod mail;
 pub mod postfix;
+pub mod sink;
 
 pub mod dnsperf;
 pub mod load;
