@@ -518,22 +518,20 @@ impl Locked {
     /// `NotFound` when somebody else has removed it, `WouldBlock` when only what is in memory was asked for.
     pub fn open(&self, listing: &Listing, index: usize, patience: Patience) -> io::Result<Source> {
         let message = &listing.messages[index];
-        let opened = match self.open_file(message.folder, listing.name(index), patience) {
+        match self.open_file(message.folder, listing.name(index), patience) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => match patience {
-                Patience::Cached => return Err(io::ErrorKind::WouldBlock.into()),
+                Patience::Cached => Err(io::ErrorKind::WouldBlock.into()),
                 // Another reader has given it other flags, perhaps.
                 Patience::Disk => {
                     let (folder, name) = self.find(unique(listing.name(index)))?.ok_or(io::ErrorKind::NotFound)?;
-                    self.open_file(folder, &name, patience)?
+                    self.open_file(folder, &name, patience)
                 }
             },
-            opened => opened?,
-        };
-        let stat = fstat(&opened)?;
-        Ok(Source { file: opened, length: u64::try_from(stat.st_size).unwrap_or(0) })
+            opened => opened,
+        }
     }
 
-    fn open_file(&self, folder: Folder, name: &[u8], patience: Patience) -> io::Result<OwnedFd> {
+    fn open_file(&self, folder: Folder, name: &[u8], patience: Patience) -> io::Result<Source> {
         let (dir, flags) = (self.dir(folder), OFlags::RDONLY | SAFELY);
         let file = match patience {
             Patience::Cached => {
@@ -543,11 +541,11 @@ impl Locked {
             }
             Patience::Disk => openat(dir, name, flags, Mode::empty())?,
         };
-        if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile {
-            Ok(file)
-        } else {
-            Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"))
+        let stat = fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
         }
+        Ok(Source { file, length: u64::try_from(stat.st_size).unwrap_or(0) })
     }
 
     /// Where the message of this unique name is now.
