@@ -465,7 +465,7 @@ impl Locked {
         for message in messages {
             let name = listing.name_of(message);
             let mut count = || -> io::Result<u64> {
-                let mut file = File::from(self.open_file(message.folder, name, Patience::Disk)?);
+                let mut file = File::from(self.open_file(message.folder, name, Patience::Disk)?.file);
                 let mut counting = WireOctets::default();
                 loop {
                     match file.read(&mut buffer)? {
