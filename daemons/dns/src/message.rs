@@ -18,7 +18,7 @@ use crate::{
     rdata::{self, Class, Type},
     zone::RrSet,
 };
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 /// RFC 1035 §4.1.1.
 pub const HEADER_OCTETS: usize = 12;
@@ -446,6 +446,18 @@ pub enum Fit {
     Whole,
     /// Nothing of it: there was no room.
     NoRoom,
+}
+
+/// Gives `write` a buffer of `octets_max`, 65,535 at most, and returns as much of it as it says. The buffer is the thread's: an answer
+/// of a hundred octets is then a small piece of memory, although it might have become a large one.
+pub fn written(octets_max: usize, write: impl FnOnce(&mut [u8]) -> usize) -> Vec<u8> {
+    thread_local! {
+        static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; usize::from(u16::MAX)].into());
+    }
+    ROOM.with_borrow_mut(|room| {
+        let octets = write(&mut room[..octets_max]);
+        room[..octets].to_vec()
+    })
 }
 
 /// How many places of a message are remembered for compression.

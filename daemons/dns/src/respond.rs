@@ -4,7 +4,7 @@ use crate::{
     authority::{self, Identity, Reason, Rotation, Zones},
     config::Config,
     cookie::{self, Cookies, Standing},
-    message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer},
+    message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer, written},
     name::{Name, NameRef},
     rate::{Rates, Verdict},
     rdata::Class,
@@ -305,34 +305,34 @@ pub async fn recurse(
     if let Ok(reply) = &mut found {
         reply.answers.splice(..0, aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
     }
-    let mut buffer = vec![0; octets_max(world, asker.carrier, query.edns)];
-    let room = buffer.len();
-    let mut writer = Writer::new(&mut buffer, room, query.header);
-    if let Some(edns) = query.edns {
-        writer.edns(edns, world.udp_octets_max);
-    }
-    writer.question(query.name, query.qtype, query.class);
-    if !aliases.is_empty() {
-        // RFC 1035 §4.1.1: AA is about the first name in the answer.
-        writer.authoritative();
-    }
-    if let Some(edns) = query.edns {
-        // Malformed options were told so before.
-        let _ = answer_options(world, edns, asker, &mut writer);
-    }
-    let (rcode, because) = match found {
-        Ok(reply) => {
-            resolver::write(&reply, &query, &mut writer, turn);
-            (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Found(reply.security))
+    let octets_max = octets_max(world, asker.carrier, query.edns);
+    let mut told = (Rcode::SERVFAIL, Because::NotFound);
+    let answer = written(octets_max, |buffer| {
+        let mut writer = Writer::new(buffer, octets_max, query.header);
+        if let Some(edns) = query.edns {
+            writer.edns(edns, world.udp_octets_max);
         }
-        Err((code, text)) => {
-            resolver::write_failure(Rcode::SERVFAIL, code, &text, &mut writer);
-            (Rcode::SERVFAIL, Because::NotFound)
+        writer.question(query.name, query.qtype, query.class);
+        if !aliases.is_empty() {
+            // RFC 1035 §4.1.1: AA is about the first name in the answer.
+            writer.authoritative();
         }
-    };
-    let octets = writer.finish();
-    buffer.truncate(octets);
-    Some((buffer, rcode, because))
+        if let Some(edns) = query.edns {
+            // Malformed options were told so before.
+            let _ = answer_options(world, edns, asker, &mut writer);
+        }
+        match &found {
+            Ok(reply) => {
+                resolver::write(reply, &query, &mut writer, turn);
+                let rcode = if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR };
+                told = (rcode, Because::Found(reply.security));
+            }
+            Err((code, text)) => resolver::write_failure(Rcode::SERVFAIL, *code, text, &mut writer),
+        }
+        writer.finish()
+    });
+    let (rcode, because) = told;
+    Some((answer, rcode, because))
 }
 
 /// What our own zones say about a name that others must be asked about: aliases that lead there; or a referral, which is remembered as if
@@ -343,12 +343,13 @@ fn begin_with_own(world: &World, resolver: &Resolver, query: &Query<'_>, asker: 
     if ![Reason::Referral, Reason::AliasLeadsOut].contains(&answer.reason) {
         return (vec![], name);
     }
-    let mut buffer = vec![0; usize::from(u16::MAX)];
-    let room = buffer.len();
-    let mut writer = Writer::new(&mut buffer, room, query.header);
-    answer.write(&mut writer, 0);
-    let octets = writer.finish();
-    let Ok(message) = Message::parse(&buffer[..octets]) else { return (vec![], name) };
+    let octets_max = usize::from(u16::MAX);
+    let message = written(octets_max, |buffer| {
+        let mut writer = Writer::new(buffer, octets_max, query.header);
+        answer.write(&mut writer, 0);
+        writer.finish()
+    });
+    let Ok(message) = Message::parse(&message) else { return (vec![], name) };
     let question = Asked { zone: NameRef::ROOT, name: query.name, rtype: query.qtype, way: Way::Down };
     match scrub::read(&message, question) {
         Said::Referral(referral) => {

@@ -408,20 +408,19 @@ impl Resolver {
         };
         let mut work = {
             let (resolver, name) = (Arc::clone(self), name.clone());
-            Box::pin(async move {
-                let work = async {
-                    let task = Task::new(cause, checking, &resolver.known);
-                    let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
-                    let outcome = outcome.unwrap_or(Err(Failure::TooLong));
-                    if let Err(failure) = &outcome {
-                        resolver.count_failure(failure);
-                        resolver.remember_failure(&key, failure);
-                    }
-                    resolver.lock_answering().remove(&key);
-                    outcome
-                };
-                cell.get_or_init(|| work).await.clone()
-            })
+            // Boxed where it is made: what waits for it would carry its size three times.
+            let work = Box::pin(async move {
+                let task = Task::new(cause, checking, &resolver.known);
+                let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
+                let outcome = outcome.unwrap_or(Err(Failure::TooLong));
+                if let Err(failure) = &outcome {
+                    resolver.count_failure(failure);
+                    resolver.remember_failure(&key, failure);
+                }
+                resolver.lock_answering().remove(&key);
+                outcome
+            });
+            Box::pin(async move { cell.get_or_init(|| work).await.clone() })
         };
         // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
         let stale = || {

@@ -212,7 +212,7 @@ impl Upstream {
         let local = if self.transcript.is_heard() { socket.local_addr()? } else { self.source_for(server) };
         let talk = self.transcript.conversation(Transport::Udp, local, server).because_of(question.cause);
         tell_question(&talk, question, query.len());
-        let (asked, deadline) = (&query[HEADER_OCTETS..], Instant::now() + wait);
+        let deadline = Instant::now() + wait;
         socket.send(&query)?;
         // The question is out before epoll knows of the socket, which never waits for room to write: one wake-up for each question.
         #[expect(
@@ -220,34 +220,45 @@ impl Upstream {
             reason = "its successor is unsafe, for descriptors that are closed too early; this one owns its socket"
         )]
         let socket = AsyncFd::with_interest(socket, HEARD)?;
-        let mut buffer = vec![0; usize::from(UDP_OCTETS) + 1];
         for _ in 0..FORGERIES_MAX {
-            let Ok(received) = timeout_at(deadline, receive(&socket, &mut buffer)).await else {
+            let taken = receive(&socket, |socket| self.take(socket, question, &query, &talk));
+            let Ok(taken) = timeout_at(deadline, taken).await else {
                 talk.note(&Trouble::Timeout(wait).to_string());
                 return Err(Trouble::Timeout(wait));
             };
-            let octets = received.inspect_err(|error| talk.note(&format!("nobody is there: {error}")))?;
-            let answer = &mut buffer[..octets];
-            let wrong = if !Header::parse(answer).is_some_and(Header::is_response) {
-                Some((&self.counters.not_an_answer, "no answer"))
-            } else if !answer.starts_with(&query[..2]) {
-                Some((&self.counters.wrong_id, "an answer with another id"))
-            } else if !has_question(answer, asked, question.name) {
-                Some((&self.counters.wrong_question, "an answer to another question"))
-            } else {
-                None
-            };
-            if let Some((counter, what)) = wrong {
-                counter.inc();
-                talk.note(&format!("{what} is passed over"));
-                continue;
+            if let Some(message) = taken.inspect_err(|error| talk.note(&format!("nobody is there: {error}")))? {
+                return message;
             }
-            restore_case(answer, question.name);
-            return read(&talk, answer);
         }
         self.counters.floods.inc();
         talk.note("so many wrong answers: somebody guesses, and over TCP nobody can");
         Err(Trouble::Forged(FORGERIES_MAX))
+    }
+
+    /// Takes a datagram from the socket: the answer, or `None` if it is something else.
+    fn take(
+        &self,
+        socket: &UdpSocket,
+        question: Question<'_>,
+        query: &[u8],
+        talk: &Conversation,
+    ) -> io::Result<Option<Result<Message, Trouble>>> {
+        let mut buffer = [0; UDP_OCTETS as usize + 1];
+        let octets = socket.recv(&mut buffer)?;
+        let answer = &mut buffer[..octets];
+        let (counter, what) = if !Header::parse(answer).is_some_and(Header::is_response) {
+            (&self.counters.not_an_answer, "no answer")
+        } else if !answer.starts_with(&query[..2]) {
+            (&self.counters.wrong_id, "an answer with another id")
+        } else if !has_question(answer, &query[HEADER_OCTETS..], question.name) {
+            (&self.counters.wrong_question, "an answer to another question")
+        } else {
+            restore_case(answer, question.name);
+            return Ok(Some(read(talk, answer)));
+        };
+        counter.inc();
+        talk.note(&format!("{what} is passed over"));
+        Ok(None)
     }
 
     async fn ask_tcp(&self, server: SocketAddr, question: Question<'_>, wait: Duration) -> Result<Message, Trouble> {
@@ -277,11 +288,12 @@ impl Upstream {
     }
 }
 
-async fn receive(socket: &AsyncFd<UdpSocket>, buffer: &mut [u8]) -> io::Result<usize> {
+/// Waits until the system has something for us, and takes it.
+async fn receive<T>(socket: &AsyncFd<UdpSocket>, take: impl Fn(&UdpSocket) -> io::Result<T>) -> io::Result<T> {
     loop {
         let mut ready = socket.ready(HEARD).await?;
-        if let Ok(received) = ready.try_io(|socket| socket.get_ref().recv(buffer)) {
-            return received;
+        if let Ok(taken) = ready.try_io(|socket| take(socket.get_ref())) {
+            return taken;
         }
     }
 }
