@@ -258,7 +258,9 @@ async fn minimised_names_and_many_clients_do_not_change_the_verdict() {
     }
     assert_eq!(gist(&internet.send(&query_with("evil.fr", Type::A, 0)).await), (Rcode::NOERROR, true, vec![]));
     let keys = internet.heard().await.iter().filter(|line| line.contains("C: 127.9.6.6 evil.fr. DNSKEY?")).count();
-    assert_eq!(keys, 1, "all wait for one question");
+    // On a busy machine an answer may come too late, and the question is asked again.
+    let late = internet.counted("upstream_timeouts") as usize;
+    assert!((1..=1 + late).contains(&keys), "all wait for one question, and not for {keys}");
     let deep = internet.send(&query_with("a.b.nothing.crepes.fr", Type::A, 0)).await;
     assert_eq!(gist(&deep), (Rcode::NXDOMAIN, true, vec![]));
     internet.stop().await;
