@@ -1,6 +1,7 @@
 //! `tomte-dns`: see the library for the chapter.
 
 use dns::{Config, Server};
+use mimalloc::MiMalloc;
 use shared::daemon::{self, Daemon, Program, Runtime};
 use std::process::ExitCode;
 
@@ -13,6 +14,10 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     runtime: Runtime::PerCore,
 };
+
+/// The system's own keeps a fifth more memory than the cache was given, and takes a twentieth more time for each question to others.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {

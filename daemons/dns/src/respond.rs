@@ -12,6 +12,7 @@ use crate::{
     resolver::{
         self, Now, Resolver,
         cache::{Security, Set},
+        iterate::Kept,
         scrub::{self, Asked, Said, Way},
     },
     zone::Zone,
@@ -301,7 +302,9 @@ pub async fn recurse(
 ) -> Option<(Vec<u8>, Rcode, Because)> {
     let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
     let (aliases, name) = begin_with_own(world, resolver, &query, asker);
-    let mut found = resolver.find(&name, query.qtype, resolver::checking_of(&query), cause).await;
+    // The cache was asked about the very name before we came here.
+    let kept = if aliases.is_empty() { Kept::Nothing } else { Kept::Perhaps };
+    let mut found = resolver.find(&name, query.qtype, resolver::checking_of(&query), kept, cause).await;
     if let Ok(reply) = &mut found {
         reply.answers.splice(..0, aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
     }

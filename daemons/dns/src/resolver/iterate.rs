@@ -257,6 +257,15 @@ pub enum Freshness {
     StaleToo,
 }
 
+/// Whether the cache may know something about a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It must be looked at.
+    Perhaps,
+    /// Somebody has just looked.
+    Nothing,
+}
+
 /// RFC 8767 §4: the TTL of what is past its time.
 const STALE_TTL: u32 = 30;
 
@@ -265,6 +274,7 @@ const STALE_TTL: u32 = 30;
 pub(super) struct Cut {
     pub(super) zone: Name,
     servers: Vec<Name>,
+    /// Those of the servers' addresses that are known.
     pub(super) addresses: Vec<SocketAddr>,
     way: Way,
 }
@@ -379,14 +389,21 @@ impl Resolver {
     ///
     /// # Errors
     /// Nobody can or will tell, or the work is too much.
-    pub(super) async fn resolve(&self, name: &Name, rtype: Type, task: &Task) -> Result<Reply, Failure> {
+    pub(super) async fn resolve(
+        &self,
+        name: &Name,
+        rtype: Type,
+        task: &Task,
+        mut kept: Kept,
+    ) -> Result<Reply, Failure> {
         let (mut reply, mut sname) = (Reply::default(), name.clone());
         for _ in 0..=ALIASES_MAX {
             if task.checking == Checking::On && !self.anchors.is_empty() {
-                Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await?;
+                kept = Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await?;
             }
             // Step 1.
-            if let Some(known) = self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now()) {
+            let look = || self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now());
+            if let Some(known) = (std::mem::replace(&mut kept, Kept::Perhaps) == Kept::Perhaps).then(look).flatten() {
                 reply.answers.extend(known.answers);
                 let security = reply.security.and(known.security);
                 let said_by = if reply.said_by == SaidBy::Us { SaidBy::Us } else { known.said_by };
@@ -438,11 +455,13 @@ impl Resolver {
 
     /// Judges what the cache has of a name that nobody has looked at yet: it came on the way to something else, or for a client that
     /// wanted it unchecked. What is bogus is forgotten.
-    async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<(), Failure> {
+    async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<Kept, Failure> {
         let is_fit = |found: &Found| !found.is_stale;
-        let Some((owner, found)) = self.look_once(name.borrow(), rtype, self.now(), is_fit) else { return Ok(()) };
+        let Some((owner, found)) = self.look_once(name.borrow(), rtype, self.now(), is_fit) else {
+            return Ok(Kept::Nothing);
+        };
         if self.believes(found.origin.security, task.checking) {
-            return Ok(());
+            return Ok(Kept::Perhaps);
         }
         let (end, kept_type) = match &found.content {
             Content::Set(set) => (End::Data(Arc::clone(set)), set.rtype),
@@ -462,7 +481,7 @@ impl Resolver {
             Err(Doubt::Bogus(..)) => self.cache.forget(owner, kept_type, &found.content),
             Err(Doubt::Failed(failure)) => return Err(failure),
         }
-        Ok(())
+        Ok(Kept::Perhaps)
     }
 
     /// Steps 2 to 4b, and that what was found is what its zone has signed. It is kept if that is so.
@@ -505,9 +524,9 @@ impl Resolver {
             return self.go_down(name, rtype, task, avoid).await;
         }
         let (servers, addresses) = (vec![], self.forward.clone());
-        let cut = Cut { zone: Name::root(), servers, addresses, way: Way::Forwarded };
+        let mut cut = Cut { zone: Name::root(), servers, addresses, way: Way::Forwarded };
         // They get the whole name: it is not they who go down the tree.
-        match self.ask_the_zone(&cut, name.borrow(), rtype, task, avoid).await {
+        match self.ask_the_zone(&mut cut, name.borrow(), rtype, task, avoid).await {
             Ok((Said::Answer(answer), server)) => Ok((answer, server)),
             Ok(_) => Err(Failure::NoAnswer { zone: cut.zone, last: "it refers to others".to_owned() }),
             Err(Failure::NoAnswer { .. }) if self.fallback == Fallback::Root => {
@@ -542,7 +561,7 @@ impl Resolver {
                 shown += 1;
                 continue;
             }
-            let (said, server) = match self.ask_the_zone(&cut, asked_name, asked_type, task, avoid).await {
+            let (said, server) = match self.ask_the_zone(&mut cut, asked_name, asked_type, task, avoid).await {
                 // The zone above tells its servers' addresses anew, or other servers. Each such step leads up, and after the first
                 // referral there is none, so this ends. Whoever is avoided has an address.
                 Err(Failure::NoAddress(zone)) if is_remembered && avoid.is_empty() && !zone.borrow().is_root() => {
@@ -555,12 +574,13 @@ impl Resolver {
             match said {
                 Said::Referral(referral) => {
                     self.cache.keep_referral(&referral, server, self.now());
-                    let names = scrub::servers(&referral.servers);
-                    let addresses = referral.glue.iter().flat_map(|set| addresses_of(set, self.port)).collect();
+                    let servers: Vec<Name> = scrub::servers(&referral.servers).map(NameRef::to_name).collect();
+                    let glue = referral.glue.iter().flat_map(|set| addresses_of(set, self.port));
+                    let addresses = glue.chain(self.known_addresses(&servers)).collect();
                     let zone = referral.servers.owner.clone();
                     // `scrub` lets only referrals through that lead down, so this ends.
                     (shown, is_remembered) = (zone.borrow().label_count() + 1, false);
-                    cut = Cut { zone, servers: names.map(NameRef::to_name).collect(), addresses, way: Way::Down };
+                    cut = Cut { zone, servers, addresses, way: Way::Down };
                 }
                 Said::Answer(answer) => match answer.end {
                     _ if is_whole => return Ok((answer, server)),
@@ -591,10 +611,9 @@ impl Resolver {
             let Some(found) = self.cache.get(zone, Type::NS, now).filter(|found| !found.is_stale) else { continue };
             let Content::Set(set) = found.content else { continue };
             let servers: Vec<Name> = scrub::servers(&set).map(NameRef::to_name).collect();
-            let can_be_found =
-                |server: &Name| !server.borrow().is_within(zone) || !self.known_addresses(server).is_empty();
-            if servers.iter().any(can_be_found) {
-                return Cut { zone: zone.to_name(), servers, addresses: vec![], way: Way::Down };
+            let addresses: Vec<SocketAddr> = self.known_addresses(&servers).collect();
+            if !addresses.is_empty() || servers.iter().any(|server| !server.borrow().is_within(zone)) {
+                return Cut { zone: zone.to_name(), servers, addresses, way: Way::Down };
             }
         }
         Cut { zone: Name::root(), servers: vec![], addresses: self.hints.clone(), way: Way::Down }
@@ -603,7 +622,7 @@ impl Resolver {
     /// Step 3, and 4d.
     async fn ask_the_zone(
         &self,
-        cut: &Cut,
+        cut: &mut Cut,
         name: NameRef<'_>,
         rtype: Type,
         task: &Task,
@@ -615,21 +634,16 @@ impl Resolver {
             Way::Forwarded => Recursion::DesiredUnchecked,
         };
         let question = Question { name, rtype, recursion, cause: task.cause };
-        let asked = Asked { zone: cut.zone.borrow(), name, rtype, way: cut.way };
         let mut untried: Vec<Name> = cut.servers.clone();
-        let mut addresses = cut.addresses.clone();
-        for server in &cut.servers {
-            addresses.extend(self.known_addresses(server));
-        }
         let mut tried: Vec<SocketAddr> = avoid.to_vec();
         let (mut last, mut silent) = (None, vec![]);
         let (mut waits, mut waited): (Vec<(SocketAddr, Duration)>, Duration) = (vec![], Duration::ZERO);
         let (mut asked_so_far, mut rounds) = (0, 1);
         while asked_so_far < TRIES_MAX {
-            let order = self.servers.in_order(&cut.zone, &addresses, self.now());
+            let order = self.servers.in_order(&cut.zone, &cut.addresses, self.now());
             let Some(server) = order.iter().find(|address| !tried.contains(address)).copied() else {
                 // No address is left: look for one of a server that has none yet.
-                if Box::pin(self.more_addresses(cut, &mut untried, &mut addresses, task)).await? {
+                if Box::pin(self.more_addresses(cut, &mut untried, task)).await? {
                     continue;
                 }
                 if !silent.is_empty() && rounds < ROUNDS_MAX {
@@ -670,6 +684,7 @@ impl Resolver {
                 }
                 Ok(message) => {
                     self.servers.answered(server, began.elapsed());
+                    let asked = Asked { zone: cut.zone.borrow(), name, rtype, way: cut.way };
                     self.counters.foreign.inc_by(scrub::foreign(&message, asked));
                     match scrub::read(&message, asked) {
                         Said::Useless(because) => {
@@ -689,18 +704,15 @@ impl Resolver {
     }
 
     /// Looks for the address of one server that has none yet. Returns whether there is something new to try.
-    async fn more_addresses(
-        &self,
-        cut: &Cut,
-        untried: &mut Vec<Name>,
-        addresses: &mut Vec<SocketAddr>,
-        task: &Task,
-    ) -> Result<bool, Failure> {
+    async fn more_addresses(&self, cut: &mut Cut, untried: &mut Vec<Name>, task: &Task) -> Result<bool, Failure> {
         while let Some(server) = untried.pop() {
             // A server below its own zone's cut can be found by glue only; and whoever is being looked for is not found by
             // looking for him.
             let is_circle = server.borrow().is_within(cut.zone.borrow()) || task.looking_for.contains(&server);
-            if is_circle || task.looking_for.len() >= DEPTH_MAX || !self.known_addresses(&server).is_empty() {
+            if is_circle
+                || task.looking_for.len() >= DEPTH_MAX
+                || self.known_addresses(std::slice::from_ref(&server)).next().is_some()
+            {
                 continue;
             }
             let task = task.for_server(&server)?;
@@ -708,10 +720,10 @@ impl Resolver {
                 if rtype == Type::AAAA && !self.speaks_ipv6 {
                     continue;
                 }
-                let Ok(reply) = self.resolve(&server, rtype, &task).await else { continue };
-                let before = addresses.len();
-                addresses.extend(reply.answers.iter().flat_map(|(set, _)| addresses_of(set, self.port)));
-                if addresses.len() > before {
+                let Ok(reply) = self.resolve(&server, rtype, &task, Kept::Perhaps).await else { continue };
+                let before = cut.addresses.len();
+                cut.addresses.extend(reply.answers.iter().flat_map(|(set, _)| addresses_of(set, self.port)));
+                if cut.addresses.len() > before {
                     return Ok(true);
                 }
             }
@@ -719,14 +731,13 @@ impl Resolver {
         Ok(false)
     }
 
-    fn known_addresses(&self, server: &Name) -> Vec<SocketAddr> {
-        let types = if self.speaks_ipv6 { &[Type::A, Type::AAAA][..] } else { &[Type::A][..] };
-        let known = types.iter().filter_map(|rtype| self.cache.get(server.borrow(), *rtype, self.now()));
-        let sets = known.filter(|found| !found.is_stale).filter_map(|found| match found.content {
-            Content::Set(set) => Some(set),
+    fn known_addresses(&self, servers: &[Name]) -> impl Iterator<Item = SocketAddr> {
+        let (types, now) = (if self.speaks_ipv6 { &[Type::A, Type::AAAA][..] } else { &[Type::A][..] }, self.now());
+        let of = move |server: &Name, rtype: Type| match self.cache.get(server.borrow(), rtype, now)? {
+            Found { content: Content::Set(set), is_stale: false, .. } => Some(addresses_of(&set, self.port)),
             _ => None,
-        });
-        sets.flat_map(|set| addresses_of(&set, self.port)).collect()
+        };
+        servers.iter().flat_map(move |server| types.iter().filter_map(move |rtype| of(server, *rtype))).flatten()
     }
 }
 

@@ -41,7 +41,7 @@ use crate::{
     zonefile,
 };
 use cache::{Cache, Origin, Security, Set};
-use iterate::{Failure, Freshness, Limit, Reply, SaidBy, Task};
+use iterate::{Failure, Freshness, Kept, Limit, Reply, SaidBy, Task};
 use judge::Fetching;
 use local::Locals;
 use prometheus_client::metrics::counter::Counter;
@@ -368,6 +368,7 @@ impl Resolver {
         name: &Name,
         rtype: Type,
         checking: Checking,
+        kept: Kept,
         cause: u64,
     ) -> Result<Reply, (u16, String)> {
         self.counters.misses.inc();
@@ -411,7 +412,7 @@ impl Resolver {
             // Boxed where it is made: what waits for it would carry its size three times.
             let work = Box::pin(async move {
                 let task = Task::new(cause, checking, &resolver.known);
-                let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task)).await;
+                let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task, kept)).await;
                 let outcome = outcome.unwrap_or(Err(Failure::TooLong));
                 if let Err(failure) = &outcome {
                     resolver.count_failure(failure);
@@ -633,10 +634,10 @@ mod tests {
         let origin = Origin { credibility: Credibility::Answer, security: Security::Secure, from };
         // The clock begins with 1.
         resolver.cache.put_set(set, origin, 0);
-        let reply = resolver.find(&name, Type::A, Checking::On, 0).await.unwrap();
+        let reply = resolver.find(&name, Type::A, Checking::On, Kept::Perhaps, 0).await.unwrap();
         assert!(reply.is_stale && reply.answers[0].1 == 30, "{reply:?}");
         let other: Name = "other.example".parse().unwrap();
-        assert_eq!(resolver.find(&other, Type::A, Checking::On, 0).await.unwrap_err().0, 22);
+        assert_eq!(resolver.find(&other, Type::A, Checking::On, Kept::Perhaps, 0).await.unwrap_err().0, 22);
     }
 
     /// RFC 1034 §5.3.3 step 2: the NS set of `example` is good for longer than the addresses of its servers.

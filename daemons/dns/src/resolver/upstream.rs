@@ -19,6 +19,7 @@ use shared::{
     transcript::{Conversation, Transcript, Transport},
 };
 use std::{
+    cell::RefCell,
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
     num::NonZeroU16,
@@ -302,8 +303,7 @@ async fn receive<T>(socket: &AsyncFd<UdpSocket>, take: impl Fn(&UdpSocket) -> io
 /// with its signatures.
 fn query(question: Question<'_>, weakness: &Weakness) -> io::Result<Vec<u8>> {
     let Question { name, rtype, recursion, .. } = question;
-    let mut random = [0; 2 + 32];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let mut random = random()?;
     if let Some(next) = &weakness.next_id {
         random = [0; 2 + 32];
         random[..2].copy_from_slice(&next.fetch_add(1, Ordering::Relaxed).to_be_bytes());
@@ -327,6 +327,27 @@ fn query(question: Question<'_>, weakness: &Weakness) -> io::Result<Vec<u8>> {
     query.extend(UDP_OCTETS.to_be_bytes());
     query.extend([0, 0, 0x80, 0, 0, 0]);
     Ok(query)
+}
+
+/// For the id, and for each letter of a name one bit.
+type Chance = [u8; 2 + 32];
+
+/// As many for a thread as come from the system by one call: 256 octets are given whole (getrandom(2)).
+const CHANCES: usize = 256 / size_of::<Chance>();
+
+/// Takes from the system what nobody can guess, for a few questions at once.
+fn random() -> io::Result<Chance> {
+    thread_local! {
+        static STORE: RefCell<Vec<Chance>> = const { RefCell::new(vec![]) };
+    }
+    STORE.with_borrow_mut(|store| {
+        if store.is_empty() {
+            let mut octets = [0; CHANCES * size_of::<Chance>()];
+            rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty())?;
+            store.extend(octets.as_chunks().0);
+        }
+        store.pop().ok_or_else(|| io::ErrorKind::Other.into())
+    })
 }
 
 /// Whether the answer repeats the question, case included. An error may come without a question.
