@@ -290,19 +290,3 @@ fn two_thousand_messages_over_twenty_sessions_arrive_once_each() {
     assert!(site.mail("bob").iter().all(|message| message.starts_with("Return-Path: <alice@crepes.fr>\r\nReceived: ")));
     assert_eq!((site.begun().len(), site.begun_letters("bob").len()), (0, 0));
 }
-
-#[test]
-#[ignore = "needs python3: tests/run clients"]
-fn another_program_reads_our_maildir() {
-    let site = Site::new("hamburger.edu", "bob").unwrap();
-    let _running = site.start().unwrap();
-    for subject in ["ketchup", "pickles"] {
-        send(site.address(), ALICE, &[BOB], &format!("From: {ALICE}\r\nSubject: {subject}\r\n\r\nhello")).unwrap();
-    }
-    let script = "import mailbox, sys\nbox = mailbox.Maildir(sys.argv[1], create=False)\n\
-        print(sorted((mail['Subject'], mail['Return-Path'], mail.get_payload().strip()) for mail in box))";
-    let mailbox = site.folder().join("mail/bob").display().to_string();
-    let said = client("python3", "python3", &["-c", script, &mailbox], &[]).with_code(0).unwrap().out;
-    let wanted = ["ketchup", "pickles"].map(|subject| format!("('{subject}', '<{ALICE}>', 'hello')")).join(", ");
-    assert_eq!(said, format!("[{wanted}]\n"));
-}
