@@ -11,9 +11,6 @@ use tempfile::TempDir;
 
 use crate::process::{Server, find_program, free_address};
 
-/// What everybody types to log in, whatever the user is called.
-pub const PASSWORD: &str = "hungry";
-
 /// A running Dovecot. It runs without privileges: as whoever starts it, or as nobody if that is root, because it reads nobody's mail
 /// as root. Dropping it ends it.
 #[derive(Debug)]
@@ -29,8 +26,9 @@ pub fn program() -> Result<PathBuf> {
 }
 
 impl Dovecot {
-    /// Starts it on the Maildirs in `mail`, one for each user. `settings` are more lines of its configuration.
-    pub fn start(mail: &Path, settings: &str) -> Result<Self> {
+    /// Starts it on the Maildirs in `mail`, one for each user; all have the same password. `settings` are more lines of its
+    /// configuration.
+    pub fn start(mail: &Path, password: &str, settings: &str) -> Result<Self> {
         let (pop3, imap) = (free_address()?, free_address()?);
         let folder = tempfile::Builder::new().prefix("dovecot-").tempdir()?;
         let (user, group) = (who("-un")?, who("-gn")?);
@@ -39,7 +37,7 @@ impl Dovecot {
             "base_dir = {place}/run\nstate_dir = {place}/state\nlog_path = {place}/log\nssl = no\nlisten = 127.0.0.1\n\
              default_internal_user = {user}\ndefault_login_user = {user}\ndefault_internal_group = {group}\n\
              disable_plaintext_auth = no\nmail_location = maildir:{mail}/%u\nfirst_valid_uid = 1\n\
-             passdb {{\n driver = static\n args = password={PASSWORD}\n}}\n\
+             passdb {{\n driver = static\n args = password={password}\n}}\n\
              userdb {{\n driver = static\n args = uid={user} gid={group} home={mail}/%u\n}}\n\
              service anvil {{\n chroot =\n}}\n\
              service pop3-login {{\n chroot =\n inet_listener pop3 {{\n  port = {}\n }}\n inet_listener pop3s {{\n  port = 0\n }}\n}}\n\

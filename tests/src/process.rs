@@ -36,9 +36,10 @@ pub fn find_program(name: &str, package: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed: apt-get install {package}"))
 }
 
-/// The first line that a program prints about itself when it is given `flag`, on whichever of the two outputs.
-pub fn version(program: &Path, flag: &str) -> Result<String> {
-    let output = Command::new(program).arg(flag).output().with_context(|| program.display().to_string())?;
+/// The first line that a program prints about itself when it is given `flags`, on whichever of the two outputs.
+pub fn version(program: &Path, flags: &str) -> Result<String> {
+    let output =
+        Command::new(program).args(flags.split(' ')).output().with_context(|| program.display().to_string())?;
     let told = [output.stdout, output.stderr].concat();
     Ok(String::from_utf8_lossy(&told).lines().next().unwrap_or("unknown").trim().to_owned())
 }

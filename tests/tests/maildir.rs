@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tests::dovecot::{Dovecot, PASSWORD, give_away};
+use tests::dovecot::{Dovecot, give_away};
 use tests::mail::{Site, files, send};
 use tests::pop3;
 use tests::process::{PATIENCE, find_program};
@@ -18,6 +18,7 @@ use tests::program::run;
 
 const ALICE: &str = "alice@crepes.fr";
 const BOB: &str = "bob@hamburger.edu";
+const PASSWORD: &str = "hungry";
 /// For the same mailbox. What is for both goes there by way of the queue, twice.
 const BOB_TOO: &str = "bob+too@hamburger.edu";
 
@@ -97,7 +98,7 @@ fn dovecot_and_tomte_pop3_read_the_same_messages_and_each_sees_what_the_other_di
         deliver(&site, &[BOB, BOB_TOO], &text);
     }
     give_away(site.folder()).unwrap();
-    let dovecot = Dovecot::start(&site.folder().join("mail"), "protocols = pop3 imap\n").unwrap();
+    let dovecot = Dovecot::start(&site.folder().join("mail"), PASSWORD, "protocols = pop3 imap\n").unwrap();
     let (_pop3, ours) = site.start_pop3().unwrap();
     let theirs = dovecot.server().address();
 
