@@ -8,13 +8,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use tests::client::run_client;
 use tests::dovecot::{Dovecot, give_away};
 use tests::mail::{Site, files, send};
 use tests::pop3;
-use tests::process::{PATIENCE, find_program};
-use tests::program::run;
+use tests::process::PATIENCE;
 
 const ALICE: &str = "alice@crepes.fr";
 const BOB: &str = "bob@hamburger.edu";
@@ -158,8 +157,8 @@ fn pythons_library_reads_our_maildir() {
     }
     let script = "import mailbox, sys\nbox = mailbox.Maildir(sys.argv[1], create=False)\n\
         print(sorted((mail['Subject'], mail['Return-Path'], mail.get_payload().strip()) for mail in box))";
-    let mut python = Command::new(find_program("python3", "python3").unwrap());
-    let said = run(python.args(["-c", script]).arg(site.folder().join("mail/bob"))).unwrap().with_code(0).unwrap().out;
+    let mailbox = site.folder().join("mail/bob").display().to_string();
+    let said = run_client("python3", "python3", &["-c", script, &mailbox], &[]).unwrap().with_code(0).unwrap().out;
     let wanted = ["ketchup", "pickles"].map(|subject| format!("('{subject}', '<{ALICE}>', 'hello')")).join(", ");
     assert_eq!(said, format!("[{wanted}]\n"));
 }
