@@ -11,18 +11,25 @@
 //! Maildirs whose names tell the sizes. They take turns, round by round, and the median counts. The client is a thread for each
 //! connection on the same machine, which is why the processor time stands beside the rate. Before a server is timed, its
 //! octets are compared with the files.
+//!
+//! Where each command waits for the answer to the last one, a round trip is mostly two processors that wake each other up, and how long
+//! that takes depends on whether they had gone to sleep. So the column `single` shows how long a client waits, and hardly what a server
+//! does. On one processor nobody is woken up from sleep: `single-cpu` shows the servers. Beside both stands what a [`parrot`] does, which
+//! has its one answer ready: nobody can be faster.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use tests::contest::{self, Better, Contestant, Figure, Work};
+use tests::contest::{self, Better, Contestant, Figure, Work, name};
 use tests::dovecot::{Dovecot, give_away};
 use tests::pop3::Client;
-use tests::process::{Server, free_address};
+use tests::process::{Server, free_address, on_one_processor};
+use tests::table::figure;
 
 /// Measures tomte-pop3 and Dovecot side by side.
 #[derive(Debug, Parser)]
@@ -41,6 +48,8 @@ enum Column {
     Login,
     /// RETR of messages of 1 KiB, each after the answer to the last one.
     Single,
+    /// The same, where client and server share one processor.
+    SingleCpu,
     /// The same, a hundred commands at once.
     Pipelined,
     /// RETR of messages of 100 KiB, pipelined.
@@ -76,7 +85,7 @@ impl Column {
     fn mailbox(self) -> (usize, usize, Names) {
         match self {
             Self::Login => (10, 1024, Names::Sizes),
-            Self::Single | Self::Pipelined => (MESSAGES, 1024, Names::Sizes),
+            Self::Single | Self::SingleCpu | Self::Pipelined => (MESSAGES, 1024, Names::Sizes),
             Self::Large => (LARGE_MESSAGES, 100 << 10, Names::Sizes),
             Self::Crowd => (CROWD, 1024, Names::Sizes),
             Self::Strange => (CROWD, 1024, Names::Bare),
@@ -173,13 +182,18 @@ fn log_in(address: SocketAddr, user: usize) -> Result<Client> {
     Client::log_in(address, &name_of(user), PASSWORD)
 }
 
-/// Writes the mailboxes of a column, for whoever Dovecot runs as.
-fn fill(column: Column, mail: &Path) -> Result<()> {
-    let (messages, octets, names) = column.mailbox();
+/// A message that has at most so many octets on the wire.
+fn text(octets: usize) -> String {
     let head = "From: alice@crepes.fr\nTo: bob@hamburger.edu\nSubject: bench\n\n";
     let line = "sixty-three octets and their end make sixty-four, which is neat\n";
     let lines = (octets - head.len()) / (line.len() + 1);
-    let text = format!("{head}{}", line.repeat(lines));
+    format!("{head}{}", line.repeat(lines))
+}
+
+/// Writes the mailboxes of a column, for whoever Dovecot runs as.
+fn fill(column: Column, mail: &Path) -> Result<()> {
+    let (messages, octets, names) = column.mailbox();
+    let text = text(octets);
     let on_the_wire = text.len() + text.lines().count();
     let users = if column == Column::Login { USERS } else { 1 };
     for user in 0..users {
@@ -258,6 +272,7 @@ fn measure(column: Column, server: &Server, flags: &Flags) -> Result<Vec<f64>> {
                 .sum::<Result<u64>>()
         })?,
         Column::Single => retrievals(address, messages, 1, until)?,
+        Column::SingleCpu => on_one_processor(|| retrievals(address, messages, 1, until))?,
         Column::Pipelined => retrievals(address, messages, 100, until)?,
         Column::Large => retrievals(address, messages, 10, until)?,
         Column::Crowd | Column::Strange => {
@@ -268,6 +283,36 @@ fn measure(column: Column, server: &Server, flags: &Flags) -> Result<Vec<f64>> {
     let seconds = begin.elapsed().as_secs_f64();
     let cost = server.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / count as f64;
     Ok(vec![count as f64 / seconds, cost])
+}
+
+/// What the same client gets in a second from a server that has one answer to RETR and one to everything else: it reads, it writes, and
+/// between the two it does nothing.
+fn parrot(column: Column, flags: &Flags) -> Result<f64> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let (address, (_, octets, _)) = (listener.local_addr()?, column.mailbox());
+    let message = format!("+OK\r\n{}.\r\n", text(octets).replace('\n', "\r\n"));
+    let serve = || -> Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        stream.write_all(b"+OK\r\n")?;
+        let mut heard = [0; 512];
+        loop {
+            // The client says one line, and no more before it is answered.
+            match stream.read(&mut heard)? {
+                0 => return Ok(()),
+                _ if heard.starts_with(b"RETR") => stream.write_all(message.as_bytes())?,
+                _ => stream.write_all(b"+OK\r\n")?,
+            }
+        }
+    };
+    let race = || {
+        std::thread::scope(|scope| {
+            scope.spawn(serve);
+            retrievals(address, MESSAGES, 1, Instant::now() + Duration::from_secs(flags.seconds))
+        })
+    };
+    let count = if column == Column::SingleCpu { on_one_processor(race) } else { race() }?;
+    Ok(count as f64 / flags.seconds as f64)
 }
 
 /// What a server has noted about a mailbox that it does not know yet: forgotten, so that it is strange again.
@@ -282,7 +327,16 @@ fn forget(mail: &Path) -> Result<()> {
 }
 
 fn run_column(column: Column, flags: &Flags) -> Result<contest::Column> {
-    let start = |kind| Bench::start(kind, column, flags);
+    let start = |kind| {
+        let bench = Bench::start(kind, column, flags)?;
+        if column == Column::SingleCpu {
+            bench.server().bind_to_one_processor()?;
+        }
+        Ok(bench)
+    };
+    if matches!(column, Column::Single | Column::SingleCpu) {
+        eprintln!("{}: a parrot alone answers {} 1/s", name(column), figure(parrot(column, flags)?));
+    }
     flags.choices.run(column, start, |_, bench, _| {
         if column == Column::Strange {
             forget(bench.mail.path())?;

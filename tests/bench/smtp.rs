@@ -22,7 +22,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use tests::contest::{self, Better, Contestant, Figure, Work, name};
 use tests::postfix;
-use tests::process::{PATIENCE, Server, find_program, free_address, pause, version};
+use tests::process::{PATIENCE, Server, find_program, free_address, on_one_processor, pause, version};
 
 /// Measures tomte-smtp and Postfix side by side.
 #[derive(Debug, Parser)]
@@ -39,7 +39,9 @@ struct Flags {
 enum Column {
     /// 1 KiB into a mailbox, one session after the other.
     Small1,
-    /// The same, ten at a time.
+    /// The same, where client and server share one processor.
+    Small1Cpu,
+    /// The same on all processors, ten at a time.
     Small10,
     /// The same, fifty at a time.
     Small50,
@@ -79,7 +81,7 @@ impl Column {
     /// Sessions at a time, octets of a message, messages.
     fn work(self) -> (usize, usize, u32) {
         match self {
-            Self::Small1 => (1, 1 << 10, 1000),
+            Self::Small1 | Self::Small1Cpu => (1, 1 << 10, 1000),
             Self::Small10 | Self::Relay => (10, 1 << 10, 2000),
             Self::Small50 => (50, 1 << 10, 2000),
             Self::Medium1 => (1, 10 << 10, 1000),
@@ -233,6 +235,14 @@ fn ground() -> Result<tempfile::TempDir> {
 }
 
 fn run_column(column: Column, flags: &Flags, ground: &Path) -> Result<contest::Column> {
+    if column == Column::Small1Cpu {
+        let start = |kind| {
+            let bench = Bench::start(kind, flags, ground)?;
+            bench.server.bind_to_one_processor()?;
+            Ok(bench)
+        };
+        return flags.choices.run(column, start, |_, bench, _| on_one_processor(|| bench.run(column, flags)));
+    }
     flags.choices.run(column, |kind| Bench::start(kind, flags, ground), |_, bench, _| bench.run(column, flags))
 }
 

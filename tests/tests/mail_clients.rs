@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::collections::BTreeSet;
+
 use tests::client::{connect, run_client, run_script};
 use tests::lab::Lab;
 use tests::mail::{Site, contents, send, until};
