@@ -20,35 +20,21 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use tests::contest::{self, Better, Figure, OURS, Report, Runs};
+use tests::contest::{self, Better, Contestant, Figure, Work, name};
 use tests::dns::{Answer, Over, Type, ask};
 use tests::dnsperf::{self, Outcome, Pace, Queries};
-use tests::process::{PATIENCE, Server, built_program, find_program, free_address, pause, version};
-use tests::table::figure;
+use tests::process::{PATIENCE, Server, free_address, pause, version};
 
 /// Measures tomte-dns, Knot, NSD and BIND side by side.
 #[derive(Debug, Parser)]
 struct Flags {
-    /// How often each server runs each column; the median counts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
+    #[command(flatten)]
+    choices: contest::Choices<Column, Kind>,
     /// How long one run takes, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Only these columns.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMN")]
-    only: Vec<Column>,
-    /// Only these servers.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::value_variants().to_vec())]
-    servers: Vec<Kind>,
-    /// Our binary; by default the `tomte-dns` of this source tree.
-    #[arg(long, value_name = "FILE")]
-    ours: Option<PathBuf>,
-    /// Print JSON, with every single run.
-    #[arg(long)]
-    json: bool,
 }
 
 /// One kind of work.
@@ -68,34 +54,25 @@ enum Column {
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-const RATE: [Figure; 2] =
-    [Figure { unit: "q/s", better: Better::More }, Figure { unit: "CPU us/query", better: Better::Less }];
-const WAIT: [Figure; 3] = [
-    Figure { unit: "p99 ms", better: Better::Less },
-    Figure { unit: "p50 ms", better: Better::Less },
-    Figure { unit: "CPU us/query", better: Better::Less },
-];
 const LOAD: [Figure; 3] = [
     Figure { unit: "s", better: Better::Less },
     Figure { unit: "MiB then", better: Better::Less },
     Figure { unit: "MiB at most", better: Better::Less },
 ];
 
-impl Column {
-    fn name(self) -> String {
-        self.to_possible_value().expect("no column is skipped").get_name().to_owned()
-    }
-
+impl Work for Column {
     fn figures(self) -> &'static [Figure] {
-        match self {
-            Self::Hits | Self::Nxdomain | Self::Tcp => &RATE,
-            Self::Latency => &WAIT,
-            Self::Load => &LOAD,
-        }
+        if self == Self::Load { &LOAD } else { self.pace().figures() }
     }
+}
 
+impl Column {
     fn names(self) -> u32 {
         if self == Self::Load { 1_000_000 } else { 10_000 }
+    }
+
+    fn pace(self) -> Pace {
+        if self == Self::Latency { Pace::PerSecond(5000) } else { Pace::AsFastAsItGoes }
     }
 }
 
@@ -108,26 +85,24 @@ enum Kind {
     Bind,
 }
 
-impl Kind {
-    fn name(self) -> String {
-        self.to_possible_value().expect("no server is skipped").get_name().to_owned()
-    }
+impl Contestant for Kind {
+    const OURS: &'static str = "tomte-dns";
 
-    fn program(self, flags: &Flags) -> Result<PathBuf> {
-        match (self, &flags.ours) {
-            (Self::Knot, _) => find_program("knotd", "knot"),
-            (Self::Nsd, _) => find_program("nsd", "nsd"),
-            (Self::Bind, _) => find_program("named", "bind9"),
-            (Self::Ours, Some(program)) => Ok(program.clone()),
-            (Self::Ours, None) => built_program("tomte-dns"),
+    fn peer(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Ours => None,
+            Self::Knot => Some(("knotd", "knot")),
+            Self::Nsd => Some(("nsd", "nsd")),
+            Self::Bind => Some(("named", "bind9")),
         }
     }
 
-    /// The version as the program itself tells it.
     fn version(self, program: &Path) -> Result<String> {
         version(program, if matches!(self, Self::Nsd | Self::Bind) { "-v" } else { "--version" })
     }
+}
 
+impl Kind {
     fn configuration(self, folder: &Path, zone: &Path, port: u16) -> String {
         let folder = folder.display();
         let zone = zone.display();
@@ -222,7 +197,7 @@ zone "{ZONE}" {{ type primary; file "{zone}"; }};
     fn start(self, flags: &Flags, bench: &Bench, names: u32) -> Result<Server> {
         let address = free_address()?;
         // A folder for each start: what a server leaves behind for its next start must not count.
-        let folder = tempfile::Builder::new().prefix(&self.name()).tempdir_in(bench.folder.path())?.keep();
+        let folder = tempfile::Builder::new().prefix(&name(self)).tempdir_in(bench.folder.path())?.keep();
         let file = folder.join("server.conf");
         fs::write(&file, self.configuration(&folder, &bench.zone(names)?, address.port()))?;
         let file = file.display().to_string();
@@ -231,7 +206,7 @@ zone "{ZONE}" {{ type primary; file "{zone}"; }};
             Self::Nsd => vec!["-d", "-c", &file],
             Self::Bind => vec!["-4", "-f", "-n", "2", "-c", &file],
         };
-        let server = Server::start(&self.program(flags)?, arguments, address, &folder.join("output"))?;
+        let server = Server::start(&flags.choices.program(self)?, arguments, address, &folder.join("output"))?;
         let (last, begin) = (format!("host-{}.{ZONE}", names - 1), Instant::now());
         loop {
             // Some listen before they have read their zones.
@@ -288,7 +263,7 @@ impl Bench {
 
     /// dnsperf's file of questions.
     fn questions(&self, column: Column) -> Result<PathBuf> {
-        let file = self.folder.path().join(format!("{}.questions", column.name()));
+        let file = self.folder.path().join(format!("{}.questions", name(column)));
         if !file.exists() {
             let mut text = String::new();
             for (turn, number) in scattered(column.names()).enumerate() {
@@ -341,7 +316,7 @@ fn load(column: Column, server: SocketAddr, flags: &Flags, bench: &Bench) -> Res
         server,
         questions: &bench.questions(column)?,
         over: if column == Column::Tcp { Over::Tcp } else { Over::Udp },
-        pace: if column == Column::Latency { Pace::PerSecond(5000) } else { Pace::AsFastAsItGoes },
+        pace: column.pace(),
         passes: None,
         duration: Duration::from_secs(flags.seconds),
     }
@@ -357,12 +332,7 @@ fn load(column: Column, server: SocketAddr, flags: &Flags, bench: &Bench) -> Res
 fn measure(column: Column, server: &Server, flags: &Flags, bench: &Bench) -> Result<Vec<f64>> {
     let before = server.cpu()?;
     let outcome = load(column, server.address(), flags, bench)?;
-    let cost = server.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / outcome.completed as f64;
-    Ok(if column == Column::Latency {
-        vec![outcome.percentile_ms(99)?, outcome.percentile_ms(50)?, cost]
-    } else {
-        vec![outcome.rate(), cost]
-    })
+    outcome.figures(column.pace(), server.cpu()?.saturating_sub(before))
 }
 
 /// Starts a server with the large zone.
@@ -379,55 +349,27 @@ fn measure_load(kind: Kind, flags: &Flags, bench: &Bench) -> Result<Vec<f64>> {
 
 /// Runs a column on servers of its own, so that memory that an earlier one left behind does not count.
 fn run_column(column: Column, flags: &Flags, bench: &Bench) -> Result<contest::Column> {
-    let mut servers = vec![];
-    if column != Column::Load {
-        for kind in &flags.servers {
-            let server = kind.start(flags, bench, column.names()).with_context(|| kind.name())?;
-            check(&server, column.names()).with_context(|| kind.name())?;
-            servers.push(server);
+    let start = |kind: Kind| {
+        if column == Column::Load {
+            // How it starts is what is measured.
+            return Ok(None);
         }
-    }
-    let mut results: Vec<Runs> =
-        flags.servers.iter().map(|kind| Runs { server: kind.name(), runs: Vec::new() }).collect();
-    for round in 1..=flags.rounds {
-        for (index, (kind, result)) in flags.servers.iter().zip(&mut results).enumerate() {
-            let run = match servers.get(index) {
-                Some(server) => measure(column, server, flags, bench),
-                None => measure_load(*kind, flags, bench),
-            };
-            let run = run.with_context(|| kind.name())?;
-            let [first, ..] = &run[..] else { bail!("a column without figures") };
-            eprintln!(
-                "{} round {round}: {} {} {}",
-                column.name(),
-                kind.name(),
-                figure(*first),
-                column.figures()[0].unit
-            );
-            result.runs.push(run);
-        }
-    }
-    Ok(contest::Column { name: column.name(), figures: column.figures(), servers: results })
+        let server = kind.start(flags, bench, column.names())?;
+        check(&server, column.names())?;
+        Ok(Some(server))
+    };
+    flags.choices.run(column, start, |kind, server, _| match server {
+        Some(server) => measure(column, server, flags, bench),
+        None => measure_load(kind, flags, bench),
+    })
 }
 
 fn main() -> Result<()> {
     let flags = Flags::parse();
-    debug_assert_eq!(Kind::Ours.name(), OURS);
-    let mut versions = Vec::new();
-    for kind in &flags.servers {
-        versions.push((kind.name(), kind.version(&kind.program(&flags)?)?));
-    }
-    versions.push(("dnsperf".to_owned(), dnsperf::version()?));
     let bench = Bench::create()?;
-    let wanted = if flags.only.is_empty() { Column::value_variants() } else { &flags.only };
-    let columns = wanted.iter().map(|column| run_column(*column, &flags, &bench)).collect::<Result<Vec<_>>>()?;
-    let report = Report { rounds: flags.rounds, seconds: flags.seconds, versions, columns };
-    if flags.json {
-        println!("{:#}", report.to_json());
-    } else {
-        print!("{report}");
-    }
-    Ok(())
+    let columns = flags.choices.columns().iter().map(|column| run_column(*column, &flags, &bench));
+    let columns = columns.collect::<Result<_>>()?;
+    flags.choices.report(&format!("{} s", flags.seconds), vec![dnsperf::version()?], columns)
 }
 
 #[cfg(test)]

@@ -11,42 +11,34 @@
 //! Maildirs whose names tell the sizes. They take turns, round by round, and the median counts. The client is a thread for each
 //! connection on the same machine, which is why the processor time stands beside the rate. Before a server is timed, its
 //! octets are compared with the files.
+//!
+//! Where each command waits for the answer to the last one, a round trip is mostly two processors that wake each other up, and how long
+//! that takes depends on whether they had gone to sleep. So the column `single` shows how long a client waits, and hardly what a server
+//! does. On one processor nobody is woken up from sleep: `single-cpu` shows the servers. Beside both stands what a [`parrot`] does, which
+//! has its one answer ready: nobody can be faster.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use tests::contest::{self, Better, Figure, OURS, Report, Runs};
-use tests::process::{PATIENCE, Server, built_program, find_program, free_address, version};
+use tests::contest::{self, Better, Contestant, Figure, Work, name};
+use tests::dovecot::{Dovecot, give_away};
+use tests::pop3::Client;
+use tests::process::{Server, free_address, on_one_processor};
 use tests::table::figure;
 
 /// Measures tomte-pop3 and Dovecot side by side.
 #[derive(Debug, Parser)]
 struct Flags {
-    /// How often each server runs each column; the median counts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
+    #[command(flatten)]
+    choices: contest::Choices<Column, Kind>,
     /// How long one run takes, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Only these columns.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMN")]
-    only: Vec<Column>,
-    /// Only these servers.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::value_variants().to_vec())]
-    servers: Vec<Kind>,
-    /// Our binary; by default the `tomte-pop3` of this source tree.
-    #[arg(long, value_name = "FILE")]
-    ours: Option<PathBuf>,
-    /// Print JSON, with every single run.
-    #[arg(long)]
-    json: bool,
 }
 
 /// One kind of work.
@@ -56,6 +48,8 @@ enum Column {
     Login,
     /// RETR of messages of 1 KiB, each after the answer to the last one.
     Single,
+    /// The same, where client and server share one processor.
+    SingleCpu,
     /// The same, a hundred commands at once.
     Pipelined,
     /// RETR of messages of 100 KiB, pipelined.
@@ -77,23 +71,21 @@ const MESSAGES: usize = 1000;
 const LARGE_MESSAGES: usize = 100;
 const CROWD: usize = 100_000;
 
-impl Column {
-    fn name(self) -> String {
-        self.to_possible_value().expect("no column is skipped").get_name().to_owned()
-    }
-
+impl Work for Column {
     fn figures(self) -> &'static [Figure] {
         match self {
             Self::Crowd | Self::Strange => &WAIT,
             _ => &RATE,
         }
     }
+}
 
+impl Column {
     /// The mailbox: how many messages, how large, and whether their names tell the sizes.
     fn mailbox(self) -> (usize, usize, Names) {
         match self {
             Self::Login => (10, 1024, Names::Sizes),
-            Self::Single | Self::Pipelined => (MESSAGES, 1024, Names::Sizes),
+            Self::Single | Self::SingleCpu | Self::Pipelined => (MESSAGES, 1024, Names::Sizes),
             Self::Large => (LARGE_MESSAGES, 100 << 10, Names::Sizes),
             Self::Crowd => (CROWD, 1024, Names::Sizes),
             Self::Strange => (CROWD, 1024, Names::Bare),
@@ -114,121 +106,98 @@ enum Kind {
     Dovecot,
 }
 
-/// Argon2's hash of `bench`, with the least of memory: what it costs is no matter of POP3.
+/// Everybody's password, and Argon2's hash of it with the least of memory: what it costs is no matter of POP3.
+const PASSWORD: &str = "bench";
 const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$dG9tdGViZW5jaHNhbHQwMA$aonqjdV0Y7iAfocvwkCvWkeYrHJgIlE+ybyPFC4yow4";
 
-impl Kind {
-    fn name(self) -> String {
-        self.to_possible_value().expect("no server is skipped").get_name().to_owned()
-    }
+/// What Dovecot's manual has for busy POP3: high-performance login processes, processes that serve one client after the other, and no
+/// lock files.
+const DOVECOT: &str = "protocols = pop3\nauth_cache_size = 10M\nmaildir_very_dirty_syncs = yes\npop3_uidl_format = %f\n\
+    service pop3-login {\n service_count = 0\n process_min_avail = 2\n client_limit = 1000\n}\n\
+    service pop3 {\n service_count = 0\n process_min_avail = 4\n}\n";
 
-    fn program(self, flags: &Flags) -> Result<PathBuf> {
-        match (self, &flags.ours) {
-            (Self::Dovecot, _) => find_program("dovecot", "dovecot-pop3d"),
-            (Self::Ours, Some(program)) => Ok(program.clone()),
-            (Self::Ours, None) => built_program("tomte-pop3"),
-        }
-    }
+impl Contestant for Kind {
+    const OURS: &'static str = "tomte-pop3";
 
-    /// Dovecot's part follows its manual for busy POP3: high-performance login processes, processes that serve one client after
-    /// the other, and no lock files.
-    fn configuration(self, folder: &Path, mail: &Path, port: u16) -> String {
-        let (folder, mail) = (folder.display(), mail.display());
+    fn peer(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Ours => format!(
-                "[accounts]\nfile = \"{folder}/accounts.toml\"\n[pop3]\nlisten = [\"127.0.0.1:{port}\"]\n\
-                 mailboxes = \"{mail}\"\nallow_plaintext_auth = true\nconnections_per_peer = 1000\n"
-            ),
-            Self::Dovecot => format!(
-                "base_dir = {folder}/run\nstate_dir = {folder}/state\nlog_path = {folder}/log\nprotocols = pop3\nssl = no\n\
-                 listen = 127.0.0.1\ndisable_plaintext_auth = no\nauth_cache_size = 10M\nmail_location = maildir:{mail}/%u\n\
-                 maildir_very_dirty_syncs = yes\npop3_uidl_format = %f\nfirst_valid_uid = 1\n\
-                 passdb {{\n driver = static\n args = password=bench\n}}\n\
-                 userdb {{\n driver = static\n args = uid=nobody gid=nogroup home={mail}/%u\n}}\n\
-                 service pop3-login {{\n service_count = 0\n process_min_avail = 2\n client_limit = 1000\n \
-                 inet_listener pop3 {{\n  port = {port}\n }}\n inet_listener pop3s {{\n  port = 0\n }}\n}}\n\
-                 service pop3 {{\n service_count = 0\n process_min_avail = 4\n}}\n"
-            ),
+            Self::Ours => None,
+            Self::Dovecot => Some(("dovecot", "dovecot-pop3d")),
         }
     }
+}
 
-    fn start(self, flags: &Flags, mail: &Path) -> Result<(Server, tempfile::TempDir)> {
-        let address = free_address()?;
-        let folder = tempfile::Builder::new().prefix("bench-pop3-").tempdir()?;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let accounts =
-            (0..USERS).fold(String::new(), |all, user| all + &format!("[user{user}]\npassword = \"{HASH}\"\n"));
-        fs::write(folder.path().join("accounts.toml"), accounts)?;
-        let file = folder.path().join("server.conf");
-        fs::write(&file, self.configuration(folder.path(), mail, address.port()))?;
-        let file = file.display().to_string();
-        let arguments = match self {
-            Self::Ours => vec!["-c", &file],
-            Self::Dovecot => vec!["-F", "-c", &file],
+/// A server at work, with mailboxes of its own: what one notes there must not help or hinder the other.
+struct Bench {
+    running: Running,
+    mail: tempfile::TempDir,
+}
+
+enum Running {
+    Ours { server: Server, _folder: tempfile::TempDir },
+    Dovecot(Dovecot),
+}
+
+impl Bench {
+    fn start(kind: Kind, column: Column, flags: &Flags) -> Result<Self> {
+        let mail = tempfile::Builder::new().prefix("bench-pop3-mail.").tempdir()?;
+        fill(column, mail.path())?;
+        let running = match kind {
+            Kind::Ours => start_ours(&flags.choices.program(kind)?, mail.path())?,
+            Kind::Dovecot => Running::Dovecot(Dovecot::start(mail.path(), PASSWORD, DOVECOT)?),
         };
-        let server = Server::start(&self.program(flags)?, arguments, address, &folder.path().join("output"))?;
-        Ok((server, folder))
-    }
-}
-
-/// A connection that has been greeted.
-struct Talk(BufReader<TcpStream>);
-
-impl Talk {
-    fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE * 6))?;
-        let mut talk = Self(BufReader::with_capacity(256 << 10, stream));
-        talk.ok()?;
-        Ok(talk)
+        let bench = Self { running, mail };
+        check(column, bench.server().address())?;
+        Ok(bench)
     }
 
-    fn say(&mut self, line: &str) -> Result<()> {
-        Ok(self.0.get_mut().write_all(line.as_bytes())?)
-    }
-
-    fn ok(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.0.read_line(&mut line)?;
-        ensure!(line.starts_with("+OK"), "the server says {line:?}");
-        Ok(line)
-    }
-
-    fn log_in(&mut self, user: usize) -> Result<()> {
-        self.say(&format!("USER user{user}\r\n"))?;
-        self.ok()?;
-        self.say("PASS bench\r\n")?;
-        self.ok().map(drop)
-    }
-
-    /// Reads a message to its end; how many octets it has, the end not counted.
-    fn message(&mut self, buffer: &mut Vec<u8>) -> Result<usize> {
-        self.ok()?;
-        let mut octets = 0;
-        loop {
-            buffer.clear();
-            self.0.read_until(b'\n', buffer)?;
-            match &buffer[..] {
-                b".\r\n" => return Ok(octets),
-                [] => bail!("the message does not end"),
-                line => octets += line.len(),
-            }
+    fn server(&self) -> &Server {
+        match &self.running {
+            Running::Ours { server, .. } => server,
+            Running::Dovecot(dovecot) => dovecot.server(),
         }
     }
 }
 
-/// Writes the mailboxes of a column. They belong to nobody, which is who Dovecot reads them as when root starts it.
-fn fill(column: Column, mail: &Path) -> Result<()> {
-    let (messages, octets, names) = column.mailbox();
+fn start_ours(program: &Path, mail: &Path) -> Result<Running> {
+    let (address, folder) = (free_address()?, tempfile::tempdir()?);
+    let [accounts, file, output] = ["accounts.toml", "tomte.toml", "output"].map(|name| folder.path().join(name));
+    let account = |user| format!("[{}]\npassword = \"{HASH}\"\n", name_of(user));
+    fs::write(&accounts, (0..USERS).map(account).collect::<String>())?;
+    let (accounts, mail) = (accounts.display(), mail.display());
+    let text = format!(
+        "[accounts]\nfile = \"{accounts}\"\n[pop3]\nlisten = [\"{address}\"]\nmailboxes = \"{mail}\"\n\
+         allow_plaintext_auth = true\nconnections_per_peer = 1000\n"
+    );
+    fs::write(&file, text)?;
+    let server = Server::start(program, [Path::new("-c"), &file], address, &output)?;
+    Ok(Running::Ours { server, _folder: folder })
+}
+
+fn name_of(user: usize) -> String {
+    format!("user{user}")
+}
+
+fn log_in(address: SocketAddr, user: usize) -> Result<Client> {
+    Client::log_in(address, &name_of(user), PASSWORD)
+}
+
+/// A message that has at most so many octets on the wire.
+fn text(octets: usize) -> String {
     let head = "From: alice@crepes.fr\nTo: bob@hamburger.edu\nSubject: bench\n\n";
     let line = "sixty-three octets and their end make sixty-four, which is neat\n";
     let lines = (octets - head.len()) / (line.len() + 1);
-    let text = format!("{head}{}", line.repeat(lines));
+    format!("{head}{}", line.repeat(lines))
+}
+
+/// Writes the mailboxes of a column, for whoever Dovecot runs as.
+fn fill(column: Column, mail: &Path) -> Result<()> {
+    let (messages, octets, names) = column.mailbox();
+    let text = text(octets);
     let on_the_wire = text.len() + text.lines().count();
     let users = if column == Column::Login { USERS } else { 1 };
     for user in 0..users {
-        let folder = mail.join(format!("user{user}"));
+        let folder = mail.join(name_of(user));
         for dir in ["new", "cur", "tmp"] {
             fs::create_dir_all(folder.join(dir))?;
         }
@@ -239,43 +208,27 @@ fn fill(column: Column, mail: &Path) -> Result<()> {
             };
             fs::write(folder.join("cur").join(format!("{name}:2,")), &text)?;
         }
-        own(&folder)?;
     }
-    own(mail)
-}
-
-fn own(folder: &Path) -> Result<()> {
-    if rustix::process::geteuid().is_root() {
-        let status = Command::new("chown").args(["-R", "nobody:nogroup"]).arg(folder).status()?;
-        ensure!(status.success(), "chown failed");
-        chown(folder, Some(65534), Some(65534))?;
-    }
-    Ok(())
+    give_away(mail)
 }
 
 /// Both servers must tell and send the same octets.
 fn check(column: Column, address: SocketAddr) -> Result<()> {
     let (messages, octets, _) = column.mailbox();
-    let mut talk = Talk::open(address)?;
-    talk.log_in(0)?;
-    talk.say("STAT\r\n")?;
-    let told = talk.ok()?;
-    talk.say("RETR 1\r\n")?;
-    let sent = talk.message(&mut vec![])?;
+    let mut client = log_in(address, 0)?;
+    let told = client.say("STAT")?;
+    client.push("RETR 1\r\n")?;
+    let sent = client.hear_text(&mut vec![])?;
     ensure!(sent > octets * 9 / 10 && sent <= octets, "a message of {sent} octets");
-    ensure!(told.starts_with(&format!("+OK {messages} {}", messages * sent)), "STAT says {told:?}");
-    talk.say("QUIT\r\n")?;
-    talk.ok().map(drop)
+    ensure!(told == format!("{messages} {}", messages * sent), "STAT says {told:?}");
+    client.quit()
 }
 
 /// Log in, STAT, QUIT.
 fn visit(address: SocketAddr, user: usize) -> Result<()> {
-    let mut talk = Talk::open(address)?;
-    talk.log_in(user)?;
-    talk.say("STAT\r\n")?;
-    talk.ok()?;
-    talk.say("QUIT\r\n")?;
-    talk.ok().map(drop)
+    let mut client = log_in(address, user)?;
+    client.say("STAT")?;
+    client.quit()
 }
 
 /// Visits, again and again; how many.
@@ -290,15 +243,14 @@ fn visits(address: SocketAddr, user: usize, until: Instant) -> Result<u64> {
 
 /// RETR of each message in turn, so many commands at once.
 fn retrievals(address: SocketAddr, messages: usize, at_once: usize, until: Instant) -> Result<u64> {
-    let mut talk = Talk::open(address)?;
-    talk.log_in(0)?;
+    let mut client = log_in(address, 0)?;
     let (mut count, mut next, mut buffer) = (0, 0, vec![]);
     while Instant::now() < until {
         let commands: String =
             (0..at_once).fold(String::new(), |all, index| all + &format!("RETR {}\r\n", (next + index) % messages + 1));
-        talk.say(&commands)?;
+        client.push(&commands)?;
         for _ in 0..at_once {
-            talk.message(&mut buffer)?;
+            client.hear_text(&mut buffer)?;
         }
         next = (next + at_once) % messages;
         count += at_once as u64;
@@ -320,6 +272,7 @@ fn measure(column: Column, server: &Server, flags: &Flags) -> Result<Vec<f64>> {
                 .sum::<Result<u64>>()
         })?,
         Column::Single => retrievals(address, messages, 1, until)?,
+        Column::SingleCpu => on_one_processor(|| retrievals(address, messages, 1, until))?,
         Column::Pipelined => retrievals(address, messages, 100, until)?,
         Column::Large => retrievals(address, messages, 10, until)?,
         Column::Crowd | Column::Strange => {
@@ -332,9 +285,39 @@ fn measure(column: Column, server: &Server, flags: &Flags) -> Result<Vec<f64>> {
     Ok(vec![count as f64 / seconds, cost])
 }
 
+/// What the same client gets in a second from a server that has one answer to RETR and one to everything else: it reads, it writes, and
+/// between the two it does nothing.
+fn parrot(column: Column, flags: &Flags) -> Result<f64> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let (address, (_, octets, _)) = (listener.local_addr()?, column.mailbox());
+    let message = format!("+OK\r\n{}.\r\n", text(octets).replace('\n', "\r\n"));
+    let serve = || -> Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        stream.write_all(b"+OK\r\n")?;
+        let mut heard = [0; 512];
+        loop {
+            // The client says one line, and no more before it is answered.
+            match stream.read(&mut heard)? {
+                0 => return Ok(()),
+                _ if heard.starts_with(b"RETR") => stream.write_all(message.as_bytes())?,
+                _ => stream.write_all(b"+OK\r\n")?,
+            }
+        }
+    };
+    let race = || {
+        std::thread::scope(|scope| {
+            scope.spawn(serve);
+            retrievals(address, MESSAGES, 1, Instant::now() + Duration::from_secs(flags.seconds))
+        })
+    };
+    let count = if column == Column::SingleCpu { on_one_processor(race) } else { race() }?;
+    Ok(count as f64 / flags.seconds as f64)
+}
+
 /// What a server has noted about a mailbox that it does not know yet: forgotten, so that it is strange again.
 fn forget(mail: &Path) -> Result<()> {
-    for entry in fs::read_dir(mail.join("user0"))? {
+    for entry in fs::read_dir(mail.join(name_of(0)))? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
             fs::remove_file(entry.path())?;
@@ -344,46 +327,26 @@ fn forget(mail: &Path) -> Result<()> {
 }
 
 fn run_column(column: Column, flags: &Flags) -> Result<contest::Column> {
-    let mut servers = vec![];
-    for kind in &flags.servers {
-        // Each has mailboxes of its own: what one notes there must not help or hinder the other.
-        let mail = tempfile::Builder::new().prefix("bench-pop3-mail.").tempdir()?;
-        fs::set_permissions(mail.path(), fs::Permissions::from_mode(0o755))?;
-        fill(column, mail.path())?;
-        let (server, folder) = kind.start(flags, mail.path()).with_context(|| kind.name())?;
-        check(column, server.address()).with_context(|| kind.name())?;
-        servers.push((server, folder, mail));
-    }
-    let mut results: Vec<Runs> =
-        flags.servers.iter().map(|kind| Runs { server: kind.name(), runs: Vec::new() }).collect();
-    for round in 1..=flags.rounds {
-        for ((server, _, mail), result) in servers.iter().zip(&mut results) {
-            if column == Column::Strange {
-                forget(mail.path())?;
-            }
-            let run = measure(column, server, flags).with_context(|| result.server.clone())?;
-            let unit = column.figures()[0].unit;
-            eprintln!("{} round {round}: {} {} {unit}", column.name(), result.server, figure(run[0]));
-            result.runs.push(run);
+    let start = |kind| {
+        let bench = Bench::start(kind, column, flags)?;
+        if column == Column::SingleCpu {
+            bench.server().bind_to_one_processor()?;
         }
+        Ok(bench)
+    };
+    if matches!(column, Column::Single | Column::SingleCpu) {
+        eprintln!("{}: a parrot alone answers {} 1/s", name(column), figure(parrot(column, flags)?));
     }
-    Ok(contest::Column { name: column.name(), figures: column.figures(), servers: results })
+    flags.choices.run(column, start, |_, bench, _| {
+        if column == Column::Strange {
+            forget(bench.mail.path())?;
+        }
+        measure(column, bench.server(), flags)
+    })
 }
 
 fn main() -> Result<()> {
     let flags = Flags::parse();
-    debug_assert_eq!(Kind::Ours.name(), OURS);
-    let mut versions = Vec::new();
-    for kind in &flags.servers {
-        versions.push((kind.name(), version(&kind.program(&flags)?, "--version")?));
-    }
-    let wanted = if flags.only.is_empty() { Column::value_variants() } else { &flags.only };
-    let columns = wanted.iter().map(|column| run_column(*column, &flags)).collect::<Result<Vec<_>>>()?;
-    let report = Report { rounds: flags.rounds, seconds: flags.seconds, versions, columns };
-    if flags.json {
-        println!("{:#}", report.to_json());
-    } else {
-        print!("{report}");
-    }
-    Ok(())
+    let columns = flags.choices.columns().iter().map(|column| run_column(*column, &flags)).collect::<Result<_>>()?;
+    flags.choices.report(&format!("{} s", flags.seconds), vec![], columns)
 }

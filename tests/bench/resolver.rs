@@ -27,33 +27,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use tests::alone;
-use tests::contest::{self, Better, Figure, OURS, Report, Runs};
+use tests::contest::{self, Better, Contestant, Figure, Work, name};
 use tests::dns::{Answer, Over, Question, Type};
 use tests::dnsperf::{self, Outcome, Pace, Queries};
-use tests::process::{PATIENCE, Server, built_program, find_program, free_address, pause, version};
+use tests::process::{PATIENCE, Server, find_program, free_address, pause, version};
 use tests::table::figure;
 
 /// Measures tomte-dns, pdns-recursor, Unbound and Knot Resolver side by side.
 #[derive(Debug, Parser)]
 struct Flags {
-    /// How often each server runs each column; the median counts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
+    #[command(flatten)]
+    choices: contest::Choices<Column, Kind>,
     /// How long one run takes, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=10))]
     seconds: u64,
-    /// Only these columns.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMN")]
-    only: Vec<Column>,
-    /// Only these servers.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::value_variants().to_vec())]
-    servers: Vec<Kind>,
-    /// Our binary; by default the `tomte-dns` of this source tree.
-    #[arg(long, value_name = "FILE")]
-    ours: Option<PathBuf>,
-    /// Print JSON, with every single run.
-    #[arg(long)]
-    json: bool,
 }
 
 /// One kind of work.
@@ -77,32 +64,23 @@ enum Column {
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-const RATE: [Figure; 2] =
-    [Figure { unit: "q/s", better: Better::More }, Figure { unit: "CPU us/query", better: Better::Less }];
-const WAIT: [Figure; 3] = [
-    Figure { unit: "p99 ms", better: Better::Less },
-    Figure { unit: "p50 ms", better: Better::Less },
-    Figure { unit: "CPU us/query", better: Better::Less },
-];
 const FLOOD: [Figure; 3] = [
     Figure { unit: "% kept", better: Better::More },
     Figure { unit: "MiB then", better: Better::Less },
     Figure { unit: "q/s", better: Better::More },
 ];
 
-impl Column {
-    fn name(self) -> String {
-        self.to_possible_value().expect("no column is skipped").get_name().to_owned()
-    }
-
+impl Work for Column {
     fn figures(self) -> &'static [Figure] {
-        match self {
-            Self::Hits | Self::Misses | Self::Validated => &RATE,
-            Self::HitLatency | Self::MissLatency => &WAIT,
-            Self::Flood => &FLOOD,
-        }
+        if self == Self::Flood { &FLOOD } else { self.pace().figures() }
     }
 
+    fn rounds(self, wanted: u16) -> u16 {
+        if self == Self::Flood { 1 } else { wanted }
+    }
+}
+
+impl Column {
     /// The tree that it is measured in.
     fn tree(self) -> Tree {
         if self == Self::Validated { Tree::Signed } else { Tree::Plain }
@@ -137,26 +115,24 @@ enum Kind {
     Kresd,
 }
 
-impl Kind {
-    fn name(self) -> String {
-        self.to_possible_value().expect("no server is skipped").get_name().to_owned()
-    }
+impl Contestant for Kind {
+    const OURS: &'static str = "tomte-dns";
 
-    fn program(self, flags: &Flags) -> Result<PathBuf> {
-        match (self, &flags.ours) {
-            (Self::Pdns, _) => find_program("pdns_recursor", "pdns-recursor"),
-            (Self::Unbound, _) => find_program("unbound", "unbound"),
-            (Self::Kresd, _) => find_program("kresd", "knot-resolver"),
-            (Self::Ours, Some(program)) => Ok(program.clone()),
-            (Self::Ours, None) => built_program("tomte-dns"),
+    fn peer(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Ours => None,
+            Self::Pdns => Some(("pdns_recursor", "pdns-recursor")),
+            Self::Unbound => Some(("unbound", "unbound")),
+            Self::Kresd => Some(("kresd", "knot-resolver")),
         }
     }
 
-    /// The version as the program itself tells it.
     fn version(self, program: &Path) -> Result<String> {
         version(program, if self == Self::Unbound { "-V" } else { "--version" })
     }
+}
 
+impl Kind {
     /// The name of its configuration's file, and what stands there. None asks over IPv6, for there is none.
     fn configuration(self, folder: &Path, bench: &Bench, port: u16) -> Result<(&'static str, String)> {
         let anchor = bench.anchor()?;
@@ -266,7 +242,7 @@ log_level('crit')
     fn start(self, flags: &Flags, bench: &Bench) -> Result<Server> {
         let address = free_address()?;
         // A folder for each start: what a server leaves behind for its next start must not count.
-        let folder = tempfile::Builder::new().prefix(&self.name()).tempdir_in(bench.folder.path())?.keep();
+        let folder = tempfile::Builder::new().prefix(&name(self)).tempdir_in(bench.folder.path())?.keep();
         let (file, text) = self.configuration(&folder, bench, address.port())?;
         let file = folder.join(file);
         fs::write(&file, text)?;
@@ -274,7 +250,7 @@ log_level('crit')
         let anchor = bench.anchor()?;
         let lua = anchor.strip_prefix(". IN DS ").map(|data| format!("clearTA()\naddTA('.', \"{data}\")\n"));
         fs::write(folder.join("anchor.lua"), lua.unwrap_or_default())?;
-        let (program, place) = (self.program(flags)?, folder.display().to_string());
+        let (program, place) = (flags.choices.program(self)?, folder.display().to_string());
         let file = file.display().to_string();
         let output = folder.join("output");
         let server = match self {
@@ -393,7 +369,12 @@ impl Bench {
         text += "]\n";
         let file = folder.join("tomte.toml");
         fs::write(&file, text)?;
-        Server::start(&Kind::Ours.program(flags)?, ["-c".as_ref(), file.as_os_str()], listen[0], &folder.join("output"))
+        Server::start(
+            &flags.choices.program(Kind::Ours)?,
+            ["-c".as_ref(), file.as_os_str()],
+            listen[0],
+            &folder.join("output"),
+        )
     }
 
     fn hosts(&self) -> u32 {
@@ -506,11 +487,7 @@ fn load(column: Column, server: SocketAddr, seconds: u64, bench: &Bench) -> Resu
 fn measure(column: Column, server: &Server, flags: &Flags, bench: &Bench) -> Result<Vec<f64>> {
     let before = server.cpu()?;
     let outcome = load(column, server.address(), flags.seconds, bench)?;
-    let cost = server.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / outcome.completed as f64;
-    Ok(match column.pace() {
-        Pace::PerSecond(_) => vec![outcome.percentile_ms(99)?, outcome.percentile_ms(50)?, cost],
-        Pace::AsFastAsItGoes => vec![outcome.rate(), cost],
-    })
+    outcome.figures(column.pace(), server.cpu()?.saturating_sub(before))
 }
 
 /// Useful names are asked for a few times, then a flood of others comes; what was kept has aged since.
@@ -546,36 +523,23 @@ fn ready(kind: Kind, column: Column, flags: &Flags, bench: &Bench) -> Result<Ser
 
 /// Runs a column on servers of its own, so that what an earlier one left behind does not count.
 fn run_column(column: Column, flags: &Flags, bench: &Bench) -> Result<contest::Column> {
-    let mut servers = vec![];
-    let mut results: Vec<Runs> = vec![];
-    for kind in &flags.servers {
-        servers.push(ready(*kind, column, flags, bench).with_context(|| kind.name())?);
-        results.push(Runs { server: kind.name(), runs: vec![] });
-    }
-    for round in 1..=if column == Column::Flood { 1 } else { flags.rounds } {
-        for ((kind, server), result) in flags.servers.iter().zip(&mut servers).zip(&mut results) {
-            if column == Column::Validated && round > 1 {
-                // It knows all the names by now.
-                *server = ready(*kind, column, flags, bench).with_context(|| kind.name())?;
-            }
-            let run = match column {
-                Column::Flood => measure_flood(server, flags, bench),
-                _ => measure(column, server, flags, bench),
-            };
-            let run = run.with_context(|| result.server.clone())?;
-            let [first, ..] = &run[..] else { bail!("a column without figures") };
-            let (name, unit) = (column.name(), column.figures()[0].unit);
-            eprintln!("{name} round {round}: {} {} {unit}", result.server, figure(*first));
-            result.runs.push(run);
+    let start = |kind| ready(kind, column, flags, bench);
+    flags.choices.run(column, start, |kind, server, round| {
+        if column == Column::Validated && round > 1 {
+            // It knows all the names by now.
+            *server = start(kind)?;
         }
-    }
-    Ok(contest::Column { name: column.name(), figures: column.figures(), servers: results })
+        match column {
+            Column::Flood => measure_flood(server, flags, bench),
+            _ => measure(column, server, flags, bench),
+        }
+    })
 }
 
 /// The authorities must not be what holds the resolvers up: alone they are to answer at least twice as many of the same questions.
 fn check_authorities(columns: &[contest::Column], bench: &Bench) -> Result<()> {
-    let name = if bench.tree == Tree::Signed { Column::Validated } else { Column::Misses }.name();
-    let Some(misses) = columns.iter().find(|column| column.name == name) else { return Ok(()) };
+    let wanted = name(if bench.tree == Tree::Signed { Column::Validated } else { Column::Misses });
+    let Some(misses) = columns.iter().find(|column| column.name == wanted) else { return Ok(()) };
     let best = misses.servers.iter().flat_map(|server| &server.runs).map(|run| run[0]).fold(0.0, f64::max);
     let seconds = 2;
     let alone = Queries {
@@ -595,17 +559,11 @@ fn check_authorities(columns: &[contest::Column], bench: &Bench) -> Result<()> {
 
 fn main() -> Result<()> {
     let flags = Flags::parse();
-    debug_assert_eq!(Kind::Ours.name(), OURS);
     if !alone::is_alone() {
         let status = alone::main_again()?;
         std::process::exit(status.code().unwrap_or(1));
     }
-    let mut versions = vec![];
-    for kind in &flags.servers {
-        versions.push((kind.name(), kind.version(&kind.program(&flags)?)?));
-    }
-    versions.push(("dnsperf".to_owned(), dnsperf::version()?));
-    let wanted = if flags.only.is_empty() { Column::value_variants() } else { &flags.only };
+    let wanted = flags.choices.columns();
     let mut columns = vec![];
     for tree in [Tree::Plain, Tree::Signed] {
         if wanted.iter().any(|column| column.tree() == tree) {
@@ -616,11 +574,5 @@ fn main() -> Result<()> {
             check_authorities(&columns, &bench)?;
         }
     }
-    let report = Report { rounds: flags.rounds, seconds: flags.seconds, versions, columns };
-    if flags.json {
-        println!("{:#}", report.to_json());
-    } else {
-        print!("{report}");
-    }
-    Ok(())
+    flags.choices.report(&format!("{} s", flags.seconds), vec![dnsperf::version()?], columns)
 }

@@ -11,39 +11,25 @@
 //! rounds counts. `wrk` runs on the same machine and takes its share of it; ratios mean something elsewhere, absolute
 //! figures do not. Before a server is timed, each of its files is fetched and compared octet by octet.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
+use tests::contest::{self, Better, Contestant, Figure, Work, name};
 use tests::load::{self, Connection, Load};
-use tests::process::{Server, built_program, find_program, free_address, version};
-use tests::table::{Table, figure, median};
+use tests::process::{Server, find_program, free_address, version};
 
 /// Measures tomte-web, nginx and lighttpd side by side.
 #[derive(Debug, Parser)]
 struct Flags {
-    /// How often each server runs each column; the median counts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
+    #[command(flatten)]
+    choices: contest::Choices<Column, Kind>,
     /// How long one run takes, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Only these columns.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMN")]
-    only: Vec<Column>,
-    /// Only these servers.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::value_variants().to_vec())]
-    servers: Vec<Kind>,
-    /// Our binary; by default the `tomte-web` beside this program.
-    #[arg(long, value_name = "FILE")]
-    ours: Option<PathBuf>,
-    /// Print JSON, with every single run.
-    #[arg(long)]
-    json: bool,
 }
 
 /// One kind of work.
@@ -82,45 +68,24 @@ const MIB: f64 = KIB * 1024.0;
 const FILES: [(&str, usize); 4] =
     [("/1k.bin", 1 << 10), ("/10k.bin", 10 << 10), ("/1m.bin", 1 << 20), ("/100m.bin", 100 << 20)];
 
-/// What one unit of work is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
-    Request,
-    Mebibyte,
-    Memory,
-}
+const REQUESTS: [Figure; 2] =
+    [Figure { unit: "req/s", better: Better::More }, Figure { unit: "CPU us/req", better: Better::Less }];
+const MEBIBYTES: [Figure; 2] =
+    [Figure { unit: "MiB/s", better: Better::More }, Figure { unit: "CPU us/MiB", better: Better::Less }];
+const MEMORY: [Figure; 2] =
+    [Figure { unit: "MiB above idle", better: Better::Less }, Figure { unit: "KiB/connection", better: Better::Less }];
 
-impl Unit {
-    fn rate(self) -> &'static str {
+impl Work for Column {
+    fn figures(self) -> &'static [Figure] {
         match self {
-            Self::Request => "req/s",
-            Self::Mebibyte => "MiB/s",
-            Self::Memory => "MiB above idle",
-        }
-    }
-
-    fn cost(self) -> &'static str {
-        match self {
-            Self::Request => "CPU us/req",
-            Self::Mebibyte => "CPU us/MiB",
-            Self::Memory => "KiB/connection",
+            Self::Small | Self::Page | Self::Close | Self::Logged => &REQUESTS,
+            Self::Picture | Self::Film => &MEBIBYTES,
+            Self::Idle => &MEMORY,
         }
     }
 }
 
 impl Column {
-    fn name(self) -> String {
-        self.to_possible_value().expect("no column is skipped").get_name().to_owned()
-    }
-
-    fn unit(self) -> Unit {
-        match self {
-            Self::Small | Self::Page | Self::Close | Self::Logged => Unit::Request,
-            Self::Picture | Self::Film => Unit::Mebibyte,
-            Self::Idle => Unit::Memory,
-        }
-    }
-
     fn path(self) -> &'static str {
         let file = match self {
             Self::Small | Self::Close | Self::Logged | Self::Idle => 0,
@@ -150,25 +115,23 @@ enum Kind {
     Lighttpd,
 }
 
-impl Kind {
-    fn name(self) -> String {
-        self.to_possible_value().expect("no server is skipped").get_name().to_owned()
-    }
+impl Contestant for Kind {
+    const OURS: &'static str = "tomte-web";
 
-    fn program(self, flags: &Flags) -> Result<PathBuf> {
-        match (self, &flags.ours) {
-            (Self::Nginx, _) => find_program("nginx", "nginx-light"),
-            (Self::Lighttpd, _) => find_program("lighttpd", "lighttpd"),
-            (Self::Ours, Some(program)) => Ok(program.clone()),
-            (Self::Ours, None) => built_program("tomte-web"),
+    fn peer(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Ours => None,
+            Self::Nginx => Some(("nginx", "nginx-light")),
+            Self::Lighttpd => Some(("lighttpd", "lighttpd")),
         }
     }
 
-    /// The version as the program itself tells it.
     fn version(self, program: &Path) -> Result<String> {
-        version(program, if self == Self::Ours { "--version" } else { "-v" })
+        version(program, if matches!(self, Self::Ours) { "--version" } else { "-v" })
     }
+}
 
+impl Kind {
     fn configuration(self, site: &Site, port: u16, log: AccessLog) -> String {
         let docroot = site.docroot.display();
         let folder = site.folder.path().display();
@@ -258,19 +221,19 @@ mimetype.assign = ("" => "application/octet-stream")
     /// Starts the server on a free port and checks that it serves every file as it is on disk.
     fn start(self, flags: &Flags, site: &Site, log: AccessLog) -> Result<Server> {
         let address = free_address()?;
-        let file = site.folder.path().join(format!("{}.conf", self.name()));
+        let file = site.folder.path().join(format!("{}.conf", name(self)));
         fs::write(&file, self.configuration(site, address.port(), log))?;
-        let program = self.program(flags)?;
+        let program = flags.choices.program(self)?;
         let file = file.display().to_string();
         let arguments = match self {
             Self::Ours | Self::Nginx => vec!["-c", &file],
             Self::Lighttpd => vec!["-D", "-f", &file],
         };
-        let output = site.folder.path().join(format!("{}.out", self.name()));
+        let output = site.folder.path().join(format!("{}.out", name(self)));
         let server = Server::start(&program, arguments, address, &output)?;
         for (path, octets) in FILES {
-            let body = load::get(address, path).with_context(|| self.name())?;
-            ensure!(body == pseudo_random(octets), "{} serves {path} wrongly", self.name());
+            let body = load::get(address, path)?;
+            ensure!(body == pseudo_random(octets), "{path} is served wrongly");
         }
         Ok(server)
     }
@@ -313,16 +276,8 @@ fn pseudo_random(octets: usize) -> Vec<u8> {
     data
 }
 
-/// What one run showed.
-#[derive(Debug, Clone, Copy)]
-struct Measured {
-    /// In [`Unit::rate`].
-    rate: f64,
-    /// In [`Unit::cost`].
-    cost: f64,
-}
-
-fn measure(column: Column, server: &Server, flags: &Flags, site: &Site) -> Result<Measured> {
+/// The figures of one run, in the order of [`Column::figures`].
+fn measure(column: Column, server: &Server, flags: &Flags, site: &Site) -> Result<Vec<f64>> {
     if column == Column::Idle {
         return measure_idle(server);
     }
@@ -337,14 +292,14 @@ fn measure(column: Column, server: &Server, flags: &Flags, site: &Site) -> Resul
     let outcome = load.run(site.folder.path())?;
     let cpu_us = server.cpu()?.saturating_sub(before).as_secs_f64() * 1e6;
     let seconds = outcome.duration.as_secs_f64();
-    let work = match column.unit() {
-        Unit::Mebibyte => outcome.octets as f64 / MIB,
-        Unit::Request | Unit::Memory => outcome.requests as f64,
+    let work = match column {
+        Column::Picture | Column::Film => outcome.octets as f64 / MIB,
+        _ => outcome.requests as f64,
     };
-    Ok(Measured { rate: work / seconds, cost: cpu_us / work })
+    Ok(vec![work / seconds, cpu_us / work])
 }
 
-fn measure_idle(server: &Server) -> Result<Measured> {
+fn measure_idle(server: &Server) -> Result<Vec<f64>> {
     let before = server.memory_octets()?;
     let mut connections = Vec::with_capacity(IDLE_CONNECTIONS);
     for _ in 0..IDLE_CONNECTIONS {
@@ -356,127 +311,19 @@ fn measure_idle(server: &Server) -> Result<Measured> {
     for connection in &connections {
         ensure!(connection.is_idle()?, "the server did not keep {IDLE_CONNECTIONS} idle connections");
     }
-    Ok(Measured { rate: octets / MIB, cost: octets / KIB / IDLE_CONNECTIONS as f64 })
-}
-
-/// One server's runs of one column.
-struct Runs {
-    kind: Kind,
-    runs: Vec<Measured>,
-}
-
-impl Runs {
-    fn median(&self, pick: fn(&Measured) -> f64) -> f64 {
-        median(&self.runs.iter().map(pick).collect::<Vec<_>>()).expect("there is at least one round")
-    }
-
-    fn rate(&self) -> f64 {
-        self.median(|measured| measured.rate)
-    }
-
-    fn cost(&self) -> f64 {
-        self.median(|measured| measured.cost)
-    }
+    Ok(vec![octets / MIB, octets / KIB / IDLE_CONNECTIONS as f64])
 }
 
 /// Runs a column on servers of its own: memory that an earlier column left behind must not count, and the settings of
 /// the log differ.
-fn run_column(column: Column, flags: &Flags, site: &Site) -> Result<Vec<Runs>> {
-    let start = |kind: Kind| kind.start(flags, site, column.log()).map(|server| (kind, server));
-    let mut results: Vec<Runs> = flags.servers.iter().map(|kind| Runs { kind: *kind, runs: Vec::new() }).collect();
-    let mut servers = flags.servers.iter().copied().map(start).collect::<Result<Vec<_>>>()?;
-    for round in 1..=flags.rounds {
-        for ((kind, server), result) in servers.iter_mut().zip(&mut results) {
-            // Memory is measured on a server that has not yet had those connections.
-            if column == Column::Idle && round > 1 {
-                *server = kind.start(flags, site, column.log())?;
-            }
-            let measured = measure(column, server, flags, site).with_context(|| kind.name())?;
-            eprintln!(
-                "{} round {round}: {} {} {}",
-                column.name(),
-                kind.name(),
-                figure(measured.rate),
-                column.unit().rate()
-            );
-            result.runs.push(measured);
+fn run_column(column: Column, flags: &Flags, site: &Site) -> Result<contest::Column> {
+    let start = |kind: Kind| kind.start(flags, site, column.log());
+    flags.choices.run(column, start, |kind, server, round| {
+        // Memory is measured on a server that has not yet had those connections.
+        if column == Column::Idle && round > 1 {
+            *server = start(kind)?;
         }
-    }
-    Ok(results)
-}
-
-/// Ours against the best of the peers; above 1 we are ahead, in memory and processor time as well. `None` unless ours
-/// and a peer have run.
-fn ratio(results: &[Runs], pick: fn(&Runs) -> f64, better: Better) -> Option<f64> {
-    let ours = pick(results.iter().find(|runs| runs.kind == Kind::Ours)?);
-    let peers = results.iter().filter(|runs| runs.kind != Kind::Ours).map(pick);
-    match better {
-        Better::More => Some(ours / peers.reduce(f64::max)?),
-        Better::Less => Some(peers.reduce(f64::min)? / ours),
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Better {
-    More,
-    Less,
-}
-
-impl Better {
-    fn rate(unit: Unit) -> Self {
-        if unit == Unit::Memory { Self::Less } else { Self::More }
-    }
-}
-
-fn print_tables(flags: &Flags, columns: &[(Column, Vec<Runs>)]) -> String {
-    let mut text = String::new();
-    let heading = || [String::new(), String::new()].into_iter().chain(flags.servers.iter().map(|kind| kind.name()));
-    let mut table = Table::new(heading().chain(["ours/best".to_owned()]));
-    for (column, results) in columns {
-        let unit = column.unit();
-        let ratio_text = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let row = |label: String, unit_name: &str, pick: fn(&Runs) -> f64, better| {
-            [label, unit_name.to_owned()]
-                .into_iter()
-                .chain(results.iter().map(|runs| figure(pick(runs))))
-                .chain([ratio_text(ratio(results, pick, better))])
-                .collect::<Vec<_>>()
-        };
-        table.row(row(column.name(), unit.rate(), Runs::rate, Better::rate(unit)));
-        table.row(row(String::new(), unit.cost(), Runs::cost, Better::Less));
-    }
-    write!(text, "{table}").expect("a String takes everything");
-    text
-}
-
-fn to_json(flags: &Flags, versions: &[(String, String)], columns: &[(Column, Vec<Runs>)]) -> serde_json::Value {
-    let column_json = |(column, results): &(Column, Vec<Runs>)| {
-        let servers: serde_json::Map<_, _> = results
-            .iter()
-            .map(|runs| {
-                let all = |pick: fn(&Measured) -> f64| runs.runs.iter().map(pick).collect::<Vec<_>>();
-                let value = serde_json::json!({
-                    "rate": runs.rate(), "cost": runs.cost(),
-                    "rates": all(|measured| measured.rate), "costs": all(|measured| measured.cost),
-                });
-                (runs.kind.name(), value)
-            })
-            .collect();
-        let unit = column.unit();
-        serde_json::json!({
-            "column": column.name(),
-            "rate_unit": unit.rate(),
-            "cost_unit": unit.cost(),
-            "servers": servers,
-            "rate_ratio": ratio(results, Runs::rate, Better::rate(unit)),
-            "cost_ratio": ratio(results, Runs::cost, Better::Less),
-        })
-    };
-    serde_json::json!({
-        "rounds": flags.rounds,
-        "seconds": flags.seconds,
-        "versions": versions.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-        "columns": columns.iter().map(column_json).collect::<Vec<_>>(),
+        measure(column, server, flags, site)
     })
 }
 
@@ -490,27 +337,9 @@ fn raise_descriptor_limit() -> Result<()> {
 fn main() -> Result<()> {
     let flags = Flags::parse();
     raise_descriptor_limit()?;
-    let mut versions = Vec::new();
-    for kind in &flags.servers {
-        versions.push((kind.name(), kind.version(&kind.program(&flags)?)?));
-    }
-    versions.push(("wrk".to_owned(), version(&find_program("wrk", "wrk")?, "-v")?));
     let site = Site::create()?;
-    let wanted = if flags.only.is_empty() { Column::value_variants() } else { &flags.only };
-    let mut columns = Vec::new();
-    for column in wanted {
-        columns.push((*column, run_column(*column, &flags, &site)?));
-    }
-    if flags.json {
-        println!("{:#}", to_json(&flags, &versions, &columns));
-    } else {
-        for (name, version) in &versions {
-            println!("{name}: {version}");
-        }
-        let processors = std::thread::available_parallelism()?;
-        println!("{} rounds of {} s, medians, {processors} processors\n", flags.rounds, flags.seconds);
-        print!("{}", print_tables(&flags, &columns));
-        println!("\nours/best: above 1 ours is ahead of the better peer, in time, memory and processor alike.");
-    }
-    Ok(())
+    let columns = flags.choices.columns().iter().map(|column| run_column(*column, &flags, &site));
+    let columns = columns.collect::<Result<_>>()?;
+    let wrk = ("wrk".to_owned(), version(&find_program("wrk", "wrk")?, "-v")?);
+    flags.choices.report(&format!("{} s", flags.seconds), vec![wrk], columns)
 }

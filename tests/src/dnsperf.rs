@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::contest::{Better, Figure};
 use crate::dns::Over;
 use crate::process::find_program;
 
@@ -37,6 +38,21 @@ pub enum Pace {
     AsFastAsItGoes,
     /// So many in a second, and how long each takes is kept.
     PerSecond(u32),
+}
+
+impl Pace {
+    /// What a run at this pace shows, the rate or the waits first.
+    pub fn figures(self) -> &'static [Figure] {
+        const COST: Figure = Figure { unit: "CPU us/query", better: Better::Less };
+        match self {
+            Self::AsFastAsItGoes => &[Figure { unit: "q/s", better: Better::More }, COST],
+            Self::PerSecond(_) => &[
+                Figure { unit: "p99 ms", better: Better::Less },
+                Figure { unit: "p50 ms", better: Better::Less },
+                COST,
+            ],
+        }
+    }
 }
 
 /// What came of it.
@@ -86,8 +102,17 @@ impl Outcome {
         self.completed as f64 / self.seconds
     }
 
+    /// The [figures](Pace::figures) of a run at this pace, for which the server used so much of the processor.
+    pub fn figures(&self, pace: Pace, cpu: Duration) -> Result<Vec<f64>> {
+        let cost = cpu.as_secs_f64() * 1e6 / self.completed as f64;
+        Ok(match pace {
+            Pace::AsFastAsItGoes => vec![self.rate(), cost],
+            Pace::PerSecond(_) => vec![self.percentile_ms(99)?, self.percentile_ms(50)?, cost],
+        })
+    }
+
     /// How many milliseconds so many of a hundred did not have to wait longer than. Only a run with a [`Pace::PerSecond`] tells.
-    pub fn percentile_ms(&self, percent: usize) -> Result<f64> {
+    fn percentile_ms(&self, percent: usize) -> Result<f64> {
         let told = self.waits.len();
         ensure!(told > 0 && told as u64 == self.completed, "dnsperf told {told} of {} queries", self.completed);
         Ok(self.waits[(told - 1) * percent / 100] * 1e3)
@@ -121,12 +146,12 @@ impl Outcome {
     }
 }
 
-/// Its version, as its help tells it.
-pub fn version() -> Result<String> {
+/// Its name, and its version as its help tells it.
+pub fn version() -> Result<(String, String)> {
     let output = Command::new(find_program("dnsperf", "dnsperf")?).arg("-h").output()?;
     let help = String::from_utf8_lossy(&output.stdout);
     let version = help.lines().find_map(|line| line.strip_prefix("Version "));
-    Ok(version.unwrap_or("unknown").to_owned())
+    Ok(("dnsperf".to_owned(), version.unwrap_or("unknown").to_owned()))
 }
 
 #[cfg(test)]

@@ -69,6 +69,21 @@ impl Site {
         Ok(running)
     }
 
+    /// Starts a server from which its users fetch their mail; where that listens. Its accounts are the lab's.
+    pub fn start_pop3(&self) -> Result<(Running, SocketAddr)> {
+        let (address, place) = (free_address()?, self.folder().display());
+        let accounts = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/accounts.toml");
+        let text = format!(
+            "[accounts]\nfile = \"{accounts}\"\n[pop3]\nlisten = [\"{address}\"]\nmailboxes = \"{place}/mail\"\n\
+             allow_plaintext_auth = true\n"
+        );
+        let file = self.folder().join("pop3.toml");
+        fs::write(&file, text)?;
+        let mut running = Running::start(command("tomte-pop3")?.arg("-c").arg(file))?;
+        running.wait_for(&format!("serving pop3 {address}"))?;
+        Ok((running, address))
+    }
+
     /// Writes the configuration of its server; returns the file.
     pub fn configuration(&self) -> Result<PathBuf> {
         let Self { domain, address, settings, folder } = self;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -32,34 +32,7 @@ impl Postfix {
     /// Starts it as the server of `domain`, with one mailbox for whoever is written to there; all other mail goes to `next`.
     pub fn start(domain: &str, address: SocketAddr, next: SocketAddr) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let place = folder.path().display();
-        let [queue, data, mail, config] = ["queue", "data", "mail", "postfix"].map(|name| folder.path().join(name));
-        for dir in [&queue, &data, &mail, &config] {
-            fs::create_dir_all(dir)?;
-        }
-        let output = Command::new("id").args(["-u", "postfix"]).output()?;
-        let user = String::from_utf8(output.stdout)?.trim().parse().context("there is no user postfix")?;
-        chown(&data, Some(user), None)?;
-        // Nobody's, whose mailboxes virtual(8) is told to write to.
-        chown(&mail, Some(65534), Some(65534))?;
-        let settings = format!(
-            "compatibility_level = 3.6\nqueue_directory = {place}/queue\ndata_directory = {place}/data\n\
-             maillog_file = {place}/log\nmaillog_file_prefixes = {place}\nmyhostname = {domain}\nmydestination =\n\
-             inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nmynetworks = 127.0.0.0/8\nalias_maps =\nbiff = no\n\
-             virtual_mailbox_domains = {domain}\nvirtual_mailbox_base = {place}/mail\nvirtual_mailbox_maps = static:user/\n\
-             virtual_uid_maps = static:65534\nvirtual_gid_maps = static:65534\nvirtual_minimum_uid = 100\n\
-             relayhost = [{}]:{}\nsmtp_tls_security_level = may\n",
-            next.ip(),
-            next.port()
-        );
-        fs::write(config.join("main.cf"), settings)?;
-        fs::write(config.join("master.cf"), SERVICES.replace("{port}", &address.port().to_string()))?;
-        let program = find_program("postfix", "postfix")?;
-        let checked = Command::new(&program).arg("-c").arg(&config).arg("check").output()?;
-        ensure!(checked.status.success(), "postfix check: {}", String::from_utf8_lossy(&checked.stderr));
-        let arguments = [PathBuf::from("-c"), config, PathBuf::from("start-fg")];
-        let server = Server::start(&program, arguments, address, &folder.path().join("output"))?;
+        let server = start_in(folder.path(), domain, address, next)?;
         Ok(Self { server, folder })
     }
 
@@ -72,4 +45,37 @@ impl Postfix {
     pub fn mail(&self) -> Vec<String> {
         contents(&self.folder.path().join("mail/user/new"))
     }
+}
+
+/// Starts it as [`Postfix::start`] does in this folder: `queue` is there and `mail/user`, the mailbox.
+pub fn start_in(folder: &Path, domain: &str, address: SocketAddr, next: SocketAddr) -> Result<Server> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    let place = folder.display();
+    let [queue, data, mail, config] = ["queue", "data", "mail", "postfix"].map(|name| folder.join(name));
+    for dir in [&queue, &data, &mail, &config] {
+        fs::create_dir_all(dir)?;
+    }
+    let output = Command::new("id").args(["-u", "postfix"]).output()?;
+    let user = String::from_utf8(output.stdout)?.trim().parse().context("there is no user postfix")?;
+    chown(&data, Some(user), None)?;
+    // Nobody's, whose mailboxes virtual(8) is told to write to.
+    chown(&mail, Some(65534), Some(65534))?;
+    let settings = format!(
+        "compatibility_level = 3.6\nqueue_directory = {place}/queue\ndata_directory = {place}/data\n\
+         maillog_file = {place}/log\nmaillog_file_prefixes = {place}\nmyhostname = {domain}\nmydestination =\n\
+         inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nmynetworks = 127.0.0.0/8\nalias_maps =\nbiff = no\n\
+         virtual_mailbox_domains = {domain}\nvirtual_mailbox_base = {place}/mail\nvirtual_mailbox_maps = static:user/\n\
+         virtual_uid_maps = static:65534\nvirtual_gid_maps = static:65534\nvirtual_minimum_uid = 100\n\
+         virtual_mailbox_limit = 0\nsmtpd_client_connection_count_limit = 0\n\
+         relayhost = [{}]:{}\nsmtp_tls_security_level = may\n",
+        next.ip(),
+        next.port()
+    );
+    fs::write(config.join("main.cf"), settings)?;
+    fs::write(config.join("master.cf"), SERVICES.replace("{port}", &address.port().to_string()))?;
+    let program = find_program("postfix", "postfix")?;
+    let checked = Command::new(&program).arg("-c").arg(&config).arg("check").output()?;
+    ensure!(checked.status.success(), "postfix check: {}", String::from_utf8_lossy(&checked.stderr));
+    let arguments = [PathBuf::from("-c"), config, PathBuf::from("start-fg")];
+    Server::start(&program, arguments, address, &folder.join("output"))
 }

@@ -11,7 +11,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// How long a server may take to listen, to say what it is asked for, and to end after SIGTERM. Far more than any of them needs, so that a slow
 /// machine does not fail; a broken server costs a test this long once.
@@ -36,9 +38,10 @@ pub fn find_program(name: &str, package: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed: apt-get install {package}"))
 }
 
-/// The first line that a program prints about itself when it is given `flag`, on whichever of the two outputs.
-pub fn version(program: &Path, flag: &str) -> Result<String> {
-    let output = Command::new(program).arg(flag).output().with_context(|| program.display().to_string())?;
+/// The first line that a program prints about itself when it is given `flags`, on whichever of the two outputs.
+pub fn version(program: &Path, flags: &str) -> Result<String> {
+    let output =
+        Command::new(program).args(flags.split(' ')).output().with_context(|| program.display().to_string())?;
     let told = [output.stdout, output.stderr].concat();
     Ok(String::from_utf8_lossy(&told).lines().next().unwrap_or("unknown").trim().to_owned())
 }
@@ -194,6 +197,18 @@ impl Server {
         Ok(marks?.into_iter().max().unwrap_or(0).max(self.memory_octets()?))
     }
 
+    /// Binds it with all its threads, and those that it will start, to the processor of [`on_one_processor`].
+    pub fn bind_to_one_processor(&self) -> Result<()> {
+        for pid in self.processes()? {
+            for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let name = thread?.file_name();
+                let thread = name.to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
+                bind_to_one_processor(Some(thread.with_context(|| format!("a thread called {}", name.display()))?))?;
+            }
+        }
+        Ok(())
+    }
+
     fn stop(&mut self) -> Result<()> {
         let workers = self.processes()?;
         if self.child.try_wait()?.is_none() {
@@ -221,6 +236,27 @@ impl Drop for Server {
         if let Err(error) = self.stop() {
             eprintln!("stopping the server at {}: {error:#}", self.address);
         }
+    }
+}
+
+/// Does something in a thread that is bound to one processor, as are the threads and programs that it starts.
+pub fn on_one_processor<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let bound = scope.spawn(|| bind_to_one_processor(None).and_then(|()| work()));
+        bound.join().unwrap_or_else(|_| bail!("the thread died"))
+    })
+}
+
+/// Binds a thread, or the one that calls, to the first processor that this program may use.
+fn bind_to_one_processor(thread: Option<Pid>) -> Result<()> {
+    let all = sched_getaffinity(None)?;
+    let first = (0..CpuSet::MAX_CPU).find(|processor| all.is_set(*processor)).context("no processor")?;
+    let mut one = CpuSet::new();
+    one.set(first);
+    match sched_setaffinity(thread, &one) {
+        // It has ended meanwhile.
+        Err(Errno::SRCH) => Ok(()),
+        bound => Ok(bound?),
     }
 }
 

@@ -6,12 +6,12 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tests::client::{connect, run_client, run_script, type_into};
 use tests::lab::{Description, Lab, up};
 use tests::process::{Server, built_program, find_program, free_address};
 use tests::program::{Running, Signal, command_at, run};
@@ -94,31 +94,8 @@ access_log = "none"
     }
 
     fn type_into(&self, program: &str, package: &str, text: &str) -> String {
-        type_into(self.address, program, package, text)
+        type_into(program, package, self.address, text).unwrap()
     }
-}
-
-/// Types `text` into a program that is connected to `address`, and reads what it shows until the server hangs up.
-fn type_into(address: SocketAddr, program: &str, package: &str, text: &str) -> String {
-    // A server that does not hang up must fail the test, not stop it for ever.
-    let mut child = Command::new(find_program("timeout", "coreutils").unwrap())
-        .arg("20")
-        .arg(find_program(program, package).unwrap())
-        .args([address.ip().to_string(), address.port().to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut keyboard = child.stdin.take().unwrap();
-    keyboard.write_all(text.as_bytes()).unwrap();
-    // nc leaves when both directions have ended, telnet as soon as its input does: it must see the answer first.
-    let keyboard = (program == "telnet").then_some(keyboard);
-    let mut shown = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
-    drop(keyboard);
-    child.wait().unwrap();
-    shown
 }
 
 /// The page of the ten pictures, as curl's globbing writes it: one base file, ten images.
@@ -325,7 +302,7 @@ fn the_telnet_dialogues_of_the_notes_go_as_the_notes_say() {
     lab.wait_for("Ctrl-C").unwrap();
     let school = description.address(SCHOOL, 8080);
     for (typed, expected, refused) in dialogues {
-        let shown = type_into(school, "telnet", "telnet", typed);
+        let shown = type_into("telnet", "telnet", school, typed).unwrap();
         for words in *expected {
             assert!(shown.contains(words), "no `{words}` after {typed:?}:\n{shown}");
         }
@@ -344,7 +321,7 @@ fn telnet_sees_the_pause_of_the_notes_before_the_connection_ends() {
     let lab = Lab::up().unwrap();
     let begin = Instant::now();
     let typed = "GET /~carey/CPSC441/oddtest1.html HTTP/1.1\nHost: asdasda\n\n";
-    let shown = type_into(lab.address(SCHOOL, 8080), "telnet", "telnet", typed);
+    let shown = type_into("telnet", "telnet", lab.address(SCHOOL, 8080), typed).unwrap();
     assert!(shown.contains("HTTP/1.1 200 OK") && shown.contains("Keep-Alive: timeout=5"), "{shown}");
     assert!(begin.elapsed() >= Duration::from_secs(5), "{:?}", begin.elapsed());
 }
@@ -355,25 +332,20 @@ fn words_are_counted_for_telnet_while_nc_is_served() {
     // CLAIMS C6.
     let lab = Lab::up().unwrap();
     let words = lab.address("words.someschool.edu", 7777);
-    let connect = |program: &str, package: &str| {
-        let mut client = command_at(&find_program(program, package).unwrap());
-        client.args([words.ip().to_string(), words.port().to_string()]);
-        client
-    };
-    let mut telnet = connect("telnet", "telnet");
-    // A line of telnet is text followed by CR LF.
-    let mut telnet = Running::start(telnet.stdin(Stdio::piped())).unwrap();
+    let mut telnet = connect("telnet", "telnet", words).unwrap();
     telnet.wait_for("Escape character").unwrap();
     telnet.type_line("CAT").unwrap();
     assert_eq!(telnet.wait_for("3").unwrap().trim_end(), "3");
     // telnet is still connected.
-    let input = lab.state().join("words");
-    fs::write(&input, "CAT\nELEPHANT\n").unwrap();
-    let nc = run(connect("nc", "netcat-openbsd").arg("-N").stdin(File::open(&input).unwrap())).unwrap();
-    assert_eq!(nc.with_code(0).unwrap().out.replace('\r', ""), "3\n8\n");
+    let (ip, port) = (words.ip().to_string(), words.port().to_string());
+    let nc = |flags: &str| {
+        let script = format!("printf 'CAT\\nELEPHANT\\n' | nc {flags} {ip} {port}");
+        run_script("nc", "netcat-openbsd", &script, &[]).unwrap()
+    };
+    assert_eq!(nc("-N").with_code(0).unwrap().out.replace('\r', ""), "3\n8\n");
     // UDP: one datagram each way; nc is told to wait a second for what may come.
-    let nc = run(connect("nc", "netcat-openbsd").args(["-u", "-w", "1"]).stdin(File::open(&input).unwrap())).unwrap();
-    assert!(nc.out.starts_with('3') || nc.out.starts_with("12"), "{nc:?}");
+    let datagram = nc("-u -w 1");
+    assert!(datagram.out.starts_with('3') || datagram.out.starts_with("12"), "{datagram:?}");
     telnet.type_line("hippopotamus").unwrap();
     assert_eq!(telnet.wait_for("12").unwrap().trim_end(), "12");
 }
@@ -384,8 +356,7 @@ fn curl_trusts_https_with_the_authority_of_the_lab_and_not_without() {
     let lab = Lab::up().unwrap();
     let url = format!("https://{}/index.html", lab.address(SCHOOL, 8443));
     let curl = |arguments: &[&str]| {
-        let mut curl = command_at(&find_program("curl", "curl").unwrap());
-        run(curl.args(["--silent", "--show-error", "--max-time", "20"]).args(arguments).arg(&url)).unwrap()
+        run_client("curl", "curl", &[&["--silent", "--show-error"], arguments, &[&url]].concat(), &[]).unwrap()
     };
     let authority = lab.state().join("ca/ca.crt").display().to_string();
     assert_eq!(curl(&["--cacert", &authority]).with_code(0).unwrap().out.len(), 2652);

@@ -6,16 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
 
+use tests::client::{connect, run_client, run_script};
 use tests::lab::Lab;
 use tests::mail::{Site, contents, send, until};
 use tests::postfix::Postfix;
-use tests::process::{find_program, free_address};
-use tests::program::{Ended, run};
+use tests::process::free_address;
+use tests::program::Ended;
 
 const CREPES: &str = "mail.crepes.fr";
 const ALICE: &str = "alice@crepes.fr";
@@ -30,17 +27,8 @@ fn authority(lab: &Lab) -> String {
     lab.state().join("ca/ca.crt").display().to_string()
 }
 
-/// What a program said. `files` lie in a folder where it runs, which is its home too.
-fn client(program: &str, package: &str, arguments: &[&str], files: &[(&str, String)]) -> Ended {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, text) in files {
-        fs::write(folder.path().join(name), text).unwrap();
-        // Who keeps a password in a file that others can read is told off.
-        fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
-    }
-    let mut command = Command::new(find_program("timeout", "coreutils").unwrap());
-    command.arg("20").arg(find_program(program, package).unwrap()).args(arguments);
-    run(command.current_dir(folder.path()).env("HOME", folder.path()).stdin(Stdio::null())).unwrap()
+fn client(program: &str, package: &str, arguments: &[&str]) -> Ended {
+    run_client(program, package, arguments, &[]).unwrap()
 }
 
 #[test]
@@ -60,7 +48,7 @@ fn swaks_sends_in_clear_with_starttls_and_logged_in_by_each_mechanism() {
     ] {
         let server = lab.address(CREPES, port).to_string();
         let envelope = ["--server", &server, "--from", ALICE, "--to", ALICE, "--helo", "crepes.fr"];
-        let said = client("swaks", "swaks", &[&envelope[..], &["--body", "ketchup"], &options].concat(), &[]);
+        let said = client("swaks", "swaks", &[&envelope[..], &["--body", "ketchup"], &options].concat());
         said.with_code(0).unwrap();
         sent += 1;
         let mail = alices(&lab);
@@ -68,7 +56,7 @@ fn swaks_sends_in_clear_with_starttls_and_logged_in_by_each_mechanism() {
     }
     assert!(alices(&lab).iter().all(|message| message.contains("ketchup")));
     let server = lab.address(CREPES, 8587).to_string();
-    let refused = client("swaks", "swaks", &["--server", &server, "--from", ALICE, "--to", ALICE], &[]);
+    let refused = client("swaks", "swaks", &["--server", &server, "--from", ALICE, "--to", ALICE]);
     assert!(refused.out.contains("530 5.7.0"), "{refused:?}");
 }
 
@@ -88,8 +76,7 @@ fn programs_that_people_write_with_send_with_a_login() {
             address.port()
         );
         let script = format!("printf 'Subject: {auth}\\n\\nketchup\\n' | msmtp --file=rc {ALICE}");
-        find_program("msmtp", "msmtp").unwrap();
-        client("sh", "dash", &["-c", &script], &[("rc", rc)]).with_code(0).unwrap();
+        run_script("msmtp", "msmtp", &script, &[("rc", &rc)]).unwrap().with_code(0).unwrap();
     }
     let rc = format!(
         "set smtp_url=\"smtp://alice:crepes@{submission}\"
@@ -97,13 +84,11 @@ set from=\"{ALICE}\"
 set ssl_ca_certificates_file=\"{authority}\"
 "
     );
-    find_program("mutt", "mutt").unwrap();
     let script = format!("echo ketchup | mutt -F rc -s mutt {ALICE}");
-    client("sh", "dash", &["-c", &script], &[("rc", rc)]).with_code(0).unwrap();
-    find_program("s-nail", "s-nail").unwrap();
+    run_script("mutt", "mutt", &script, &[("rc", &rc)]).unwrap().with_code(0).unwrap();
     let options = format!("-S v15-compat -S mta=smtp://alice:crepes@{submission} -S smtp-auth=plain -S from={ALICE}");
     let script = format!("echo ketchup | s-nail -:/ {options} -S hostname=crepes.fr -s s-nail {ALICE}");
-    client("sh", "dash", &["-c", &script], &[]).with_code(0).unwrap();
+    run_script("s-nail", "s-nail", &script, &[]).unwrap().with_code(0).unwrap();
     let mail = alices(&lab);
     for subject in ["plain", "login", "scram-sha-256", "mutt", "s-nail"] {
         let wanted = format!("Subject: {subject}\r\n");
@@ -119,7 +104,7 @@ fn curl_uploads_in_clear_and_encrypted() {
     let lab = Lab::up().unwrap();
     let (clear, encrypted) = (lab.address(CREPES, 8025), lab.address(CREPES, 8465));
     let authority = authority(&lab);
-    let text = "Subject: curl\r\n\r\nketchup\r\n.\r\n..\r\nthe end\r\n".to_owned();
+    let text = "Subject: curl\r\n\r\nketchup\r\n.\r\n..\r\nthe end\r\n";
     for (url, more) in [
         (format!("smtp://{clear}/crepes.fr"), &[][..]),
         (format!("smtp://{clear}/crepes.fr"), &["--ssl-reqd"]),
@@ -128,7 +113,7 @@ fn curl_uploads_in_clear_and_encrypted() {
         let arguments =
             ["--silent", "--show-error", "--cacert", &authority, "--mail-from", ALICE, "--mail-rcpt", ALICE];
         let arguments = [&arguments[..], &["--upload-file", "mail"], more, &[&url]].concat();
-        client("curl", "curl", &arguments, &[("mail", text.clone())]).with_code(0).unwrap();
+        run_client("curl", "curl", &arguments, &[("mail", text)]).unwrap().with_code(0).unwrap();
     }
     let mail = alices(&lab);
     assert_eq!(mail.len(), 3);
@@ -139,25 +124,8 @@ fn curl_uploads_in_clear_and_encrypted() {
 #[ignore = "needs telnet: tests/run clients"]
 fn telnet_is_typed_line_after_line_in_any_case() {
     let lab = Lab::up().unwrap();
-    let address = lab.address(CREPES, 8025);
-    let mut child = Command::new(find_program("timeout", "coreutils").unwrap())
-        .arg("20")
-        .arg(find_program("telnet", "telnet").unwrap())
-        .args([address.ip().to_string(), address.port().to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let (mut keyboard, mut screen) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-    let mut wait_for = |wanted: &str| {
-        let mut line = String::new();
-        while !line.starts_with(wanted) {
-            line.clear();
-            assert!(screen.read_line(&mut line).unwrap() > 0, "no {wanted}");
-        }
-    };
-    wait_for("220 crepes.fr");
+    let mut telnet = connect("telnet", "telnet", lab.address(CREPES, 8025)).unwrap();
+    telnet.wait_for("220 crepes.fr").unwrap();
     for (typed, answer) in [
         ("helo crepes.fr", "250 Hello crepes.fr, pleased to meet you"),
         ("Mail From: <bob@hamburger.edu>", "250 bob@hamburger.edu... Sender ok"),
@@ -166,16 +134,17 @@ fn telnet_is_typed_line_after_line_in_any_case() {
         ("Do you like ketchup?\nHow about pickles?\n.", "250 Message accepted for delivery"),
         ("quit", "221 crepes.fr closing connection"),
     ] {
-        writeln!(keyboard, "{typed}").unwrap();
-        wait_for(answer);
+        telnet.type_line(typed).unwrap();
+        let heard = telnet.wait_for(&answer[..3]).unwrap();
+        assert!(heard.starts_with(answer), "{heard}");
     }
-    child.wait().unwrap();
+    telnet.end().unwrap();
     assert!(alices(&lab)[0].ends_with("Do you like ketchup?\r\nHow about pickles?\r\n"));
 }
 
-/// Python's own library, and SCRAM as its RFC has it, written by somebody who has not read our code.
+/// Python's own library.
 const PYTHON: &str = r#"
-import base64, hashlib, hmac, os, smtplib, ssl, sys
+import scram, smtplib, ssl, sys
 from email.message import EmailMessage
 clear, submission, encrypted, authority = sys.argv[1:]
 def at(address): host, port = address.rsplit(":", 1); return dict(host=host, port=int(port))
@@ -189,30 +158,20 @@ def write(smtp, subject):
 write(smtplib.SMTP(**at(clear)), "clear")
 smtp = smtplib.SMTP(**at(submission)); smtp.starttls(context=trust); smtp.login("alice", "crepes"); write(smtp, "starttls")
 smtp = smtplib.SMTP_SSL(**at(encrypted), context=trust); smtp.login("alice", "crepes"); write(smtp, "tls")
-def scram(smtp, secret="crepes"):
-    nonce = base64.b64encode(os.urandom(18)).decode()
-    encode = lambda text: base64.b64encode(text.encode()).decode()
-    bare = "n=alice,r=" + nonce
-    code, first = smtp.docmd("AUTH", "SCRAM-SHA-256 " + encode("n,," + bare))
-    assert code == 334, first
-    first = base64.b64decode(first).decode()
-    part = dict(field.split("=", 1) for field in first.split(","))
-    assert part["r"].startswith(nonce) and len(part["r"]) > len(nonce)
-    salted = hashlib.pbkdf2_hmac("sha256", secret.encode(), base64.b64decode(part["s"]), int(part["i"]))
-    mac = lambda key, text: hmac.new(key, text, "sha256").digest()
-    key = mac(salted, b"Client Key")
-    last = "c=biws,r=" + part["r"]
-    said = ",".join([bare, first, last]).encode()
-    proof = bytes(a ^ b for a, b in zip(key, mac(hashlib.sha256(key).digest(), said)))
-    code, server = smtp.docmd(encode(last + ",p=" + base64.b64encode(proof).decode()))
-    if code != 334: return code
-    assert base64.b64decode(server).decode() == "v=" + base64.b64encode(mac(mac(salted, b"Server Key"), said)).decode()
-    return smtp.docmd("")[0]
+def prove(smtp, secret):
+    before = ["AUTH SCRAM-SHA-256 ", ""]
+    def ask(text):
+        code, said = smtp.docmd(before.pop(0) + scram.encode(text))
+        if code != 334: raise smtplib.SMTPAuthenticationError(code, said)
+        return scram.decode(said)
+    scram.prove("alice", secret, ask)
+    assert smtp.docmd("")[0] == 235
 smtp = smtplib.SMTP(**at(submission)); smtp.ehlo()
-assert scram(smtp) == 235
+prove(smtp, "crepes")
 write(smtp, "scram")
 smtp = smtplib.SMTP(**at(submission)); smtp.ehlo()
-assert scram(smtp, "thirsty") == 535
+try: prove(smtp, "thirsty"); raise SystemExit("a wrong password is welcome")
+except smtplib.SMTPAuthenticationError as error: assert error.smtp_code == 535, error
 try: smtp.sendmail("alice@crepes.fr", ["alice@crepes.fr"], "x"); raise SystemExit("nobody has logged in")
 except smtplib.SMTPSenderRefused as error: assert error.smtp_code == 530, error
 print("all well")
@@ -224,7 +183,8 @@ fn python_sends_logged_in_in_every_way() {
     let lab = Lab::up().unwrap();
     let [clear, submission, encrypted] = [8025, 8587, 8465].map(|port| lab.address(CREPES, port).to_string());
     let arguments = ["-c", PYTHON, &clear, &submission, &encrypted, &authority(&lab)];
-    assert_eq!(client("python3", "python3", &arguments, &[]).with_code(0).unwrap().out, "all well\n");
+    let said = run_client("python3", "python3", &arguments, &[("scram.py", include_str!("scram.py"))]).unwrap();
+    assert_eq!(said.with_code(0).unwrap().out, "all well\n");
     let mail = alices(&lab);
     assert_eq!(mail.len(), 4);
     assert!(mail.iter().all(|message| message.ends_with("café\r\n.\r\nend\r\n")), "{mail:?}");
@@ -238,7 +198,7 @@ fn openssl_finds_the_certificate_good_behind_starttls_and_on_the_port_for_tls() 
     for (port, more) in [(8025, &["-starttls", "smtp"][..]), (8587, &["-starttls", "smtp"]), (8465, &[])] {
         let address = lab.address(CREPES, port).to_string();
         let verify = ["s_client", "-connect", &address, "-CAfile", &authority, "-verify_hostname", CREPES];
-        let said = client("openssl", "openssl", &[&verify[..], &["-verify_return_error"], more].concat(), &[]);
+        let said = client("openssl", "openssl", &[&verify[..], &["-verify_return_error"], more].concat());
         assert!(said.out.contains("Verify return code: 0 (ok)"), "{port}: {said:?}");
     }
 }
@@ -275,7 +235,7 @@ fn two_thousand_messages_over_twenty_sessions_arrive_once_each() {
     let source = |to: &str, more: &[&str]| {
         let server = site.address().to_string();
         let load = ["-c", "-s", "20", "-m", "1000", "-l", "1024", "-f", ALICE, "-t", to];
-        client("smtp-source", "postfix", &[&load[..], more, &[&server]].concat(), &[]).with_code(0).unwrap();
+        client("smtp-source", "postfix", &[&load[..], more, &[&server]].concat()).with_code(0).unwrap();
     };
     // A connection for each; then several over one, for two names that are the same mailbox, which gets one copy.
     source(BOB, &[]);
@@ -289,20 +249,4 @@ fn two_thousand_messages_over_twenty_sessions_arrive_once_each() {
     assert_eq!((site.mail("bob").len(), ids.len()), (2000, 2000));
     assert!(site.mail("bob").iter().all(|message| message.starts_with("Return-Path: <alice@crepes.fr>\r\nReceived: ")));
     assert_eq!((site.begun().len(), site.begun_letters("bob").len()), (0, 0));
-}
-
-#[test]
-#[ignore = "needs python3: tests/run clients"]
-fn another_program_reads_our_maildir() {
-    let site = Site::new("hamburger.edu", "bob").unwrap();
-    let _running = site.start().unwrap();
-    for subject in ["ketchup", "pickles"] {
-        send(site.address(), ALICE, &[BOB], &format!("From: {ALICE}\r\nSubject: {subject}\r\n\r\nhello")).unwrap();
-    }
-    let script = "import mailbox, sys\nbox = mailbox.Maildir(sys.argv[1], create=False)\n\
-        print(sorted((mail['Subject'], mail['Return-Path'], mail.get_payload().strip()) for mail in box))";
-    let mailbox = site.folder().join("mail/bob").display().to_string();
-    let said = client("python3", "python3", &["-c", script, &mailbox], &[]).with_code(0).unwrap().out;
-    let wanted = ["ketchup", "pickles"].map(|subject| format!("('{subject}', '<{ALICE}>', 'hello')")).join(", ");
-    assert_eq!(said, format!("[{wanted}]\n"));
 }

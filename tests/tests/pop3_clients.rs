@@ -7,12 +7,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
+use tests::client::{run_client, run_script, type_into};
 use tests::lab::Lab;
-use tests::process::{PATIENCE, find_program, free_address};
+use tests::process::{PATIENCE, free_address};
 use tests::program::{Ended, Running, Signal, command, run};
 
 const HAMBURGER: &str = "mail.hamburger.edu";
@@ -124,17 +123,12 @@ fn a_kill_in_the_middle_of_quit_leaves_each_message_whole_or_gone() {
 
 // --- Real programs ---------------------------------------------------------------------------------------------------
 
-/// What a program that ended well printed. `files` lie in a folder where it runs, which is its home too.
-fn client(program: &str, package: &str, arguments: &[&str], files: &[(&str, String)]) -> Ended {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, text) in files {
-        fs::write(folder.path().join(name), text).unwrap();
-        // Who keeps a password in a file that others can read is told off.
-        fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
-    }
-    let mut command = Command::new(find_program("timeout", "coreutils").unwrap());
-    command.arg("20").arg(find_program(program, package).unwrap()).args(arguments);
-    run(command.current_dir(folder.path()).env("HOME", folder.path()).stdin(Stdio::null())).unwrap()
+fn client(program: &str, package: &str, arguments: &[&str]) -> Ended {
+    run_client(program, package, arguments, &[]).unwrap()
+}
+
+fn authority(lab: &Lab) -> String {
+    lab.state().join("ca/ca.crt").display().to_string()
 }
 
 /// Octets as a program prints them.
@@ -146,21 +140,8 @@ fn printed(message: &str) -> String {
 #[ignore = "needs telnet: tests/run clients"]
 fn telnet_reads_bobs_mail() {
     let lab = Lab::up().unwrap();
-    let address = lab.address(HAMBURGER, 8110);
-    let mut child = Command::new(find_program("timeout", "coreutils").unwrap())
-        .arg("20")
-        .arg(find_program("telnet", "telnet").unwrap())
-        .args([address.ip().to_string(), address.port().to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut keyboard = child.stdin.take().unwrap();
-    keyboard.write_all(b"user bob\npass hungry\nlist\nretr 1\nquit\n").unwrap();
-    let mut shown = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
-    child.wait().unwrap();
+    let typed = "user bob\npass hungry\nlist\nretr 1\nquit\n";
+    let shown = type_into("telnet", "telnet", lab.address(HAMBURGER, 8110), typed).unwrap();
     let shown = shown.replace('\r', "");
     for want in [
         "+OK POP3 server ready\n+OK\n+OK user successfully logged on\n",
@@ -177,10 +158,10 @@ fn telnet_reads_bobs_mail() {
 fn curl_lists_reads_and_deletes_in_clear_with_stls_and_over_tls() {
     let lab = Lab::up().unwrap();
     let (clear, encrypted) = (lab.address(HAMBURGER, 8110), lab.address(HAMBURGER, 8995));
-    let authority = lab.state().join("ca/ca.crt").display().to_string();
+    let authority = authority(&lab);
     let curl = |arguments: &[&str]| {
         let all = [&["--silent", "--show-error", "--user", "bob:hungry", "--cacert", &authority], arguments].concat();
-        client("curl", "curl", &all, &[]).with_code(0).unwrap().out
+        client("curl", "curl", &all).with_code(0).unwrap().out
     };
     for (server, options) in [
         (format!("pop3://{clear}"), &[][..]),
@@ -197,9 +178,9 @@ fn curl_lists_reads_and_deletes_in_clear_with_stls_and_over_tls() {
     assert_eq!(bobs_mail(&lab).len(), 1);
 }
 
-/// Python's own library, and SCRAM as its RFC has it, written by somebody who has not read our code.
+/// Python's own library.
 const PYTHON: &str = r#"
-import base64, hashlib, hmac, os, poplib, ssl, sys
+import poplib, scram, ssl, sys
 clear, encrypted, school, authority = sys.argv[1:]
 poplib._MAXLINE = 1 << 20
 def at(address): host, port = address.rsplit(":", 1); return dict(host=host, port=int(port))
@@ -226,25 +207,11 @@ visit(poplib.POP3(**at(clear)), stls)
 visit(poplib.POP3_SSL(**at(encrypted), context=trust), password)
 def utf8(pop): pop.utf8(); password(pop)
 visit(poplib.POP3(**at(clear)), utf8)
-def scram(pop, secret="hungry"):
-    nonce = base64.b64encode(os.urandom(18)).decode()
-    send = lambda text: pop._shortcmd(base64.b64encode(text.encode()).decode())
-    read = lambda line: base64.b64decode(line[2:]).decode()
+def prove(pop, secret="hungry"):
     assert pop._shortcmd("AUTH SCRAM-SHA-256") == b"+ "
-    bare = "n=bob,r=" + nonce
-    first = read(send("n,," + bare))
-    part = dict(field.split("=", 1) for field in first.split(","))
-    assert part["r"].startswith(nonce) and len(part["r"]) > len(nonce)
-    salted = hashlib.pbkdf2_hmac("sha256", secret.encode(), base64.b64decode(part["s"]), int(part["i"]))
-    mac = lambda key, text: hmac.new(key, text, "sha256").digest()
-    key = mac(salted, b"Client Key")
-    last = "c=biws,r=" + part["r"]
-    said = ",".join([bare, first, last]).encode()
-    proof = bytes(a ^ b for a, b in zip(key, mac(hashlib.sha256(key).digest(), said)))
-    server = read(send(last + ",p=" + base64.b64encode(proof).decode()))
-    assert server == "v=" + base64.b64encode(mac(mac(salted, b"Server Key"), said)).decode()
+    scram.prove("bob", secret, lambda text: scram.decode(pop._shortcmd(scram.encode(text))[2:]))
     pop._shortcmd("")
-visit(poplib.POP3(**at(clear)), scram)
+visit(poplib.POP3(**at(clear)), prove)
 pop = poplib.POP3(**at(school))
 pop.apop("bob", "hungry")
 assert pop.stat() == (0, 0)
@@ -257,7 +224,7 @@ except poplib.error_proto as error: assert b"[IN-USE]" in error.args[0], error
 one.quit(); two.user("bob"); two.pass_("hungry"); two.quit()
 # Wrong proofs, last, because they cost a pause.
 pop = poplib.POP3(**at(clear))
-for attempt in (lambda: scram(pop, "thirsty"), lambda: poplib.POP3(**at(school)).apop("bob", "thirsty")):
+for attempt in (lambda: prove(pop, "thirsty"), lambda: poplib.POP3(**at(school)).apop("bob", "thirsty")):
     try: attempt(); raise SystemExit("a wrong password is welcome")
     except poplib.error_proto as error: assert b"[AUTH]" in error.args[0] or b"[SYS/TEMP]" in error.args[0], error
 print("all well")
@@ -269,9 +236,9 @@ fn python_logs_in_every_way_and_counts_the_same_octets() {
     let lab = Lab::up().unwrap();
     let [clear, encrypted, school] =
         [(HAMBURGER, 8110), (HAMBURGER, 8995), (SCHOOL, 8110)].map(|(host, port)| lab.address(host, port).to_string());
-    let authority = lab.state().join("ca/ca.crt").display().to_string();
+    let authority = authority(&lab);
     let arguments = ["-c", PYTHON, &clear, &encrypted, &school, &authority];
-    let said = client("python3", "python3", &arguments, &[]);
+    let said = run_client("python3", "python3", &arguments, &[("scram.py", include_str!("scram.py"))]).unwrap();
     assert_eq!(said.with_code(0).unwrap().out, "all well\n");
 }
 
@@ -279,7 +246,7 @@ fn python_logs_in_every_way_and_counts_the_same_octets() {
 #[ignore = "needs mpop: tests/run clients"]
 fn mpop_fetches_with_each_of_its_ways_to_log_in() {
     let lab = Lab::up().unwrap();
-    let authority = lab.state().join("ca/ca.crt").display().to_string();
+    let authority = authority(&lab);
     for (port, host, auth, tls) in [
         (8110, HAMBURGER, "user", "tls off"),
         (8110, HAMBURGER, "plain", "tls on\ntls_starttls on"),
@@ -295,9 +262,8 @@ fn mpop_fetches_with_each_of_its_ways_to_log_in() {
             address.port(),
             if tls == "tls off" { String::new() } else { format!("tls_trust_file {authority}\n") },
         );
-        let arguments = ["-c", "mpop --file=rc --debug >&2 && cat inbox 2>/dev/null; exit 0"];
-        find_program("mpop", "mpop").unwrap();
-        let said = client("sh", "dash", &arguments, &[("rc", rc)]);
+        let script = "mpop --file=rc --debug >&2 && cat inbox 2>/dev/null; exit 0";
+        let said = run_script("mpop", "mpop", script, &[("rc", &rc)]).unwrap();
         if host == HAMBURGER {
             for message in messages(&lab) {
                 let (_, body) = message.split_once("\r\n\r\n").unwrap();
@@ -319,9 +285,8 @@ fn fetchmail_takes_all_and_leaves_nothing() {
         address.ip(),
         address.port(),
     );
-    find_program("fetchmail", "fetchmail").unwrap();
     let script = "fetchmail --fetchmailrc rc --nosyslog --pidfile pid -v >&2; echo code $?; cat inbox";
-    let said = client("sh", "dash", &["-c", script], &[("rc", rc)]);
+    let said = run_script("fetchmail", "fetchmail", script, &[("rc", &rc)]).unwrap();
     assert!(said.out.starts_with("code 0\n"), "{said:?}");
     for message in want {
         let (_, body) = message.split_once("\r\n\r\n").unwrap();
@@ -342,9 +307,8 @@ fn getmail_takes_all_and_keeps_them_on_the_server() {
         address.ip(),
         address.port(),
     );
-    find_program("getmail", "getmail6").unwrap();
     let script = "sed -i s=BOX=$PWD/inbox= rc; getmail --getmaildir=$PWD --rcfile=rc >&2; echo code $?; cat inbox";
-    let said = client("sh", "dash", &["-c", script], &[("rc", rc)]);
+    let said = run_script("getmail", "getmail6", script, &[("rc", &rc)]).unwrap();
     assert!(said.out.starts_with("code 0\n"), "{said:?}");
     for message in messages(&lab) {
         let (_, body) = message.split_once("\r\n\r\n").unwrap();
@@ -357,11 +321,11 @@ fn getmail_takes_all_and_keeps_them_on_the_server() {
 #[ignore = "needs openssl: tests/run clients"]
 fn openssl_finds_the_certificate_good_behind_stls_and_on_the_port_for_tls() {
     let lab = Lab::up().unwrap();
-    let authority = lab.state().join("ca/ca.crt").display().to_string();
+    let authority = authority(&lab);
     for (port, more) in [(8110, &["-starttls", "pop3"][..]), (8995, &[])] {
         let address = lab.address(HAMBURGER, port).to_string();
         let verify = ["s_client", "-connect", &address, "-CAfile", &authority, "-verify_hostname", HAMBURGER];
-        let said = client("openssl", "openssl", &[&verify[..], &["-verify_return_error"], more].concat(), &[]);
+        let said = client("openssl", "openssl", &[&verify[..], &["-verify_return_error"], more].concat());
         assert!(said.out.contains("Verify return code: 0 (ok)"), "{said:?}");
     }
 }
