@@ -5,14 +5,12 @@ use crate::{
     session::{Channel, Offer, Plaintext, Stls},
     visit,
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 use prometheus_client::metrics::counter::Counter;
-use ring::rand::{SecureRandom, SystemRandom};
 use shared::{
     Shared,
-    accounts::Accounts,
     daemon::{Endpoint, StartError},
     listener::{Door, Limits},
+    login::Logins,
     tls,
     transcript::{Conversation, Transcript, Transport},
 };
@@ -21,36 +19,29 @@ use std::{
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// How long the handshake at a TLS port may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+use tokio_util::sync::CancellationToken;
 
 /// What all sessions share.
 pub(crate) struct Office {
     pub(crate) config: Config,
     pub(crate) offer: Arc<Offer>,
-    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) logins: Logins,
     pub(crate) acceptor: Option<TlsAcceptor>,
     pub(crate) counters: Counters,
     host: Arc<str>,
-    random: SystemRandom,
     /// When each account logged in last. Only those who know their password get in here, so the accounts bound it.
-    logins: Mutex<HashMap<String, Instant>>,
+    last_logins: Mutex<HashMap<String, Instant>>,
 }
 
 /// What is counted.
 pub(crate) struct Counters {
-    pub(crate) welcome: Counter,
-    pub(crate) denied: Counter,
     pub(crate) sent: Counter,
     pub(crate) removed: Counter,
 }
@@ -63,24 +54,17 @@ impl Office {
         self.config.apop.then(|| format!("<{pid}.{connection}.{micros}@{}>", self.host).into())
     }
 
-    /// Our half of a nonce: base64 has no comma.
-    pub(crate) fn nonce(&self) -> Option<String> {
-        let mut octets = [0; 18];
-        self.random.fill(&mut octets).ok()?;
-        Some(BASE64_STANDARD.encode(octets))
-    }
-
     /// Whether the account may log in again; if so, its time begins anew.
     pub(crate) fn is_late_enough(&self, account: &str, now: Instant) -> bool {
         let delay = self.offer.login_delay;
         if delay.is_zero() {
             return true;
         }
-        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        if logins.get(account).is_some_and(|last| now < *last + delay) {
+        let mut last = self.last_logins.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.get(account).is_some_and(|last| now < *last + delay) {
             return false;
         }
-        logins.insert(account.to_owned(), now);
+        last.insert(account.to_owned(), now);
         true
     }
 }
@@ -131,21 +115,17 @@ impl Server {
             stls: if tls.is_some() { Stls::Offered } else { Stls::No },
             login_delay: config.login_delay.0,
         };
-        let logins = |result| shared.metrics.labelled("logins", "Logins by result", &[("result", result)]);
         let counters = Counters {
-            welcome: logins("welcome"),
-            denied: logins("denied"),
             sent: shared.metrics.counter("messages_sent", "Messages sent by RETR and TOP"),
             removed: shared.metrics.counter("messages_removed", "Messages removed at QUIT"),
         };
         let office = Office {
             offer: Arc::new(offer),
-            accounts: Arc::clone(&shared.accounts),
+            logins: Logins::new(shared),
             acceptor: tls.map(TlsAcceptor::from),
             counters,
             host: Arc::clone(&shared.host),
-            random: SystemRandom::new(),
-            logins: Mutex::default(),
+            last_logins: Mutex::default(),
             config,
         };
         let door = Door::new(limits, &shared.metrics);
@@ -164,22 +144,11 @@ impl Server {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
         let Self { office, door, listeners, transcript, .. } = self;
         let grace = office.config.grace.0;
-        let sockets = TaskTracker::new();
-        for (channel, listener) in listeners {
-            let (door, office, transcript, shutdown) =
-                (door.clone(), Arc::clone(&office), transcript.clone(), shutdown.clone());
-            sockets.spawn(async move {
-                let serve = |stream, peer| {
-                    serve_connection(Arc::clone(&office), stream, peer, channel, transcript.clone(), shutdown.clone())
-                };
-                if let Err(error) = door.accept(listener, &shutdown, serve).await {
-                    tracing::error!(%error, "cannot serve");
-                }
-            });
-        }
-        sockets.close();
-        sockets.wait().await;
-        door.close(grace).await;
+        let stop = shutdown.clone();
+        let serve = move |channel, stream, peer| {
+            serve_connection(Arc::clone(&office), stream, peer, channel, transcript.clone(), stop.clone())
+        };
+        door.serve(listeners, &shutdown, grace, serve).await;
         Ok(())
     }
 
@@ -211,10 +180,8 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => visit::serve(office, stream, channel, talk, &shutdown).await,
-            Ok(Err(error)) => tracing::debug!(connection = talk.id(), %error, "no TLS"),
-            Err(_) => tracing::debug!(connection = talk.id(), "no TLS in time"),
+        if let Some(stream) = tls::accept(&acceptor, stream, talk.id()).await {
+            visit::serve(office, stream, channel, talk, &shutdown).await;
         }
     });
     encrypted.await;

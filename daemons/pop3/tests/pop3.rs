@@ -12,6 +12,7 @@ use pop3::{
 use shared::{
     Shared,
     accounts::{self, Accounts},
+    login::Answer,
     maildir::{Listing, Maildir},
     message::Stuffing,
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
@@ -143,12 +144,12 @@ impl World {
             Effect::Verify(Credentials::Sasl(shared::sasl::Credentials::Password { user, secret }))
                 if [("bob", &b"hungry"[..]), ("alice", b"crepes")].contains(&(user.as_str(), secret.as_slice())) =>
             {
-                Outcome::Verified
+                Outcome::Login(Answer::Welcome)
             }
-            Effect::Verify(_) => Outcome::Denied,
+            Effect::Verify(_) => Outcome::Login(Answer::Denied),
             Effect::FetchKeys(user) => {
                 let keys = shared::sasl::ScramKeys::decoy(b"key", &user);
-                Outcome::Keys { keys, nonce: "nonce".to_owned() }
+                Outcome::Login(Answer::Keys { keys, nonce: "nonce".to_owned() })
             }
             Effect::OpenMaildrop(user) => {
                 let sizes = self.messages.iter().filter(|_| user == "bob").map(|(name, _)| {
@@ -523,13 +524,16 @@ fn scram_in_the_session_proves_both_sides_before_the_maildrop_opens() {
          wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=",
     );
     let nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".to_owned();
-    assert!(matches!(session.on_outcome(Outcome::Keys { keys: keys.unwrap(), nonce }), Step::Challenge(_)));
+    assert!(matches!(
+        session.on_outcome(Outcome::Login(Answer::Keys { keys: keys.unwrap(), nonce })),
+        Step::Challenge(_)
+    ));
     let last = "Yz1iaXdzLHI9ck9wck5HZndFYmVSV2diTkVrcU8laHZZRHBXVWEyUmFUQ0FmdXhGSWxqKWhObEYkazAscD1kSHpiWmFwV0lrNGpVaE4rVXRlOXl0YWc5empmTUhnc3FtbWl6N0FuZFZRPQ==";
     assert!(matches!(
         session.on_line(&text(last)),
         Step::Perform(Effect::Verify(Credentials::Sasl(shared::sasl::Credentials::Scram { .. })))
     ));
-    let Step::Challenge(reply) = session.on_outcome(Outcome::Verified) else { panic!("we prove it too") };
+    let Step::Challenge(reply) = session.on_outcome(Outcome::Login(Answer::Welcome)) else { panic!("we prove it too") };
     assert_eq!(reply.to_string(), "+ dj02cnJpVFJCaTIzV3BSUi93dHVwK21NaFVaVW4vZEI1bkxUSlJzamw5NUc0PQ==");
     assert!(matches!(session.on_line(&text("")), Step::Perform(Effect::OpenMaildrop(user)) if user == "user"));
     assert!(matches!(session.on_outcome(Outcome::Opened(Arc::default())), Step::Reply(_)));

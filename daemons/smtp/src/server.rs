@@ -11,14 +11,11 @@ use crate::{
     spool::Spool,
     visit,
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
-use prometheus_client::metrics::counter::Counter;
-use ring::rand::{SecureRandom, SystemRandom};
 use shared::{
     Shared,
-    accounts::Accounts,
     daemon::{Endpoint, StartError},
     listener::{Door, Limits},
+    login::Logins,
     tls,
     transcript::{Conversation, Transcript, Transport},
 };
@@ -31,13 +28,9 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// How long the handshake at a TLS port may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+use tokio_util::sync::CancellationToken;
 
 /// What all sessions share.
 pub(crate) struct Office {
@@ -45,19 +38,11 @@ pub(crate) struct Office {
     pub(crate) terms: Arc<Terms>,
     pub(crate) queue: Queue,
     pub(crate) mailboxes: Arc<Mailboxes>,
-    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) logins: Logins,
     pub(crate) acceptor: Option<TlsAcceptor>,
-    pub(crate) counters: Counters,
     pub(crate) authenticator: Option<Authenticator>,
     pub(crate) signers: Vec<Signer>,
     greylist: Mutex<Greylist>,
-    random: SystemRandom,
-}
-
-/// What is counted.
-pub(crate) struct Counters {
-    pub(crate) welcome: Counter,
-    pub(crate) denied: Counter,
 }
 
 impl Office {
@@ -69,20 +54,13 @@ impl Office {
     pub(crate) fn greylist(&self) -> MutexGuard<'_, Greylist> {
         self.greylist.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Our half of a nonce: base64 has no comma.
-    pub(crate) fn nonce(&self) -> Option<String> {
-        let mut octets = [0; 18];
-        self.random.fill(&mut octets).ok()?;
-        Some(BASE64_STANDARD.encode(octets))
-    }
 }
 
 /// A bound server.
 pub struct Server {
     office: Arc<Office>,
     door: Door,
-    listeners: Vec<(Channel, Purpose, TcpListener)>,
+    listeners: Vec<((Channel, Purpose), TcpListener)>,
     endpoints: Vec<Endpoint>,
     transcript: Transcript,
 }
@@ -114,7 +92,7 @@ impl Server {
         for ((channel, purpose, protocol), address) in relay.into_iter().chain(submission).chain(encrypted) {
             for listener in shared.sockets.tcp(address, NonZeroUsize::MIN)? {
                 endpoints.push(Endpoint { protocol, address: listener.local_addr()? });
-                listeners.push((channel, purpose, listener));
+                listeners.push(((channel, purpose), listener));
             }
         }
         let addresses = endpoints.iter().map(|endpoint| endpoint.address.ip()).filter(|ip| !ip.is_unspecified());
@@ -152,18 +130,15 @@ impl Server {
             per_peer: config.connections_per_peer,
             refusal: b"421 4.7.0 too many connections from your address\r\n",
         };
-        let logins = |result| shared.metrics.labelled("logins", "Logins by result", &[("result", result)]);
         let office = Office {
             terms,
             queue: Queue::new(parts, waiting),
             mailboxes,
-            accounts: Arc::clone(&shared.accounts),
+            logins: Logins::new(shared),
             acceptor: tls.map(TlsAcceptor::from),
-            counters: Counters { welcome: logins("welcome"), denied: logins("denied") },
             authenticator,
             signers,
             greylist: Mutex::new(Greylist::new(config.greylist.0)),
-            random: SystemRandom::new(),
             config,
         };
         let door = Door::new(limits, &shared.metrics);
@@ -188,28 +163,12 @@ impl Server {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
         let Self { office, door, listeners, transcript, .. } = self;
         let grace = office.config.grace.0;
-        let sockets = TaskTracker::new();
-        for (channel, purpose, listener) in listeners {
-            let (door, office, transcript, shutdown) =
-                (door.clone(), Arc::clone(&office), transcript.clone(), shutdown.clone());
-            sockets.spawn(async move {
-                let serve = |stream, peer| {
-                    let (office, transcript) = (Arc::clone(&office), transcript.clone());
-                    serve_connection(office, stream, peer, (channel, purpose), transcript, shutdown.clone())
-                };
-                if let Err(error) = door.accept(listener, &shutdown, serve).await {
-                    tracing::error!(%error, "cannot serve");
-                }
-            });
-        }
-        sockets.close();
-        let queue = office.queue.clone();
-        let delivering = timeout_after(shutdown.clone(), grace, queue.run(shutdown));
-        let sessions = async {
-            sockets.wait().await;
-            door.close(grace).await;
+        let (queue, stop) = (office.queue.clone(), shutdown.clone());
+        let serve = move |kind, stream, peer| {
+            serve_connection(Arc::clone(&office), stream, peer, kind, transcript.clone(), stop.clone())
         };
-        tokio::join!(delivering, sessions);
+        let delivering = timeout_after(shutdown.clone(), grace, queue.run(shutdown.clone()));
+        tokio::join!(delivering, door.serve(listeners, &shutdown, grace, serve));
         Ok(())
     }
 
@@ -253,10 +212,8 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => visit::serve(office, stream, (channel, purpose), talk, &shutdown).await,
-            Ok(Err(error)) => tracing::debug!(connection = talk.id(), %error, "no TLS"),
-            Err(_) => tracing::debug!(connection = talk.id(), "no TLS in time"),
+        if let Some(stream) = tls::accept(&acceptor, stream, talk.id()).await {
+            visit::serve(office, stream, (channel, purpose), talk, &shutdown).await;
         }
     });
     encrypted.await;

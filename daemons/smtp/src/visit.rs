@@ -16,10 +16,8 @@ use crate::{
     spool::{Draft, Id, Stored},
 };
 use shared::{
-    accounts::Verdict,
     maildir::Attempt,
     message::Shown,
-    sasl::{Credentials, Proof},
     transcript::{Conversation, Kind},
     wire::{Role, Wire, WireError},
 };
@@ -37,8 +35,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How much of a message is read at once.
 const CHUNK_OCTETS: usize = 64 << 10;
 /// A message may take an hour, and more if it comes faster than this. Somebody who types has time enough; whoever drips octets to
@@ -182,10 +178,8 @@ impl Visit {
     ) {
         let Some(acceptor) = self.office.acceptor.clone() else { return };
         // RFC 3207 §4.2 and CVE-2011-0411: what came behind STARTTLS in clear is dropped here.
-        let Ok(unwired) = wire.into_stream_for_tls().await else { return };
-        let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(unwired.stream)).await else { return };
+        let Some(mut wire) = wire.over_tls(&acceptor).await else { return };
         self.session.encrypted();
-        let mut wire = unwired.rest.over(stream);
         if let End::Goodbye = self.converse(&mut wire, shutdown).await {
             drop(wire.close().await);
         }
@@ -288,21 +282,12 @@ impl Visit {
     ) -> Outcome {
         match effect {
             Effect::Verify(credentials) => {
-                let (outcome, pause) = self.verify(&credentials).await;
-                if let Some(pause) = pause {
-                    // Answers to what was said before need not wait with it.
-                    let _ = wire.flush().await;
-                    shutdown.run_until_cancelled(sleep(pause)).await;
-                }
-                outcome
+                // It takes its time, and answers to what was said before need not wait with it.
+                let _ = wire.flush().await;
+                let logins = &self.office.logins;
+                Outcome::Login(logins.check(credentials.user(), &credentials, self.peer, shutdown).await)
             }
-            Effect::FetchKeys(user) => match self.office.accounts.wait(self.peer, Instant::now()) {
-                Some(wait) => Outcome::TooSoon(wait),
-                None => match self.office.nonce() {
-                    Some(nonce) => Outcome::Keys { keys: self.office.accounts.scram(&user), nonce },
-                    None => Outcome::CannotTell,
-                },
-            },
+            Effect::FetchKeys(user) => Outcome::Login(self.office.logins.keys(&user, self.peer)),
             Effect::Admit { from, to, mailboxes, octets, pause } => {
                 if !pause.is_zero() {
                     let _ = wire.flush().await;
@@ -311,29 +296,6 @@ impl Visit {
                 self.admit(&from, &to, &mailboxes, octets).await
             }
             Effect::Open(opening) => self.open(*opening, wire.conversation()),
-        }
-    }
-
-    /// What comes of it, and how long the answer waits.
-    async fn verify(&self, credentials: &Credentials) -> (Outcome, Option<Duration>) {
-        let Office { accounts, counters, .. } = &*self.office;
-        let (user, now) = (credentials.user(), Instant::now());
-        let verdict = match credentials {
-            Credentials::Password { secret, .. } => accounts.verify(user, secret, self.peer, now).await,
-            Credentials::Scram { proof, .. } => accounts.judge(user, self.peer, now, |_| *proof != Proof::Wrong),
-        };
-        match verdict {
-            Verdict::Welcome => {
-                counters.welcome.inc();
-                (Outcome::Verified, None)
-            }
-            Verdict::Denied { because, pause } => {
-                counters.denied.inc();
-                tracing::info!(user, peer = %self.peer, ?because, "denied");
-                (Outcome::Denied, Some(pause))
-            }
-            Verdict::TooSoon { wait } => (Outcome::TooSoon(wait), None),
-            Verdict::CannotTell => (Outcome::CannotTell, None),
         }
     }
 
@@ -614,7 +576,6 @@ async fn skip<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, mut octets:
 }
 
 fn gone<S: AsyncRead + AsyncWrite + Unpin>(wire: &Wire<S>, reason: &WireError) -> End {
-    let connection = wire.conversation().id();
-    tracing::debug!(connection, %reason, last = wire.last_lines(), "session ends without QUIT");
+    wire.ended_abruptly(reason);
     End::Silence
 }

@@ -5,6 +5,7 @@
 use shared::{
     Shared,
     accounts::{self, Accounts},
+    login::Answer,
     sasl::{Credentials, ScramKeys},
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
     transcript::{Heard, Kind, Transport},
@@ -156,11 +157,11 @@ impl World {
     fn perform(effect: Effect) -> Outcome {
         match effect {
             Effect::Verify(Credentials::Password { user, secret }) if user == "bob" && secret == b"hungry" => {
-                Outcome::Verified
+                Outcome::Login(Answer::Welcome)
             }
-            Effect::Verify(_) => Outcome::Denied,
+            Effect::Verify(_) => Outcome::Login(Answer::Denied),
             Effect::FetchKeys(user) => {
-                Outcome::Keys { keys: ScramKeys::decoy(b"key", &user), nonce: "nonce".to_owned() }
+                Outcome::Login(Answer::Keys { keys: ScramKeys::decoy(b"key", &user), nonce: "nonce".to_owned() })
             }
             Effect::Admit { .. } => Outcome::Admitted,
             Effect::Open(_) => Outcome::Opened,
