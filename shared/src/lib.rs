@@ -7,7 +7,8 @@
 //! Reading order:
 //!
 //! 1. [`daemon`]: `main()` for all; what happens between `exec` and the exit code.
-//! 2. [`config`] and [`units`]: layers of TOML, errors with line and column, sizes and times as people write them.
+//! 2. [`config`] and [`units`]: layers of TOML, errors with line and column, sizes and times as people write them; [`current`]: what
+//!    a reload replaces.
 //! 3. [`listener`]: sockets and the one accept loop.
 //! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen; [`message`]: what is long in it.
 //! 5. [`admin`], [`metrics`], [`logging`]: looking into a running daemon.
@@ -18,6 +19,7 @@
 pub mod daemon;
 
 pub mod config;
+pub mod current;
 pub mod units;
 
 pub mod listener;

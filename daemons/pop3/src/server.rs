@@ -8,6 +8,7 @@ use crate::{
 use prometheus_client::metrics::counter::Counter;
 use shared::{
     Shared,
+    current::Current,
     daemon::{Endpoint, StartError},
     listener::{Door, Limits},
     login::Logins,
@@ -18,7 +19,7 @@ use std::{
     collections::HashMap,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Instant, SystemTime},
 };
 use tokio::{
@@ -28,14 +29,19 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// What all sessions share.
+/// What all sessions share. A new configuration makes a new one; sessions keep the one that they began with.
 pub(crate) struct Office {
     pub(crate) config: Config,
     pub(crate) offer: Arc<Offer>,
-    pub(crate) logins: Logins,
     pub(crate) acceptor: Option<TlsAcceptor>,
-    pub(crate) counters: Counters,
     host: Arc<str>,
+    pub(crate) lasting: Arc<Lasting>,
+}
+
+/// What outlives a configuration.
+pub(crate) struct Lasting {
+    pub(crate) logins: Logins,
+    pub(crate) counters: Counters,
     /// When each account logged in last. Only those who know their password get in here, so the accounts bound it.
     last_logins: Mutex<HashMap<String, Instant>>,
 }
@@ -47,6 +53,23 @@ pub(crate) struct Counters {
 }
 
 impl Office {
+    /// What a configuration makes; if one part of it is wrong, nothing is taken.
+    fn open(config: Config, shared: &Shared, lasting: Arc<Lasting>) -> Result<Self, StartError> {
+        // ALPN's registered name for POP3; a client that offers none is served too.
+        let acceptor = shared.acceptor("POP3", &[b"pop3"], ("pop3.listen_tls", &config.listen_tls))?;
+        std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
+            let place = config.mailboxes.display();
+            let problem = format!("{place}: {error}; name a directory that the daemon's user can write to");
+            StartError::Unfit { key: "pop3.mailboxes".to_owned(), problem }
+        })?;
+        let offer = Arc::new(Offer {
+            plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
+            stls: if acceptor.is_some() { Stls::Offered } else { Stls::No },
+            login_delay: config.login_delay.0,
+        });
+        Ok(Self { config, offer, acceptor, host: Arc::clone(&shared.host), lasting })
+    }
+
     /// RFC 1939 §7: a timestamp that is different each time, in the form of a message id.
     pub(crate) fn stamp(&self, connection: u64) -> Option<Arc<str>> {
         let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -60,7 +83,7 @@ impl Office {
         if delay.is_zero() {
             return true;
         }
-        let mut last = self.last_logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.lasting.last_logins.lock().unwrap_or_else(PoisonError::into_inner);
         if last.get(account).is_some_and(|last| now < *last + delay) {
             return false;
         }
@@ -69,9 +92,31 @@ impl Office {
     }
 }
 
+/// Lets a running server take a new configuration.
+#[derive(Clone)]
+pub struct Reloader(Weak<Current<Office>>);
+
+impl Reloader {
+    /// New sessions go by this configuration. Addresses and their limits, and the grace time, stay as they were at the start; the log says
+    /// so, if they should have changed.
+    ///
+    /// # Errors
+    /// A value does not fit, or a file is wrong; then nothing has changed.
+    pub fn reload(&self, mut config: Config, shared: &Shared) -> Result<(), StartError> {
+        let Some(current) = self.0.upgrade() else { return Ok(()) };
+        let old = current.get();
+        let kept = config.keep_bound(&old.config);
+        current.set(Office::open(config, shared, Arc::clone(&old.lasting))?);
+        if !kept.is_empty() {
+            tracing::warn!(keys = kept.join(", "), "changed, but taken only by a restart");
+        }
+        Ok(())
+    }
+}
+
 /// A bound server.
 pub struct Server {
-    office: Arc<Office>,
+    office: Arc<Current<Office>>,
     door: Door,
     listeners: Vec<(Channel, TcpListener)>,
     endpoints: Vec<Endpoint>,
@@ -84,18 +129,13 @@ impl Server {
     /// # Errors
     /// An address cannot be had, a certificate is missing or wrong, or the mailboxes cannot be reached.
     pub fn bind(config: Config, shared: &Shared) -> Result<Self, StartError> {
-        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
-        // ALPN's registered name for POP3; a client that offers none is served too.
-        let tls = tls::server_config(&shared.tls, &[b"pop3"]).map_err(|error| unfit("tls", error.to_string()))?;
-        if !config.listen_tls.is_empty() && tls.is_none() {
-            let problem = "POP3 over TLS needs a certificate: set tls.certificate and tls.key to PEM files".to_owned();
-            return Err(unfit("pop3.listen_tls", problem));
-        }
-        std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
-            let place = config.mailboxes.display();
-            let problem = format!("{place}: {error}; name a directory that the daemon's user can write to");
-            unfit("pop3.mailboxes", problem)
-        })?;
+        let counters = Counters {
+            sent: shared.metrics.counter("messages_sent", "Messages sent by RETR and TOP"),
+            removed: shared.metrics.counter("messages_removed", "Messages removed at QUIT"),
+        };
+        let lasting = Lasting { logins: Logins::new(shared), counters, last_logins: Mutex::default() };
+        let office = Office::open(config, shared, Arc::new(lasting))?;
+        let config = &office.config;
         let (mut listeners, mut endpoints) = (vec![], vec![]);
         let clear = config.listen.iter().map(|address| (Channel::Clear, "pop3", *address));
         let encrypted = config.listen_tls.iter().map(|address| (Channel::Encrypted, "pop3s", *address));
@@ -110,26 +150,13 @@ impl Server {
             per_peer: config.connections_per_peer,
             refusal: b"-ERR [SYS/TEMP] too many connections from your address\r\n",
         };
-        let offer = Offer {
-            plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
-            stls: if tls.is_some() { Stls::Offered } else { Stls::No },
-            login_delay: config.login_delay.0,
-        };
-        let counters = Counters {
-            sent: shared.metrics.counter("messages_sent", "Messages sent by RETR and TOP"),
-            removed: shared.metrics.counter("messages_removed", "Messages removed at QUIT"),
-        };
-        let office = Office {
-            offer: Arc::new(offer),
-            logins: Logins::new(shared),
-            acceptor: tls.map(TlsAcceptor::from),
-            counters,
-            host: Arc::clone(&shared.host),
-            last_logins: Mutex::default(),
-            config,
-        };
-        let door = Door::new(limits, &shared.metrics);
-        Ok(Self { office: Arc::new(office), door, listeners, endpoints, transcript: shared.transcript.clone() })
+        let (door, transcript) = (Door::new(limits, &shared.metrics), shared.transcript.clone());
+        Ok(Self { office: Arc::new(Current::new(office)), door, listeners, endpoints, transcript })
+    }
+
+    /// A handle that works as long as the server runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::downgrade(&self.office))
     }
 
     /// Where it serves, `pop3` and `pop3s`.
@@ -143,10 +170,10 @@ impl Server {
     /// A socket cannot be used. What goes wrong with a client ends that client's session and nothing else.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
         let Self { office, door, listeners, transcript, .. } = self;
-        let grace = office.config.grace.0;
+        let grace = office.get().config.grace.0;
         let stop = shutdown.clone();
         let serve = move |channel, stream, peer| {
-            serve_connection(Arc::clone(&office), stream, peer, channel, transcript.clone(), stop.clone())
+            serve_connection(office.get(), stream, peer, channel, transcript.clone(), stop.clone())
         };
         door.serve(listeners, &shutdown, grace, serve).await;
         Ok(())
@@ -160,7 +187,7 @@ impl Server {
         talk: Conversation,
         shutdown: CancellationToken,
     ) {
-        visit::serve(Arc::clone(&self.office), stream, channel, talk, &shutdown).await;
+        visit::serve(self.office.get(), stream, channel, talk, &shutdown).await;
     }
 }
 

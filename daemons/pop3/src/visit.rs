@@ -166,7 +166,7 @@ impl Visit {
                 Outcome::Login(self.verify(&credentials, shutdown).await)
             }
             Effect::FetchKeys(user) => {
-                Outcome::Login(self.office.logins.keys(self.office.config.account(&user), self.peer))
+                Outcome::Login(self.office.lasting.logins.keys(self.office.config.account(&user), self.peer))
             }
             Effect::OpenMaildrop(user) => self.open_maildrop(&user).await,
             Effect::Open { index, extent } => match self.open(index, extent).await {
@@ -182,16 +182,16 @@ impl Visit {
     }
 
     async fn verify(&self, credentials: &Credentials, shutdown: &CancellationToken) -> Answer {
-        let Office { logins, config, .. } = &*self.office;
+        let Office { lasting, config, .. } = &*self.office;
         let user = config.account(credentials.user());
         match credentials {
-            Credentials::Sasl(credentials) => logins.check(user, credentials, self.peer, shutdown).await,
+            Credentials::Sasl(credentials) => lasting.logins.check(user, credentials, self.peer, shutdown).await,
             Credentials::Digest { stamp, digest, .. } => {
                 // RFC 1939 §7: the timestamp, then the shared secret.
                 let proof = |clear: Option<&str>| {
                     clear.is_some_and(|clear| md5(format!("{stamp}{clear}").as_bytes()) == *digest)
                 };
-                logins.judge(user, proof, self.peer, shutdown).await
+                lasting.logins.judge(user, proof, self.peer, shutdown).await
             }
         }
     }
@@ -254,7 +254,7 @@ impl Visit {
             failed
         });
         let failed = removing.await.unwrap_or(all);
-        self.office.counters.removed.inc_by((all - failed) as u64);
+        self.office.lasting.counters.removed.inc_by((all - failed) as u64);
         Outcome::Removed { failed }
     }
 
@@ -310,7 +310,7 @@ impl Visit {
         stuffing.finish(out);
         shown.push(&out[from..]);
         shown.tell(wire.conversation());
-        self.office.counters.sent.inc();
+        self.office.lasting.counters.sent.inc();
         Ok(())
     }
 }

@@ -443,6 +443,32 @@ async fn a_second_login_too_early_is_told_how_long_to_wait() {
 }
 
 #[tokio::test]
+async fn a_new_configuration_is_for_new_sessions_and_a_wrong_one_is_for_nobody() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let server = Server::bind(mailboxes.config(), &shared).unwrap();
+    let (at, reloader, shutdown) = (server.local_addrs()[0].address, server.reloader(), CancellationToken::new());
+    let test = async {
+        let mut before = connect(at).await;
+        reloader.reload(Config { allow_plaintext_auth: false, ..mailboxes.config() }, &shared).unwrap();
+        assert!(say(&mut connect(at).await, "USER bob").await.starts_with("-ERR"));
+        assert!(say(&mut before, "USER bob").await.starts_with("+OK"));
+        // A file is no place for mailboxes.
+        let authority = shared::tls::LabCa::open_or_create(mailboxes.0.path()).unwrap();
+        let wrong = Config { mailboxes: authority.certificate_file(), ..mailboxes.config() };
+        let error = reloader.reload(wrong, &shared).unwrap_err().to_string();
+        assert!(error.starts_with("pop3.mailboxes"), "{error}");
+        assert!(say(&mut connect(at).await, "USER bob").await.starts_with("-ERR"));
+        // A certificate that was not there before is offered.
+        let tls = authority.certificate_for(&["localhost".to_owned()]).unwrap();
+        reloader.reload(mailboxes.config(), &Shared { tls, ..shared.clone() }).unwrap();
+        assert!(say(&mut connect(at).await, "STLS").await.starts_with("+OK"));
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(server.run(shutdown.clone()), test);
+    result.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_that_was_said_behind_stls_in_clear_is_obeyed() {
     let (mailboxes, shared) = (Mailboxes::new(), shared());
     let authority = shared::tls::LabCa::open_or_create(mailboxes.0.path()).unwrap();

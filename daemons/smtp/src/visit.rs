@@ -284,10 +284,10 @@ impl Visit {
             Effect::Verify(credentials) => {
                 // It takes its time, and answers to what was said before need not wait with it.
                 let _ = wire.flush().await;
-                let logins = &self.office.logins;
+                let logins = &self.office.lasting.logins;
                 Outcome::Login(logins.check(credentials.user(), &credentials, self.peer, shutdown).await)
             }
-            Effect::FetchKeys(user) => Outcome::Login(self.office.logins.keys(&user, self.peer)),
+            Effect::FetchKeys(user) => Outcome::Login(self.office.lasting.logins.keys(&user, self.peer)),
             Effect::Admit { from, to, mailboxes, octets, pause } => {
                 if !pause.is_zero() {
                     let _ = wire.flush().await;
@@ -304,7 +304,7 @@ impl Visit {
         let office = &self.office;
         if self.session.user().is_none()
             && let Grey::Later(wait) =
-                office.greylist().judge(self.peer, &from.to_string(), &to.to_string(), Instant::now())
+                office.lasting.greylist().judge(self.peer, &from.to_string(), &to.to_string(), Instant::now())
         {
             return Outcome::Refused(Reply::greylisted(wait));
         }
@@ -334,7 +334,7 @@ impl Visit {
     fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
         let Opening { envelope, client, with, purpose } = opening;
         let office = &self.office;
-        if office.queue.is_full() {
+        if office.lasting.queue.is_full() {
             return Outcome::Trouble(Trouble::QueueFull);
         }
         let now = SystemTime::now();
@@ -365,7 +365,7 @@ impl Visit {
         };
         let mut vessel = match office.straight_to_mailbox(&envelope, id) {
             Some((letter, to, account)) => Vessel::Mailbox { letter, id, to, account },
-            None => Vessel::Queue(office.queue.spool().draft(id, envelope)),
+            None => Vessel::Queue(office.lasting.queue.spool().draft(id, envelope)),
         };
         let mut waste = vec![];
         let buffer = vessel.buffer(&mut waste);
@@ -489,7 +489,7 @@ impl Visit {
                         let Stored { id, envelope, .. } = &stored;
                         let id = *id;
                         tracing::info!(%id, connection, %peer, %from, recipients = envelope.recipients.len(), octets, "accepted");
-                        self.office.queue.add(stored, Some(connection));
+                        self.office.lasting.queue.add(stored, Some(connection));
                         Ok(id)
                     }
                     Err(error) => Err(error),
@@ -508,14 +508,14 @@ impl Visit {
                 placed.unwrap_or_else(|died| Err(io::Error::other(died))).map(|_| {
                     tracing::info!(%id, connection, %peer, %from, recipients = 1, octets, "accepted");
                     tracing::info!(%id, %to, tries = 1, how = "while its client waited", "delivered");
-                    self.office.queue.counters().delivered.inc();
+                    self.office.lasting.queue.counters().delivered.inc();
                     id
                 })
             }
         };
         match outcome {
             Ok(id) => {
-                self.office.queue.counters().accepted.inc();
+                self.office.lasting.queue.counters().accepted.inc();
                 talk.note(&format!("the message is safe on disk as {id}"));
                 Outcome::Stored { id: id.to_string() }
             }
