@@ -18,7 +18,7 @@
 //! Each account is a table, so that secrets of other kinds stand beside `password`: `scram_sha_256` and `apop_secret`, for ways
 //! to log in that keep the password off the wire. They cost little to check, so [`Accounts::judge`] has no part 2 and 3.
 
-use crate::{listener::site, sasl::ScramKeys, units::Span};
+use crate::{current::Current, listener::site, sasl::ScramKeys, units::Span};
 use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
@@ -29,7 +29,7 @@ use std::{
     fmt, io,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::available_parallelism,
     time::{Duration, Instant},
 };
@@ -116,7 +116,7 @@ pub enum Because {
 /// The accounts, and what is known about those who try them.
 pub struct Accounts {
     config: Config,
-    book: RwLock<Arc<Book>>,
+    book: Current<Book>,
     remembered: Remembered,
     patience: Mutex<Patience>,
     /// Argon2 wants memory and a core to itself: more at once would only be slower, for all.
@@ -139,7 +139,7 @@ impl Accounts {
         let book = Book::load(config)?;
         Ok(Self {
             config: config.clone(),
-            book: RwLock::new(Arc::new(book)),
+            book: Current::new(book),
             remembered: Remembered::new(config.remember.0),
             patience: Mutex::default(),
             cores: Semaphore::new(available_parallelism().map_or(1, Into::into)),
@@ -156,8 +156,7 @@ impl Accounts {
     /// # Errors
     /// As [`Accounts::load`].
     pub fn reload(&self) -> Result<(), AccountsError> {
-        let book = Book::load(&self.config)?;
-        *self.book.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
+        self.book.set(Book::load(&self.config)?);
         self.remembered.forget_all();
         Ok(())
     }
@@ -248,7 +247,7 @@ impl Accounts {
     }
 
     fn book(&self) -> Arc<Book> {
-        Arc::clone(&self.book.read().unwrap_or_else(PoisonError::into_inner))
+        self.book.get()
     }
 
     fn patience(&self) -> MutexGuard<'_, Patience> {
@@ -560,7 +559,7 @@ mod tests {
         let accounts = Accounts::load(&config_of(&file)).unwrap();
         let cheap = PasswordHash::new(&cheap_hash("decoy")).unwrap();
         let users = accounts.book().users.clone();
-        *accounts.book.write().unwrap() = Arc::new(Book { users, secrets: BTreeMap::new(), decoy: cheap });
+        accounts.book.set(Book { users, secrets: BTreeMap::new(), decoy: cheap });
         accounts
     }
 

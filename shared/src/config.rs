@@ -413,6 +413,15 @@ fn assignment(key: &str, value: &str, place: String) -> Layer {
     Layer { place, text, is_file: false }
 }
 
+/// Keeps what a running daemon cannot change: `fresh` becomes what it was, and `kept` gets the key, so that the log can say that it takes a
+/// restart.
+pub fn keep<T: Clone + PartialEq>(key: &'static str, fresh: &mut T, was: &T, kept: &mut Vec<&'static str>) {
+    if fresh != was {
+        fresh.clone_from(was);
+        kept.push(key);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

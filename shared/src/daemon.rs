@@ -42,6 +42,7 @@ use std::{
     time::Duration,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// `EX_CONFIG` of sysexits.h; the units tell systemd not to restart after it.
@@ -219,6 +220,27 @@ impl Process {
 }
 
 impl Shared {
+    /// What begins TLS as the server, for `protocol` and these names of ALPN; nothing without a certificate. `needed` are addresses that
+    /// cannot be served without it, and the key that has them.
+    ///
+    /// # Errors
+    /// The certificate is wrong, or missing and needed.
+    pub fn acceptor(
+        &self,
+        protocol: &str,
+        alpn: &[&[u8]],
+        (key, needed): (&str, &[SocketAddr]),
+    ) -> Result<Option<TlsAcceptor>, StartError> {
+        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
+        let config = tls::server_config(&self.tls, alpn).map_err(|error| unfit("tls", error.to_string()))?;
+        if config.is_none() && !needed.is_empty() {
+            let problem =
+                format!("{protocol} over TLS needs a certificate: set tls.certificate and tls.key to PEM files");
+            return Err(unfit(key, problem));
+        }
+        Ok(config.map(TlsAcceptor::from))
+    }
+
     /// Surroundings for a test: no accounts, nobody listening, one thread.
     pub fn for_tests(daemon: &'static str) -> Self {
         let process = Process {
@@ -245,7 +267,7 @@ pub struct Daemon<C> {
 }
 
 /// How a daemon takes a new configuration while it runs.
-type Reload<C> = Box<dyn Fn(C) -> Result<(), StartError> + Send>;
+type Reload<C> = Box<dyn Fn(C, &Shared) -> Result<(), StartError> + Send>;
 
 impl<C> Daemon<C> {
     /// The sockets are bound: systemd may start who waits for us.
@@ -262,8 +284,9 @@ impl<C> Daemon<C> {
         &self.directory
     }
 
-    /// What to do with a new configuration at SIGHUP. If it returns an error, the daemon keeps the old one.
-    pub fn on_reload(&self, reload: impl Fn(C) -> Result<(), StartError> + Send + 'static) {
+    /// What to do with a new configuration at SIGHUP; it comes with the surroundings, in which the certificate may be another. If it
+    /// returns an error, the daemon keeps the old one.
+    pub fn on_reload(&self, reload: impl Fn(C, &Shared) -> Result<(), StartError> + Send + 'static) {
         *self.reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(reload));
     }
 }
@@ -393,21 +416,21 @@ where
             directory: process.directory.clone(),
             reload: Arc::clone(&reload),
         };
+        let surroundings = daemon.shared.clone();
         let on_hangup = || {
+            let settings = read_settings()?;
+            let config = settings.table::<C>(program.name)?;
+            let surroundings = Shared { tls: settings.table("tls")?, ..surroundings.clone() };
             process
                 .accounts
                 .reload()
                 .map_err(|error| StartError::Unfit { key: "accounts.file".to_owned(), problem: error.to_string() })?;
-            let fresh =
-                read_settings().and_then(|settings| settings.table::<C>(program.name)).map_err(StartError::from);
-            let reload = reload.lock().unwrap_or_else(PoisonError::into_inner);
-            match (fresh, &*reload) {
-                (Ok(config), Some(reload)) => reload(config),
-                (Ok(_), None) => Err(StartError::Unfit {
+            match &*reload.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(reload) => reload(config, &surroundings),
+                None => Err(StartError::Unfit {
                     key: program.name.to_owned(),
                     problem: "this daemon has nothing to reload; restart it".to_owned(),
                 }),
-                (Err(error), _) => Err(error),
             }
         };
         tokio::select! {

@@ -7,17 +7,19 @@
 //! Reading order:
 //!
 //! 1. [`daemon`]: `main()` for all; what happens between `exec` and the exit code.
-//! 2. [`config`] and [`units`]: layers of TOML, errors with line and column, sizes and times as people write them.
+//! 2. [`config`] and [`units`]: layers of TOML, errors with line and column, sizes and times as people write them; [`current`]: what
+//!    a reload replaces.
 //! 3. [`listener`]: sockets and the one accept loop.
 //! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen; [`message`]: what is long in it.
 //! 5. [`admin`], [`metrics`], [`logging`]: looking into a running daemon.
-//! 6. [`accounts`], [`sasl`], [`tls`]: who may, and how to keep it private.
+//! 6. [`accounts`], [`sasl`], [`login`], [`tls`]: who may, and how to keep it private.
 //! 7. [`maildir`]: mailboxes, delivered to by one daemon and read by another.
 //! 8. `testing` (feature `testing`): the player of transcript files.
 
 pub mod daemon;
 
 pub mod config;
+pub mod current;
 pub mod units;
 
 pub mod listener;
@@ -31,6 +33,7 @@ pub mod logging;
 pub mod metrics;
 
 pub mod accounts;
+pub mod login;
 pub mod sasl;
 pub mod tls;
 

@@ -411,6 +411,34 @@ impl Door {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Accepts at each of these listeners until `shutdown`, then gives open sessions `grace` to finish. `serve_one` gets what is known of
+    /// the listener, too.
+    pub async fn serve<K, S, F>(
+        &self,
+        listeners: Vec<(K, StdTcpListener)>,
+        shutdown: &CancellationToken,
+        grace: Duration,
+        serve_one: S,
+    ) where
+        K: Copy + Send + Sync + 'static,
+        S: Fn(K, TcpStream, SocketAddr) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let sockets = TaskTracker::new();
+        for (kind, listener) in listeners {
+            let (door, shutdown, serve_one) = (self.clone(), shutdown.clone(), serve_one.clone());
+            sockets.spawn(async move {
+                let serve_one = |stream, peer| serve_one(kind, stream, peer);
+                if let Err(error) = door.accept(listener, &shutdown, serve_one).await {
+                    tracing::error!(%error, "cannot serve");
+                }
+            });
+        }
+        sockets.close();
+        sockets.wait().await;
+        self.close(grace).await;
+    }
+
     /// Gives open sessions `grace` to finish; they know of the shutdown by their own token.
     pub async fn close(&self, grace: Duration) {
         self.sessions.close();

@@ -37,6 +37,15 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
+    /// What it is called after AUTH.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::Login => "LOGIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+        }
+    }
+
     /// Whether whoever listens on the way learns the password.
     pub fn shows_password(self) -> bool {
         self != Self::ScramSha256
@@ -191,6 +200,124 @@ impl Exchange {
     }
 }
 
+// --- The client's side -----------------------------------------------------------------------------------------------
+
+/// The other side of an [`Exchange`]: whoever logs in elsewhere.
+pub enum Prover {
+    /// LOGIN: the server is about to ask for the name, then for the password.
+    #[expect(missing_docs, reason = "the names say it")]
+    Login { user: String, secret: Vec<u8> },
+    /// LOGIN: the password is asked for.
+    #[expect(missing_docs, reason = "the name says it")]
+    Password { secret: Vec<u8> },
+    /// SCRAM: the server is about to challenge us.
+    #[expect(missing_docs, reason = "the names of RFC 5802 §3 say it")]
+    Scram { secret: Vec<u8>, bare: String, nonce: String },
+    /// SCRAM: the server must prove that it knows the password too, and this is how.
+    Verifier(String),
+    /// There is nothing more to say; the server has the word.
+    Done,
+}
+
+impl std::fmt::Debug for Prover {
+    /// Without what is secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Login { .. } => "Login",
+            Self::Password { .. } => "Password",
+            Self::Scram { .. } => "Scram",
+            Self::Verifier(_) => "Verifier",
+            Self::Done => "Done",
+        })
+    }
+}
+
+impl Prover {
+    /// Begins, with a first message if the mechanism has the client begin. `nonce` is printable, without comma, and never the same twice.
+    pub fn begin(mechanism: Mechanism, user: &str, secret: &[u8], nonce: &str) -> (Self, Option<Vec<u8>>) {
+        let secret = secret.to_vec();
+        match mechanism {
+            Mechanism::Plain => (Self::Done, Some([b"\0", user.as_bytes(), b"\0", &secret].concat())),
+            Mechanism::Login => (Self::Login { user: user.to_owned(), secret }, None),
+            Mechanism::ScramSha256 => {
+                // RFC 5802 §5.1: what would end the name is written otherwise.
+                let user = user.replace('=', "=3D").replace(',', "=2C");
+                let bare = format!("n={user},r={nonce}");
+                let first = format!("n,,{bare}");
+                (Self::Scram { secret, bare, nonce: nonce.to_owned() }, Some(first.into_bytes()))
+            }
+        }
+    }
+
+    /// The server's next message; our answer.
+    ///
+    /// # Errors
+    /// It is not of the mechanism's form, or the server does not know the password: whoever it is, it is not who we look for.
+    pub fn on_challenge(self, challenge: &[u8]) -> Result<(Self, Vec<u8>), Malformed> {
+        match self {
+            // It asks `Username:` and `Password:`, more or less; nobody has ever written down what.
+            Self::Login { user, secret } => Ok((Self::Password { secret }, user.into_bytes())),
+            Self::Password { secret } => Ok((Self::Done, secret)),
+            Self::Scram { secret, bare, nonce } => {
+                let ServerFirst { text, nonce, salt, rounds } = ServerFirst::parse(challenge, &nonce)?;
+                // RFC 5802 §3: ClientProof := ClientKey XOR HMAC(StoredKey, AuthMessage). `biws` is `n,,`: no channel binding.
+                let salted = salted(&secret, &salt, rounds);
+                let client_key = hmac(&salted, b"Client Key");
+                let without_proof = format!("c=biws,r={nonce}");
+                let all = format!("{bare},{text},{without_proof}");
+                let signature = hmac(&sha256(&client_key), all.as_bytes());
+                let proof: Vec<u8> = client_key.iter().zip(signature).map(|(key, signature)| key ^ signature).collect();
+                let verifier = BASE64_STANDARD.encode(hmac(&hmac(&salted, b"Server Key"), all.as_bytes()));
+                let answer = format!("{without_proof},p={}", BASE64_STANDARD.encode(proof));
+                Ok((Self::Verifier(format!("v={verifier}")), answer.into_bytes()))
+            }
+            Self::Verifier(right) => {
+                // §7: extensions may follow behind a comma; base64 has none.
+                if challenge.split(|octet| *octet == b',').next() != Some(right.as_bytes()) {
+                    return Err(Malformed("it does not know the password that it asks for"));
+                }
+                Ok((Self::Done, vec![]))
+            }
+            Self::Done => Err(Malformed("it asks for more than the mechanism has")),
+        }
+    }
+
+    /// Whether the server may say now that we are welcome: all was said, and it has proven what it had to.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+}
+
+/// The server's first message.
+struct ServerFirst<'a> {
+    text: &'a str,
+    nonce: &'a str,
+    salt: Vec<u8>,
+    rounds: NonZeroU32,
+}
+
+impl<'a> ServerFirst<'a> {
+    /// RFC 5802 §7: `"r=" nonce ",s=" salt ",i=" rounds`, perhaps with extensions behind. `ours` is our half of the nonce.
+    fn parse(message: &'a [u8], ours: &str) -> Result<Self, Malformed> {
+        const FORM: Malformed = Malformed("its challenge is not r=NONCE,s=SALT,i=ROUNDS");
+        let text = str::from_utf8(message).map_err(|_| FORM)?;
+        let mut attributes = text.split(',');
+        let mut attribute = |key| attributes.next().and_then(|part| part.strip_prefix(key)).ok_or(FORM);
+        let (nonce, salt, rounds) = (attribute("r=")?, attribute("s=")?, attribute("i=")?);
+        // §5.1: without both halves it could be the answer to somebody else.
+        if nonce.strip_prefix(ours).is_none_or(str::is_empty) {
+            return Err(Malformed("its nonce does not go on from ours"));
+        }
+        let salt = BASE64_STANDARD.decode(salt).map_err(|_| FORM)?;
+        let rounds: NonZeroU32 = rounds.parse().map_err(|_| FORM)?;
+        // RFC 7677 §4: fewer would make guessing easy for whoever reads along. More would keep us busy for long.
+        if !(ROUNDS.get()..=ROUNDS_MAX).contains(&rounds.get()) {
+            return Err(Malformed("it asks for fewer than 4,096 rounds, or more than a million"));
+        }
+        Ok(Self { text, nonce, salt, rounds })
+    }
+}
+
 // --- PLAIN -----------------------------------------------------------------------------------------------------------
 
 /// The message of PLAIN.
@@ -244,8 +371,7 @@ pub struct ScramKeys {
 impl ScramKeys {
     /// The keys of a password.
     pub fn derive(secret: &[u8], salt: &[u8], rounds: NonZeroU32) -> Self {
-        let mut salted = [0; 32];
-        pbkdf2::derive(PBKDF2_HMAC_SHA256, rounds, salt, secret, &mut salted);
+        let salted = salted(secret, salt, rounds);
         let stored = sha256(&hmac(&salted, b"Client Key"));
         Self { salt: salt.to_vec(), rounds, stored, server: hmac(&salted, b"Server Key") }
     }
@@ -296,6 +422,12 @@ impl std::fmt::Debug for ScramKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ScramKeys").field("rounds", &self.rounds).finish_non_exhaustive()
     }
+}
+
+fn salted(secret: &[u8], salt: &[u8], rounds: NonZeroU32) -> Hash {
+    let mut salted = [0; 32];
+    pbkdf2::derive(PBKDF2_HMAC_SHA256, rounds, salt, secret, &mut salted);
+    salted
 }
 
 fn hmac(key: &[u8], message: &[u8]) -> Hash {
@@ -474,6 +606,68 @@ mod tests {
             String::new(),
         ] {
             assert!(challenge.check(malformed.as_bytes()).is_err(), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn the_client_plays_the_example_of_the_rfc_and_believes_only_a_server_that_knows_the_password() {
+        let ours = "rOprNGfwEbeRWgbNEkqO";
+        let begin = || {
+            let (prover, first) = Prover::begin(Mechanism::ScramSha256, "user", b"pencil", ours);
+            assert_eq!(first.as_deref(), Some(&b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"[..]));
+            prover
+        };
+        let challenge = format!("r={ours}{SERVER_NONCE},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
+        let (prover, answer) = begin().on_challenge(challenge.as_bytes()).unwrap();
+        let want = format!("c=biws,r={ours}{SERVER_NONCE},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
+        assert_eq!(String::from_utf8(answer).unwrap(), want);
+        assert!(!prover.is_done());
+        let (prover, answer) = prover.on_challenge(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap();
+        assert!(prover.is_done() && answer.is_empty());
+        for wrong in [
+            challenge.replace("i=4096", "i=4095"),
+            challenge.replace("i=4096", "i=1000001"),
+            challenge.replace(SERVER_NONCE, ""),
+            challenge.replace("r=r", "r=R"),
+            challenge.replace(",s=", ",t="),
+            format!("m=1,{challenge}"),
+            String::new(),
+        ] {
+            assert!(begin().on_challenge(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        for wrong in ["v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=", "v=", "e=invalid-proof", ""] {
+            let (prover, _) = begin().on_challenge(challenge.as_bytes()).unwrap();
+            assert!(prover.on_challenge(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_client_and_the_server_understand_each_other_whatever_the_name_is() {
+        for mechanism in [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha256] {
+            let (user, secret) = ("a=b,c", b"h\xc3\xa5ll,=");
+            let keys = ScramKeys::derive(secret, b"salt", ROUNDS);
+            let (mut prover, initial) = Prover::begin(mechanism, user, secret, "ours");
+            let (mut exchange, mut next) = Exchange::begin(mechanism, initial.as_deref()).unwrap();
+            let welcome = loop {
+                (exchange, next) = match next {
+                    Next::Challenge(challenge) => {
+                        let (then, answer) = prover.on_challenge(&challenge).unwrap();
+                        prover = then;
+                        exchange.on_response(&answer).unwrap()
+                    }
+                    Next::FetchKeys(_) => exchange.on_keys(keys.clone(), "theirs").unwrap(),
+                    Next::Verify(Credentials::Password { user, secret: said }) => {
+                        assert_eq!((user.as_str(), &*said), ("a=b,c", &secret[..]));
+                        exchange.on_verified().unwrap()
+                    }
+                    Next::Verify(Credentials::Scram { proof, .. }) => {
+                        assert_ne!(proof, Proof::Wrong);
+                        exchange.on_verified().unwrap()
+                    }
+                    Next::Welcome(user) => break user,
+                };
+            };
+            assert!(prover.is_done() && welcome == user, "{mechanism:?}");
         }
     }
 

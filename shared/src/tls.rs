@@ -27,6 +27,14 @@ use std::{
     sync::Arc,
 };
 use time::{Duration, OffsetDateTime};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// How long a client may take for the handshake.
+const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The `[tls]` table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +165,25 @@ pub fn server_config(config: &Config, alpn: &[&[u8]]) -> Result<Option<Arc<Serve
         .map_err(refused)?;
     server.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Some(Arc::new(server)))
+}
+
+/// The handshake as the server. None, if the client cannot do it, or not in time; `connection` tells which it is, in the log.
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    acceptor: &TlsAcceptor,
+    stream: S,
+    connection: u64,
+) -> Option<TlsStream<S>> {
+    match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(connection, %error, "no TLS");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(connection, "no TLS in time");
+            None
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -408,7 +435,7 @@ mod tests {
     use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
     use std::os::unix::fs::PermissionsExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-    use tokio_rustls::{TlsAcceptor, TlsConnector};
+    use tokio_rustls::TlsConnector;
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(ToString::to_string).collect()

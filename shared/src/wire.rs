@@ -15,7 +15,10 @@
 //!
 //! Lines are octets. Whether they are UTF-8, and what a bare CR or LF among them means, is for the protocol's grammar to say.
 
-use crate::transcript::{Conversation, readable};
+use crate::{
+    tls,
+    transcript::{Conversation, readable},
+};
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr_iter, memchr2};
 use std::{
@@ -32,6 +35,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::timeout,
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::codec::Decoder;
 
 // --- Where a line ends -----------------------------------------------------------------------------------------------
@@ -421,6 +425,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// it; who adds it here tells it by [`Conversation::message`], and calls [`Wire::flush`] now and then.
     pub fn output_mut(&mut self) -> &mut BytesMut {
         &mut self.output
+    }
+
+    /// Begins TLS as the server; nothing, if that cannot be done. What the client sent in clear after its last command is dropped:
+    /// see [`Wire::into_stream_for_tls`].
+    pub async fn over_tls(self, acceptor: &TlsAcceptor) -> Option<Wire<TlsStream<S>>> {
+        let connection = self.record.conversation.id();
+        let unwired = self.into_stream_for_tls().await.ok()?;
+        let encrypted = tls::accept(acceptor, unwired.stream, connection).await?;
+        Some(unwired.rest.over(encrypted))
+    }
+
+    /// The peer left without its protocol's goodbye, and this is how: for the log.
+    pub fn ended_abruptly(&self, reason: &WireError) {
+        let connection = self.record.conversation.id();
+        tracing::debug!(connection, %reason, last = self.last_lines(), "session ends without QUIT");
     }
 
     /// Sends what was said, then gives the stream away for a TLS handshake.

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use tests::http::{Content, Talk, get};
+use tests::mail;
 use tests::process::{PATIENCE, built_program};
 use tests::program::{Ended, Running, Signal, command, command_at, run};
 
@@ -177,6 +178,28 @@ fn a_hangup_takes_the_new_configuration_and_keeps_the_old_one_when_it_is_wrong()
         assert!(line.contains("ERROR"), "{line}");
         assert_eq!(home(address, "new.example"), "a new site");
     }
+    stopped(running);
+}
+
+#[test]
+fn a_hangup_brings_a_mail_server_new_aliases_and_ends_no_session() {
+    let site = mail::Site::new("hamburger.edu", "bob").unwrap();
+    let mut running = site.start().unwrap();
+    let mut before = mail::Client::greeted(site.address()).unwrap();
+    let file = site.configuration().unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    for (team, told) in [
+        ("team = [\"bob\"]", "configuration reloaded"),
+        ("team = [\"@\"]", "smtp.aliases: team = `@`"),
+        ("team =", "the old one stays"),
+    ] {
+        fs::write(&file, text.replace("aliases = {", &format!("aliases = {{ {team},"))).unwrap();
+        running.signal(Signal::HUP).unwrap();
+        running.wait_for(told).unwrap();
+        mail::send(site.address(), "alice@crepes.fr", &["team@hamburger.edu"], "Subject: x").unwrap();
+    }
+    assert_eq!(site.mail("bob").len(), 3);
+    assert!(before.say("NOOP").unwrap().starts_with("250 "));
     stopped(running);
 }
 

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
         let server = Server::bind(&config, &daemon.shared)?;
         let reloader = server.reloader();
-        daemon.on_reload(move |config| reloader.reload(&config));
+        daemon.on_reload(move |config, _| reloader.reload(&config));
         let (directory, host) = (daemon.directory(), daemon.shared.host.clone());
         let zones = (server.reloader(), config);
         directory.on_reload("dns", &host, move || zones.0.reload(&zones.1).map_err(|error| error.to_string()));

@@ -3,6 +3,7 @@
 use crate::session::LINE_OCTETS_MAX;
 use serde::{Deserialize, Serialize};
 use shared::{
+    config::keep,
     units::Span,
     wire::{Limits, LineEnd},
 };
@@ -69,6 +70,17 @@ impl Config {
             idle: self.idle_timeout.0,
             write: self.send_timeout.0,
         }
+    }
+
+    /// What a running server cannot change stays as it `was`; the keys that would have been changed.
+    pub(crate) fn keep_bound(&mut self, was: &Self) -> Vec<&'static str> {
+        let mut kept = vec![];
+        keep("listen", &mut self.listen, &was.listen, &mut kept);
+        keep("listen_tls", &mut self.listen_tls, &was.listen_tls, &mut kept);
+        keep("connections", &mut self.connections, &was.connections, &mut kept);
+        keep("connections_per_peer", &mut self.connections_per_peer, &was.connections_per_peer, &mut kept);
+        keep("grace", &mut self.grace, &was.grace, &mut kept);
+        kept
     }
 
     /// The account that a client means: its domain, if it is one of ours, is left out.

@@ -36,4 +36,4 @@ mod server;
 mod visit;
 
 pub use config::Config;
-pub use server::Server;
+pub use server::{Reloader, Server};

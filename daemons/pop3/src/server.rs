@@ -5,14 +5,13 @@ use crate::{
     session::{Channel, Offer, Plaintext, Stls},
     visit,
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 use prometheus_client::metrics::counter::Counter;
-use ring::rand::{SecureRandom, SystemRandom};
 use shared::{
     Shared,
-    accounts::Accounts,
+    current::Current,
     daemon::{Endpoint, StartError},
     listener::{Door, Limits},
+    login::Logins,
     tls,
     transcript::{Conversation, Transcript, Transport},
 };
@@ -20,54 +19,62 @@ use std::{
     collections::HashMap,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Instant, SystemTime},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-/// How long the handshake at a TLS port may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
-
-/// What all sessions share.
+/// What all sessions share. A new configuration makes a new one; sessions keep the one that they began with.
 pub(crate) struct Office {
     pub(crate) config: Config,
     pub(crate) offer: Arc<Offer>,
-    pub(crate) accounts: Arc<Accounts>,
     pub(crate) acceptor: Option<TlsAcceptor>,
-    pub(crate) counters: Counters,
     host: Arc<str>,
-    random: SystemRandom,
+    pub(crate) lasting: Arc<Lasting>,
+}
+
+/// What outlives a configuration.
+pub(crate) struct Lasting {
+    pub(crate) logins: Logins,
+    pub(crate) counters: Counters,
     /// When each account logged in last. Only those who know their password get in here, so the accounts bound it.
-    logins: Mutex<HashMap<String, Instant>>,
+    last_logins: Mutex<HashMap<String, Instant>>,
 }
 
 /// What is counted.
 pub(crate) struct Counters {
-    pub(crate) welcome: Counter,
-    pub(crate) denied: Counter,
     pub(crate) sent: Counter,
     pub(crate) removed: Counter,
 }
 
 impl Office {
+    /// What a configuration makes; if one part of it is wrong, nothing is taken.
+    fn open(config: Config, shared: &Shared, lasting: Arc<Lasting>) -> Result<Self, StartError> {
+        // ALPN's registered name for POP3; a client that offers none is served too.
+        let acceptor = shared.acceptor("POP3", &[b"pop3"], ("pop3.listen_tls", &config.listen_tls))?;
+        std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
+            let place = config.mailboxes.display();
+            let problem = format!("{place}: {error}; name a directory that the daemon's user can write to");
+            StartError::Unfit { key: "pop3.mailboxes".to_owned(), problem }
+        })?;
+        let offer = Arc::new(Offer {
+            plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
+            stls: if acceptor.is_some() { Stls::Offered } else { Stls::No },
+            login_delay: config.login_delay.0,
+        });
+        Ok(Self { config, offer, acceptor, host: Arc::clone(&shared.host), lasting })
+    }
+
     /// RFC 1939 §7: a timestamp that is different each time, in the form of a message id.
     pub(crate) fn stamp(&self, connection: u64) -> Option<Arc<str>> {
         let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         let pid = std::process::id();
         self.config.apop.then(|| format!("<{pid}.{connection}.{micros}@{}>", self.host).into())
-    }
-
-    /// Our half of a nonce: base64 has no comma.
-    pub(crate) fn nonce(&self) -> Option<String> {
-        let mut octets = [0; 18];
-        self.random.fill(&mut octets).ok()?;
-        Some(BASE64_STANDARD.encode(octets))
     }
 
     /// Whether the account may log in again; if so, its time begins anew.
@@ -76,18 +83,40 @@ impl Office {
         if delay.is_zero() {
             return true;
         }
-        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        if logins.get(account).is_some_and(|last| now < *last + delay) {
+        let mut last = self.lasting.last_logins.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.get(account).is_some_and(|last| now < *last + delay) {
             return false;
         }
-        logins.insert(account.to_owned(), now);
+        last.insert(account.to_owned(), now);
         true
+    }
+}
+
+/// Lets a running server take a new configuration.
+#[derive(Clone)]
+pub struct Reloader(Weak<Current<Office>>);
+
+impl Reloader {
+    /// New sessions go by this configuration. Addresses and their limits, and the grace time, stay as they were at the start; the log says
+    /// so, if they should have changed.
+    ///
+    /// # Errors
+    /// A value does not fit, or a file is wrong; then nothing has changed.
+    pub fn reload(&self, mut config: Config, shared: &Shared) -> Result<(), StartError> {
+        let Some(current) = self.0.upgrade() else { return Ok(()) };
+        let old = current.get();
+        let kept = config.keep_bound(&old.config);
+        current.set(Office::open(config, shared, Arc::clone(&old.lasting))?);
+        if !kept.is_empty() {
+            tracing::warn!(keys = kept.join(", "), "changed, but taken only by a restart");
+        }
+        Ok(())
     }
 }
 
 /// A bound server.
 pub struct Server {
-    office: Arc<Office>,
+    office: Arc<Current<Office>>,
     door: Door,
     listeners: Vec<(Channel, TcpListener)>,
     endpoints: Vec<Endpoint>,
@@ -100,18 +129,13 @@ impl Server {
     /// # Errors
     /// An address cannot be had, a certificate is missing or wrong, or the mailboxes cannot be reached.
     pub fn bind(config: Config, shared: &Shared) -> Result<Self, StartError> {
-        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
-        // ALPN's registered name for POP3; a client that offers none is served too.
-        let tls = tls::server_config(&shared.tls, &[b"pop3"]).map_err(|error| unfit("tls", error.to_string()))?;
-        if !config.listen_tls.is_empty() && tls.is_none() {
-            let problem = "POP3 over TLS needs a certificate: set tls.certificate and tls.key to PEM files".to_owned();
-            return Err(unfit("pop3.listen_tls", problem));
-        }
-        std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
-            let place = config.mailboxes.display();
-            let problem = format!("{place}: {error}; name a directory that the daemon's user can write to");
-            unfit("pop3.mailboxes", problem)
-        })?;
+        let counters = Counters {
+            sent: shared.metrics.counter("messages_sent", "Messages sent by RETR and TOP"),
+            removed: shared.metrics.counter("messages_removed", "Messages removed at QUIT"),
+        };
+        let lasting = Lasting { logins: Logins::new(shared), counters, last_logins: Mutex::default() };
+        let office = Office::open(config, shared, Arc::new(lasting))?;
+        let config = &office.config;
         let (mut listeners, mut endpoints) = (vec![], vec![]);
         let clear = config.listen.iter().map(|address| (Channel::Clear, "pop3", *address));
         let encrypted = config.listen_tls.iter().map(|address| (Channel::Encrypted, "pop3s", *address));
@@ -126,30 +150,13 @@ impl Server {
             per_peer: config.connections_per_peer,
             refusal: b"-ERR [SYS/TEMP] too many connections from your address\r\n",
         };
-        let offer = Offer {
-            plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
-            stls: if tls.is_some() { Stls::Offered } else { Stls::No },
-            login_delay: config.login_delay.0,
-        };
-        let logins = |result| shared.metrics.labelled("logins", "Logins by result", &[("result", result)]);
-        let counters = Counters {
-            welcome: logins("welcome"),
-            denied: logins("denied"),
-            sent: shared.metrics.counter("messages_sent", "Messages sent by RETR and TOP"),
-            removed: shared.metrics.counter("messages_removed", "Messages removed at QUIT"),
-        };
-        let office = Office {
-            offer: Arc::new(offer),
-            accounts: Arc::clone(&shared.accounts),
-            acceptor: tls.map(TlsAcceptor::from),
-            counters,
-            host: Arc::clone(&shared.host),
-            random: SystemRandom::new(),
-            logins: Mutex::default(),
-            config,
-        };
-        let door = Door::new(limits, &shared.metrics);
-        Ok(Self { office: Arc::new(office), door, listeners, endpoints, transcript: shared.transcript.clone() })
+        let (door, transcript) = (Door::new(limits, &shared.metrics), shared.transcript.clone());
+        Ok(Self { office: Arc::new(Current::new(office)), door, listeners, endpoints, transcript })
+    }
+
+    /// A handle that works as long as the server runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::downgrade(&self.office))
     }
 
     /// Where it serves, `pop3` and `pop3s`.
@@ -163,23 +170,12 @@ impl Server {
     /// A socket cannot be used. What goes wrong with a client ends that client's session and nothing else.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
         let Self { office, door, listeners, transcript, .. } = self;
-        let grace = office.config.grace.0;
-        let sockets = TaskTracker::new();
-        for (channel, listener) in listeners {
-            let (door, office, transcript, shutdown) =
-                (door.clone(), Arc::clone(&office), transcript.clone(), shutdown.clone());
-            sockets.spawn(async move {
-                let serve = |stream, peer| {
-                    serve_connection(Arc::clone(&office), stream, peer, channel, transcript.clone(), shutdown.clone())
-                };
-                if let Err(error) = door.accept(listener, &shutdown, serve).await {
-                    tracing::error!(%error, "cannot serve");
-                }
-            });
-        }
-        sockets.close();
-        sockets.wait().await;
-        door.close(grace).await;
+        let grace = office.get().config.grace.0;
+        let stop = shutdown.clone();
+        let serve = move |channel, stream, peer| {
+            serve_connection(office.get(), stream, peer, channel, transcript.clone(), stop.clone())
+        };
+        door.serve(listeners, &shutdown, grace, serve).await;
         Ok(())
     }
 
@@ -191,7 +187,7 @@ impl Server {
         talk: Conversation,
         shutdown: CancellationToken,
     ) {
-        visit::serve(Arc::clone(&self.office), stream, channel, talk, &shutdown).await;
+        visit::serve(self.office.get(), stream, channel, talk, &shutdown).await;
     }
 }
 
@@ -211,10 +207,8 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => visit::serve(office, stream, channel, talk, &shutdown).await,
-            Ok(Err(error)) => tracing::debug!(connection = talk.id(), %error, "no TLS"),
-            Err(_) => tracing::debug!(connection = talk.id(), "no TLS in time"),
+        if let Some(stream) = tls::accept(&acceptor, stream, talk.id()).await {
+            visit::serve(office, stream, channel, talk, &shutdown).await;
         }
     });
     encrypted.await;

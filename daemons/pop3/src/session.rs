@@ -15,8 +15,9 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use shared::{
+    login::Answer,
     maildir::Listing,
-    sasl::{self, Exchange, Malformed, Next, ScramKeys},
+    sasl::{self, Exchange, Malformed, Next},
     wire::Line,
 };
 use std::{collections::BTreeSet, fmt::Write as _, mem::replace, sync::Arc, time::Duration};
@@ -150,21 +151,8 @@ impl Credentials {
 /// What came of an [`Effect`].
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is who it says.
-    Verified,
-    /// It is not.
-    Denied,
-    /// Wrong passwords came from its address; it must wait.
-    TooSoon(Duration),
-    /// We failed.
-    CannotTell,
-    /// For a challenge.
-    Keys {
-        /// Real ones or a decoy.
-        keys: ScramKeys,
-        /// Printable, never the same.
-        nonce: String,
-    },
+    /// Of credentials, or of keys that were asked for.
+    Login(Answer),
     /// The maildrop is ours, and this is in it.
     Opened(Arc<Listing>),
     /// Another session has it.
@@ -474,9 +462,9 @@ impl Session {
     pub fn on_outcome(&mut self, outcome: Outcome) -> Step {
         let state = replace(&mut self.state, State::Authorization { user: None });
         match (state, outcome) {
-            (State::Verifying { user }, Outcome::Verified) => self.open_maildrop(user),
-            (State::Authenticating(exchange), Outcome::Verified) => self.advance(exchange.on_verified()),
-            (State::Authenticating(exchange), Outcome::Keys { keys, nonce }) => {
+            (State::Verifying { user }, Outcome::Login(Answer::Welcome)) => self.open_maildrop(user),
+            (State::Authenticating(exchange), Outcome::Login(Answer::Welcome)) => self.advance(exchange.on_verified()),
+            (State::Authenticating(exchange), Outcome::Login(Answer::Keys { keys, nonce })) => {
                 self.advance(exchange.on_keys(keys, &nonce))
             }
             (State::Verifying { .. }, Outcome::Opened(listing)) => {
@@ -499,23 +487,21 @@ impl Session {
             (State::Update, Outcome::Removed { failed: 0 }) => Step::Close(Reply::signing_off()),
             (State::Update, Outcome::Removed { failed }) => Step::Close(Reply::not_all_removed(failed)),
             (State::Update, _) => Step::Close(Reply::cannot_open_maildrop()),
-            (_, Outcome::Denied) => {
+            (_, Outcome::Login(Answer::Denied)) => {
                 self.denied += 1;
                 if self.denied >= DENIED_MAX {
                     return Step::Close(Reply::too_many_wrong_passwords());
                 }
                 Step::Reply(Reply::wrong_credentials())
             }
-            (_, Outcome::TooSoon(wait)) => Step::Reply(Reply::too_soon(wait)),
+            (_, Outcome::Login(Answer::TooSoon(wait))) => Step::Reply(Reply::too_soon(wait)),
             (_, Outcome::Busy) => Step::Reply(Reply::in_use()),
             (_, Outcome::TooEarly) => Step::Reply(Reply::too_early(self.offer.login_delay)),
             (_, Outcome::CannotOpen) => Step::Reply(Reply::cannot_open_maildrop()),
             // What fits no question is our own mistake; the client can try again.
             (
                 _,
-                Outcome::CannotTell
-                | Outcome::Verified
-                | Outcome::Keys { .. }
+                Outcome::Login(Answer::CannotTell | Answer::Welcome | Answer::Keys { .. })
                 | Outcome::Opened(_)
                 | Outcome::Ready(_)
                 | Outcome::Vanished

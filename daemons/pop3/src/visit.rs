@@ -16,29 +16,18 @@ use crate::{
 };
 use bytes::BufMut;
 use shared::{
-    accounts::Verdict,
+    login::Answer,
     maildir::{Listing, LockError, Locked, Maildir, Removal, Source},
     message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read},
-    sasl::{self, Proof},
     transcript::{Conversation, Kind},
     wire::{Role, Wire, WireError},
 };
-use std::{
-    io,
-    net::IpAddr,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, net::IpAddr, path::Path, sync::Arc, time::Instant};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::spawn_blocking,
-    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// How a conversation ended.
 enum End {
@@ -97,10 +86,8 @@ impl Visit {
     ) {
         let Some(acceptor) = self.office.acceptor.clone() else { return };
         // RFC 2595 §4 and CVE-2011-0411: what came behind STLS in clear is dropped here.
-        let Ok(unwired) = wire.into_stream_for_tls().await else { return };
-        let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(unwired.stream)).await else { return };
+        let Some(mut wire) = wire.over_tls(&acceptor).await else { return };
         self.session.encrypted();
-        let mut wire = unwired.rest.over(stream);
         if let End::Goodbye = self.converse(&mut wire, shutdown).await {
             drop(wire.close().await);
         }
@@ -117,7 +104,7 @@ impl Visit {
                 Some(Ok(line)) => line,
                 // RFC 1939 §3: "the server should close the TCP connection without removing any messages or sending any
                 // response to the client".
-                Some(Err(reason)) => return Self::gone(wire, &reason),
+                Some(Err(reason)) => return gone(wire, &reason),
                 None => {
                     self.maildrop = None;
                     wire.say(Reply::stopping().to_string());
@@ -142,12 +129,12 @@ impl Visit {
                     }
                     Step::Lines(reply, lines) => match self.send_lines(wire, &reply, &lines).await {
                         Ok(()) => break,
-                        Err(reason) => return Self::gone(wire, &reason),
+                        Err(reason) => return gone(wire, &reason),
                     },
                     Step::Message(reply) => match self.send_message(wire, &reply).await {
                         Ok(()) => break,
                         // A message that cannot be finished must not look finished: no dot.
-                        Err(reason) => return Self::gone(wire, &reason),
+                        Err(reason) => return gone(wire, &reason),
                     },
                     Step::StartTls(reply) => {
                         wire.say(reply.to_string());
@@ -166,12 +153,6 @@ impl Visit {
         }
     }
 
-    fn gone<S: AsyncRead + AsyncWrite + Unpin>(wire: &Wire<S>, reason: &WireError) -> End {
-        let connection = wire.conversation().id();
-        tracing::debug!(connection, %reason, last = wire.last_lines(), "session ends without QUIT");
-        End::Silence
-    }
-
     async fn perform<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         effect: Effect,
@@ -180,23 +161,13 @@ impl Visit {
     ) -> Outcome {
         match effect {
             Effect::Verify(credentials) => {
-                let (outcome, pause) = self.verify(&credentials).await;
-                if let Some(pause) = pause {
-                    // Answers to what was said before need not wait with it.
-                    let _ = wire.flush().await;
-                    shutdown.run_until_cancelled(sleep(pause)).await;
-                }
-                outcome
+                // It takes its time, and answers to what was said before need not wait with it.
+                let _ = wire.flush().await;
+                Outcome::Login(self.verify(&credentials, shutdown).await)
             }
-            Effect::FetchKeys(user) => match self.office.accounts.wait(self.peer, Instant::now()) {
-                Some(wait) => Outcome::TooSoon(wait),
-                None => match self.office.nonce() {
-                    Some(nonce) => {
-                        Outcome::Keys { keys: self.office.accounts.scram(self.office.config.account(&user)), nonce }
-                    }
-                    None => Outcome::CannotTell,
-                },
-            },
+            Effect::FetchKeys(user) => {
+                Outcome::Login(self.office.lasting.logins.keys(self.office.config.account(&user), self.peer))
+            }
             Effect::OpenMaildrop(user) => self.open_maildrop(&user).await,
             Effect::Open { index, extent } => match self.open(index, extent).await {
                 Ok(header) => Outcome::Ready(header),
@@ -210,31 +181,18 @@ impl Visit {
         }
     }
 
-    /// What comes of it, and how long the answer waits.
-    async fn verify(&self, credentials: &Credentials) -> (Outcome, Option<Duration>) {
-        let Office { accounts, config, counters, .. } = &*self.office;
-        let (user, now) = (config.account(credentials.user()), Instant::now());
-        let verdict = match credentials {
-            Credentials::Sasl(sasl::Credentials::Password { secret, .. }) => {
-                accounts.verify(user, secret, self.peer, now).await
-            }
-            Credentials::Digest { stamp, digest, .. } => accounts.judge(user, self.peer, now, |clear| {
+    async fn verify(&self, credentials: &Credentials, shutdown: &CancellationToken) -> Answer {
+        let Office { lasting, config, .. } = &*self.office;
+        let user = config.account(credentials.user());
+        match credentials {
+            Credentials::Sasl(credentials) => lasting.logins.check(user, credentials, self.peer, shutdown).await,
+            Credentials::Digest { stamp, digest, .. } => {
                 // RFC 1939 §7: the timestamp, then the shared secret.
-                clear.is_some_and(|clear| md5(format!("{stamp}{clear}").as_bytes()) == *digest)
-            }),
-            Credentials::Sasl(sasl::Credentials::Scram { proof, .. }) => {
-                accounts.judge(user, self.peer, now, |_| *proof != Proof::Wrong)
+                let proof = |clear: Option<&str>| {
+                    clear.is_some_and(|clear| md5(format!("{stamp}{clear}").as_bytes()) == *digest)
+                };
+                lasting.logins.judge(user, proof, self.peer, shutdown).await
             }
-        };
-        match verdict {
-            Verdict::Welcome => (Outcome::Verified, None),
-            Verdict::Denied { because, pause } => {
-                counters.denied.inc();
-                tracing::info!(user, peer = %self.peer, ?because, "denied");
-                (Outcome::Denied, Some(pause))
-            }
-            Verdict::TooSoon { wait } => (Outcome::TooSoon(wait), None),
-            Verdict::CannotTell => (Outcome::CannotTell, None),
         }
     }
 
@@ -249,7 +207,6 @@ impl Visit {
             Ok(Ok((locked, listing))) => {
                 let listing = Arc::new(listing);
                 self.maildrop = Some((Arc::new(locked), Arc::clone(&listing)));
-                self.office.counters.welcome.inc();
                 Outcome::Opened(listing)
             }
             Ok(Err((LockError::Busy, _))) => Outcome::Busy,
@@ -258,7 +215,7 @@ impl Visit {
                 Outcome::CannotOpen
             }
             // It panicked, which the log tells.
-            Err(_) => Outcome::CannotTell,
+            Err(_) => Outcome::CannotOpen,
         }
     }
 
@@ -297,7 +254,7 @@ impl Visit {
             failed
         });
         let failed = removing.await.unwrap_or(all);
-        self.office.counters.removed.inc_by((all - failed) as u64);
+        self.office.lasting.counters.removed.inc_by((all - failed) as u64);
         Outcome::Removed { failed }
     }
 
@@ -353,7 +310,7 @@ impl Visit {
         stuffing.finish(out);
         shown.push(&out[from..]);
         shown.tell(wire.conversation());
-        self.office.counters.sent.inc();
+        self.office.lasting.counters.sent.inc();
         Ok(())
     }
 }
@@ -368,6 +325,11 @@ fn lock_and_scan(path: &Path) -> Result<(Locked, Listing), LockError> {
     };
     let listing = locked.scan()?;
     Ok((locked, listing))
+}
+
+fn gone<S: AsyncRead + AsyncWrite + Unpin>(wire: &Wire<S>, reason: &WireError) -> End {
+    wire.ended_abruptly(reason);
+    End::Silence
 }
 
 /// Says the first line of an answer of many.

@@ -12,6 +12,7 @@ use pop3::{
 use shared::{
     Shared,
     accounts::{self, Accounts},
+    login::Answer,
     maildir::{Listing, Maildir},
     message::Stuffing,
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
@@ -143,12 +144,12 @@ impl World {
             Effect::Verify(Credentials::Sasl(shared::sasl::Credentials::Password { user, secret }))
                 if [("bob", &b"hungry"[..]), ("alice", b"crepes")].contains(&(user.as_str(), secret.as_slice())) =>
             {
-                Outcome::Verified
+                Outcome::Login(Answer::Welcome)
             }
-            Effect::Verify(_) => Outcome::Denied,
+            Effect::Verify(_) => Outcome::Login(Answer::Denied),
             Effect::FetchKeys(user) => {
                 let keys = shared::sasl::ScramKeys::decoy(b"key", &user);
-                Outcome::Keys { keys, nonce: "nonce".to_owned() }
+                Outcome::Login(Answer::Keys { keys, nonce: "nonce".to_owned() })
             }
             Effect::OpenMaildrop(user) => {
                 let sizes = self.messages.iter().filter(|_| user == "bob").map(|(name, _)| {
@@ -442,6 +443,32 @@ async fn a_second_login_too_early_is_told_how_long_to_wait() {
 }
 
 #[tokio::test]
+async fn a_new_configuration_is_for_new_sessions_and_a_wrong_one_is_for_nobody() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let server = Server::bind(mailboxes.config(), &shared).unwrap();
+    let (at, reloader, shutdown) = (server.local_addrs()[0].address, server.reloader(), CancellationToken::new());
+    let test = async {
+        let mut before = connect(at).await;
+        reloader.reload(Config { allow_plaintext_auth: false, ..mailboxes.config() }, &shared).unwrap();
+        assert!(say(&mut connect(at).await, "USER bob").await.starts_with("-ERR"));
+        assert!(say(&mut before, "USER bob").await.starts_with("+OK"));
+        // A file is no place for mailboxes.
+        let authority = shared::tls::LabCa::open_or_create(mailboxes.0.path()).unwrap();
+        let wrong = Config { mailboxes: authority.certificate_file(), ..mailboxes.config() };
+        let error = reloader.reload(wrong, &shared).unwrap_err().to_string();
+        assert!(error.starts_with("pop3.mailboxes"), "{error}");
+        assert!(say(&mut connect(at).await, "USER bob").await.starts_with("-ERR"));
+        // A certificate that was not there before is offered.
+        let tls = authority.certificate_for(&["localhost".to_owned()]).unwrap();
+        reloader.reload(mailboxes.config(), &Shared { tls, ..shared.clone() }).unwrap();
+        assert!(say(&mut connect(at).await, "STLS").await.starts_with("+OK"));
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(server.run(shutdown.clone()), test);
+    result.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_that_was_said_behind_stls_in_clear_is_obeyed() {
     let (mailboxes, shared) = (Mailboxes::new(), shared());
     let authority = shared::tls::LabCa::open_or_create(mailboxes.0.path()).unwrap();
@@ -523,13 +550,16 @@ fn scram_in_the_session_proves_both_sides_before_the_maildrop_opens() {
          wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=",
     );
     let nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".to_owned();
-    assert!(matches!(session.on_outcome(Outcome::Keys { keys: keys.unwrap(), nonce }), Step::Challenge(_)));
+    assert!(matches!(
+        session.on_outcome(Outcome::Login(Answer::Keys { keys: keys.unwrap(), nonce })),
+        Step::Challenge(_)
+    ));
     let last = "Yz1iaXdzLHI9ck9wck5HZndFYmVSV2diTkVrcU8laHZZRHBXVWEyUmFUQ0FmdXhGSWxqKWhObEYkazAscD1kSHpiWmFwV0lrNGpVaE4rVXRlOXl0YWc5empmTUhnc3FtbWl6N0FuZFZRPQ==";
     assert!(matches!(
         session.on_line(&text(last)),
         Step::Perform(Effect::Verify(Credentials::Sasl(shared::sasl::Credentials::Scram { .. })))
     ));
-    let Step::Challenge(reply) = session.on_outcome(Outcome::Verified) else { panic!("we prove it too") };
+    let Step::Challenge(reply) = session.on_outcome(Outcome::Login(Answer::Welcome)) else { panic!("we prove it too") };
     assert_eq!(reply.to_string(), "+ dj02cnJpVFJCaTIzV3BSUi93dHVwK21NaFVaVW4vZEI1bkxUSlJzamw5NUc0PQ==");
     assert!(matches!(session.on_line(&text("")), Step::Perform(Effect::OpenMaildrop(user)) if user == "user"));
     assert!(matches!(session.on_outcome(Outcome::Opened(Arc::default())), Step::Reply(_)));

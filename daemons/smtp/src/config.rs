@@ -13,6 +13,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use shared::{
     Shared,
+    config::keep,
     daemon::StartError,
     units::{Network, Size, Span, private_networks},
     wire::{Limits, LineEnd},
@@ -174,7 +175,7 @@ impl Default for Config {
 }
 
 /// A value that does not fit, with its key.
-fn unfit(key: &str, problem: impl fmt::Display) -> StartError {
+pub(crate) fn unfit(key: &str, problem: impl fmt::Display) -> StartError {
     StartError::Unfit { key: format!("smtp.{key}"), problem: problem.to_string() }
 }
 
@@ -191,6 +192,19 @@ impl Config {
             idle: self.idle_timeout.0,
             write: self.send_timeout.0,
         }
+    }
+
+    /// What a running server cannot change stays as it `was`; the keys that would have been changed.
+    pub(crate) fn keep_bound(&mut self, was: &Self) -> Vec<&'static str> {
+        let mut kept = vec![];
+        keep("listen", &mut self.listen, &was.listen, &mut kept);
+        keep("listen_submission", &mut self.listen_submission, &was.listen_submission, &mut kept);
+        keep("listen_tls", &mut self.listen_tls, &was.listen_tls, &mut kept);
+        keep("spool", &mut self.spool, &was.spool, &mut kept);
+        keep("connections", &mut self.connections, &was.connections, &mut kept);
+        keep("connections_per_peer", &mut self.connections_per_peer, &was.connections_per_peer, &mut kept);
+        keep("grace", &mut self.grace, &was.grace, &mut kept);
+        kept
     }
 
     /// What a message may be.
@@ -218,11 +232,13 @@ impl Config {
         if self.hostname.is_empty() { shared.host.to_string() } else { self.hostname.clone() }
     }
 
-    /// Who is here. `addresses` are those that it listens on.
+    /// Who is here.
     ///
     /// # Errors
     /// A domain or an alias is none.
-    pub fn house(&self, shared: &Shared, addresses: Vec<IpAddr>) -> Result<House, StartError> {
+    pub fn house(&self, shared: &Shared) -> Result<House, StartError> {
+        let listen = self.listen.iter().chain(&self.listen_submission).chain(&self.listen_tls);
+        let addresses = listen.map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
         let name = self.name(shared);
         name.parse::<Host>().map_err(|error| unfit("hostname", format!("`{name}`: {error}")))?;
         let domains = self.domains.iter().map(|domain| parse("domains", domain));

@@ -44,6 +44,11 @@ impl Greylist {
         Self { wait, hasher: RandomState::new(), seen: HashMap::new() }
     }
 
+    /// From now on this is how long strangers wait.
+    pub(crate) fn set_wait(&mut self, wait: Duration) {
+        self.wait = wait;
+    }
+
     pub(crate) fn judge(&mut self, peer: IpAddr, from: &str, to: &str, now: Instant) -> Verdict {
         if self.wait.is_zero() {
             return Verdict::Welcome;

@@ -77,4 +77,4 @@ mod visit;
 
 pub use authenticity::DkimKey;
 pub use config::Config;
-pub use server::Server;
+pub use server::{Reloader, Server};

@@ -17,7 +17,8 @@ const PROGRAM: Program = Program {
 fn main() -> ExitCode {
     daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
         let server = Server::bind(config, &daemon.shared)?;
-        let queue = server.queue();
+        let (queue, reloader) = (server.queue(), server.reloader());
+        daemon.on_reload(move |config, shared| reloader.reload(config, shared));
         daemon.directory().on_queue("smtp", &daemon.shared.host, move |action, id| queue.about(action, id));
         daemon.ready(&server.local_addrs());
         server.run(daemon.shutdown.clone()).await

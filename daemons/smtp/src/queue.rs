@@ -18,13 +18,14 @@ use crate::{
     envelope::{Account, Body, Envelope, Fate, Notify, Recipient, Reports, Status},
     local::{Mailboxes, Room},
     report::{Action, Addressee, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
-    route::{House, MayRelay, POSTMASTER, Target},
+    route::{MayRelay, POSTMASTER, Target},
     schedule::{self, Schedule, Warn, Warned},
     session::{Terms, Trouble},
     spool::{Id, Progress, Spool, State, Stored, unix},
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use shared::{
+    current::Current,
     maildir::{Attempt, Placed},
     metrics::Metrics,
 };
@@ -138,12 +139,7 @@ pub struct Queue(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     spool: Arc<Spool>,
-    mailboxes: Arc<Mailboxes>,
-    terms: Arc<Terms>,
-    couriers: Couriers,
-    schedule: Schedule,
-    smart_host: bool,
-    limits: Limits,
+    rules: Current<Rules>,
     counters: Counters,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -153,9 +149,9 @@ struct Inner {
     book: Mutex<Book>,
 }
 
-/// What a queue is made of.
-pub(crate) struct Parts {
-    pub(crate) spool: Arc<Spool>,
+/// What the configuration says of mail that waits. A try that has begun ends by the rules that it began with.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) terms: Arc<Terms>,
     pub(crate) couriers: Couriers,
@@ -163,21 +159,14 @@ pub(crate) struct Parts {
     /// Whether all mail to others goes to one host.
     pub(crate) smart_host: bool,
     pub(crate) limits: Limits,
-    pub(crate) counters: Counters,
 }
 
 impl Queue {
     /// A queue with what waited on disk.
-    pub(crate) fn new(parts: Parts, waiting: Vec<(Stored, State)>) -> Self {
-        let Parts { spool, mailboxes, terms, couriers, schedule, smart_host, limits, counters } = parts;
+    pub(crate) fn new(spool: Spool, rules: Rules, counters: Counters, waiting: Vec<(Stored, State)>) -> Self {
         let queue = Self(Arc::new(Inner {
-            spool,
-            mailboxes,
-            terms,
-            couriers,
-            schedule,
-            smart_host,
-            limits,
+            spool: Arc::new(spool),
+            rules: Current::new(rules),
             counters,
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
@@ -214,13 +203,18 @@ impl Queue {
         }
     }
 
-    fn house(&self) -> &House {
-        &self.0.terms.house
+    fn rules(&self) -> Arc<Rules> {
+        self.0.rules.get()
+    }
+
+    /// From now on these count.
+    pub(crate) fn set_rules(&self, rules: Rules) {
+        self.0.rules.set(rules);
     }
 
     /// Whether another message may come in.
     pub(crate) fn is_full(&self) -> bool {
-        self.book().messages.len() >= self.0.limits.messages
+        self.book().messages.len() >= self.rules().limits.messages
     }
 
     /// Takes over a message that is safe on disk.
@@ -300,9 +294,10 @@ impl Queue {
     }
 
     fn way(&self, to: &Mailbox) -> Way {
+        let rules = self.rules();
         match to.host() {
-            host if self.house().is_ours(host) => Way::Local,
-            _ if self.0.smart_host => Way::Remote(Destination::SmartHost),
+            host if rules.terms.house.is_ours(host) => Way::Local,
+            _ if rules.smart_host => Way::Remote(Destination::SmartHost),
             Host::Domain(domain) => Way::Remote(Destination::Domain(domain.clone())),
             Host::Literal(address) => Way::Remote(Destination::Literal(*address)),
         }
@@ -310,7 +305,7 @@ impl Queue {
 
     /// Sends out another courier for a line, if it needs one and may have one.
     fn send_out(&self, book: &mut Book, way: &Way) {
-        let Limits { couriers, couriers_per_destination, .. } = self.0.limits;
+        let Limits { couriers, couriers_per_destination, .. } = self.rules().limits;
         let all = book.couriers;
         if self.0.shutdown.is_cancelled() {
             return;
@@ -395,7 +390,7 @@ impl Queue {
         let way = Way::Remote(destination.clone());
         let mut connection: Option<Connection> = None;
         loop {
-            let reuse = connection.as_ref().map(|_| self.0.limits.reuse);
+            let reuse = connection.as_ref().map(|_| self.rules().limits.reuse);
             let Some((id, recipients)) = self.next(&way, reuse).await else { break };
             let (job, size) = match self.job(id, recipients.clone()).await {
                 Ok(job) => job,
@@ -408,7 +403,7 @@ impl Queue {
             };
             let open = match connection.take() {
                 Some(open) => open,
-                None => match self.0.couriers.connect(&destination, job.cause).await {
+                None => match self.rules().couriers.connect(&destination, job.cause).await {
                     Ok(open) => {
                         tracing::debug!(%id, destination = %destination, remote = open.remote(), "connected");
                         open
@@ -497,9 +492,9 @@ impl Queue {
     }
 
     fn deliver_one(&self, stored: &Stored, file: &File, index: usize, recipient: &Recipient, attempt: Attempt) -> Fate {
-        let Inner { mailboxes, .. } = &*self.0;
+        let Rules { mailboxes, terms, .. } = &*self.rules();
         let Stored { id, envelope, start, octets } = stored;
-        let Some(account) = self.house().account(recipient.to.local()) else {
+        let Some(account) = terms.house.account(recipient.to.local()) else {
             return Fate::Failed(ours(Status(5, 1, 1), "there is no such mailbox here"));
         };
         match mailboxes.forward(&account) {
@@ -544,7 +539,7 @@ impl Queue {
         account: &str,
         targets: &[Target],
     ) -> Result<Forwarded, Fate> {
-        let house = self.house();
+        let house = &self.rules().terms.house;
         let (mut recipients, mut kept) = (vec![], Forwarded::Away(ours(Status(2, 0, 0), "forwarded")));
         for target in targets {
             let mailboxes = match target {
@@ -666,7 +661,7 @@ impl Queue {
 
     /// What a fate means for a recipient; what its sender must know of it.
     fn judge(&self, message: &mut Message, recipient: usize, fate: Fate, now: SystemTime) -> Option<News> {
-        let Inner { counters, schedule, .. } = &*self.0;
+        let (counters, schedule) = (&self.0.counters, &self.rules().schedule);
         let (id, warned) = (message.stored.id, message.state.warned);
         let Recipient { to, notify, .. } = message.stored.envelope.recipients.get(recipient)?.clone();
         let progress = message.state.recipients.get_mut(recipient)?;
@@ -737,7 +732,7 @@ impl Queue {
         if news.is_empty() {
             return vec![];
         }
-        let house = self.house();
+        let house = &self.rules().terms.house;
         let postmaster = house.names(POSTMASTER).and_then(|mailboxes| mailboxes.into_iter().next());
         let addressee = match (&stored.envelope.from, &postmaster) {
             (ReversePath::Mailbox(_), _) => Addressee::Sender,

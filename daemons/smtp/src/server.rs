@@ -2,62 +2,53 @@
 
 use crate::{
     authenticity::{Authenticator, Signer},
-    config::Config,
+    config::{Config, unfit},
     greylist::Greylist,
     local::Mailboxes,
-    queue::{Counters as QueueCounters, Limits as QueueLimits, Parts, Queue},
+    queue::{Counters as QueueCounters, Limits as QueueLimits, Queue, Rules},
     route::MayRelay,
     session::{Channel, Curiosity, Plaintext, Purpose, StartTls, Terms},
     spool::Spool,
     visit,
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
-use prometheus_client::metrics::counter::Counter;
-use ring::rand::{SecureRandom, SystemRandom};
 use shared::{
     Shared,
-    accounts::Accounts,
+    current::Current,
     daemon::{Endpoint, StartError},
     listener::{Door, Limits},
+    login::Logins,
     tls,
     transcript::{Conversation, Transcript, Transport},
 };
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-/// How long the handshake at a TLS port may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
-
-/// What all sessions share.
+/// What all sessions share. A new configuration makes a new one; sessions keep the one that they began with.
 pub(crate) struct Office {
     pub(crate) config: Config,
     pub(crate) terms: Arc<Terms>,
-    pub(crate) queue: Queue,
     pub(crate) mailboxes: Arc<Mailboxes>,
-    pub(crate) accounts: Arc<Accounts>,
     pub(crate) acceptor: Option<TlsAcceptor>,
-    pub(crate) counters: Counters,
     pub(crate) authenticator: Option<Authenticator>,
     pub(crate) signers: Vec<Signer>,
-    greylist: Mutex<Greylist>,
-    random: SystemRandom,
+    pub(crate) lasting: Arc<Lasting>,
 }
 
-/// What is counted.
-pub(crate) struct Counters {
-    pub(crate) welcome: Counter,
-    pub(crate) denied: Counter,
+/// What outlives a configuration.
+pub(crate) struct Lasting {
+    pub(crate) queue: Queue,
+    pub(crate) logins: Logins,
+    greylist: Mutex<Greylist>,
 }
 
 impl Office {
@@ -65,24 +56,94 @@ impl Office {
     pub(crate) fn may_relay(&self, peer: IpAddr) -> MayRelay {
         if self.config.allow.iter().any(|network| network.contains(peer)) { MayRelay::Yes } else { MayRelay::No }
     }
+}
 
+impl Lasting {
     pub(crate) fn greylist(&self) -> MutexGuard<'_, Greylist> {
         self.greylist.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Our half of a nonce: base64 has no comma.
-    pub(crate) fn nonce(&self) -> Option<String> {
-        let mut octets = [0; 18];
-        self.random.fill(&mut octets).ok()?;
-        Some(BASE64_STANDARD.encode(octets))
+/// What a configuration makes of itself before it counts: if one part of it is wrong, nothing is taken.
+struct Made {
+    config: Config,
+    rules: Rules,
+    acceptor: Option<TlsAcceptor>,
+    authenticator: Option<Authenticator>,
+    signers: Vec<Signer>,
+}
+
+impl Made {
+    fn new(config: Config, shared: &Shared) -> Result<Self, StartError> {
+        // There is no registered ALPN name for SMTP; a client that offers none is served.
+        let acceptor = shared.acceptor("SMTP", &[], ("smtp.listen_tls", &config.listen_tls))?;
+        std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
+            let place = config.mailboxes.display();
+            unfit("mailboxes", format!("{place}: {error}; name a directory that the daemon's user can write to"))
+        })?;
+        let house = config.house(shared)?;
+        let (authenticator, signers) = (config.authenticator(shared, &house)?, config.signers()?);
+        let quota = (config.quota.0 > 0).then_some(config.quota.0);
+        let rules = Rules {
+            mailboxes: Arc::new(Mailboxes::new(&config.mailboxes, &house.name, quota)),
+            couriers: config.couriers(shared, &house)?,
+            terms: Arc::new(Terms {
+                house,
+                message_octets_max: config.message_max.0,
+                recipients_max: config.recipients,
+                starttls: if acceptor.is_some() { StartTls::Offered } else { StartTls::No },
+                plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
+                curiosity: if config.verify { Curiosity::Answered } else { Curiosity::Declined },
+            }),
+            schedule: config.schedule(),
+            smart_host: !config.smart_host.is_empty(),
+            limits: QueueLimits {
+                couriers: config.deliveries,
+                couriers_per_destination: config.deliveries_per_destination,
+                reuse: config.reuse.0,
+                messages: config.queue,
+            },
+        };
+        Ok(Self { config, rules, acceptor, authenticator, signers })
+    }
+
+    fn open(self, lasting: Arc<Lasting>) -> Office {
+        let Self { config, rules, acceptor, authenticator, signers } = self;
+        let Rules { terms, mailboxes, .. } = rules;
+        Office { config, terms, mailboxes, acceptor, authenticator, signers, lasting }
+    }
+}
+
+/// Lets a running server take a new configuration.
+#[derive(Clone)]
+pub struct Reloader(Weak<Current<Office>>);
+
+impl Reloader {
+    /// New sessions, and new tries to deliver, go by this configuration. Addresses and their limits, the directory of the queue and the
+    /// grace time stay as they were at the start; the log says so, if they should have changed.
+    ///
+    /// # Errors
+    /// A value does not fit, or a file is wrong; then nothing has changed.
+    pub fn reload(&self, mut config: Config, shared: &Shared) -> Result<(), StartError> {
+        let Some(current) = self.0.upgrade() else { return Ok(()) };
+        let old = current.get();
+        let kept = config.keep_bound(&old.config);
+        let made = Made::new(config, shared)?;
+        old.lasting.queue.set_rules(made.rules.clone());
+        old.lasting.greylist().set_wait(made.config.greylist.0);
+        current.set(made.open(Arc::clone(&old.lasting)));
+        if !kept.is_empty() {
+            tracing::warn!(keys = kept.join(", "), "changed, but taken only by a restart");
+        }
+        Ok(())
     }
 }
 
 /// A bound server.
 pub struct Server {
-    office: Arc<Office>,
+    office: Arc<Current<Office>>,
     door: Door,
-    listeners: Vec<(Channel, Purpose, TcpListener)>,
+    listeners: Vec<((Channel, Purpose), TcpListener)>,
     endpoints: Vec<Endpoint>,
     transcript: Transcript,
 }
@@ -93,17 +154,8 @@ impl Server {
     /// # Errors
     /// An address cannot be had, a certificate is missing or wrong, the queue or the mailboxes cannot be reached.
     pub fn bind(config: Config, shared: &Shared) -> Result<Self, StartError> {
-        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
-        // There is no registered ALPN name for SMTP; a client that offers none is served.
-        let tls = tls::server_config(&shared.tls, &[]).map_err(|error| unfit("tls", error.to_string()))?;
-        if !config.listen_tls.is_empty() && tls.is_none() {
-            let problem = "SMTP over TLS needs a certificate: set tls.certificate and tls.key to PEM files".to_owned();
-            return Err(unfit("smtp.listen_tls", problem));
-        }
-        std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
-            let place = config.mailboxes.display();
-            unfit("smtp.mailboxes", format!("{place}: {error}; name a directory that the daemon's user can write to"))
-        })?;
+        let made = Made::new(config, shared)?;
+        let config = &made.config;
         let (mut listeners, mut endpoints) = (vec![], vec![]);
         let each = |addresses: &[SocketAddr], kind: (Channel, Purpose, &'static str)| {
             addresses.iter().map(|address| (kind, *address)).collect::<Vec<_>>()
@@ -114,60 +166,28 @@ impl Server {
         for ((channel, purpose, protocol), address) in relay.into_iter().chain(submission).chain(encrypted) {
             for listener in shared.sockets.tcp(address, NonZeroUsize::MIN)? {
                 endpoints.push(Endpoint { protocol, address: listener.local_addr()? });
-                listeners.push((channel, purpose, listener));
+                listeners.push(((channel, purpose), listener));
             }
         }
-        let addresses = endpoints.iter().map(|endpoint| endpoint.address.ip()).filter(|ip| !ip.is_unspecified());
-        let house = config.house(shared, addresses.collect())?;
-        let couriers = config.couriers(shared, &house)?;
-        let (authenticator, signers) = (config.authenticator(shared, &house)?, config.signers()?);
-        let (spool, waiting) = Spool::open(&config.spool).map_err(|error| unfit("smtp.spool", error.to_string()))?;
-        let quota = (config.quota.0 > 0).then_some(config.quota.0);
-        let mailboxes = Arc::new(Mailboxes::new(&config.mailboxes, &house.name, quota));
-        let terms = Arc::new(Terms {
-            house,
-            message_octets_max: config.message_max.0,
-            recipients_max: config.recipients,
-            starttls: if tls.is_some() { StartTls::Offered } else { StartTls::No },
-            plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
-            curiosity: if config.verify { Curiosity::Answered } else { Curiosity::Declined },
-        });
-        let parts = Parts {
-            spool: Arc::new(spool),
-            mailboxes: Arc::clone(&mailboxes),
-            terms: Arc::clone(&terms),
-            couriers,
-            schedule: config.schedule(),
-            smart_host: !config.smart_host.is_empty(),
-            limits: QueueLimits {
-                couriers: config.deliveries,
-                couriers_per_destination: config.deliveries_per_destination,
-                reuse: config.reuse.0,
-                messages: config.queue,
-            },
-            counters: QueueCounters::new(&shared.metrics),
-        };
         let limits = Limits {
             connections: config.connections,
             per_peer: config.connections_per_peer,
             refusal: b"421 4.7.0 too many connections from your address\r\n",
         };
-        let logins = |result| shared.metrics.labelled("logins", "Logins by result", &[("result", result)]);
-        let office = Office {
-            terms,
-            queue: Queue::new(parts, waiting),
-            mailboxes,
-            accounts: Arc::clone(&shared.accounts),
-            acceptor: tls.map(TlsAcceptor::from),
-            counters: Counters { welcome: logins("welcome"), denied: logins("denied") },
-            authenticator,
-            signers,
+        let (spool, waiting) = Spool::open(&config.spool).map_err(|error| unfit("spool", error))?;
+        let lasting = Arc::new(Lasting {
+            queue: Queue::new(spool, made.rules.clone(), QueueCounters::new(&shared.metrics), waiting),
+            logins: Logins::new(shared),
             greylist: Mutex::new(Greylist::new(config.greylist.0)),
-            random: SystemRandom::new(),
-            config,
-        };
+        });
+        let office = Arc::new(Current::new(made.open(lasting)));
         let door = Door::new(limits, &shared.metrics);
-        Ok(Self { office: Arc::new(office), door, listeners, endpoints, transcript: shared.transcript.clone() })
+        Ok(Self { office, door, listeners, endpoints, transcript: shared.transcript.clone() })
+    }
+
+    /// A handle that works as long as the server runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::downgrade(&self.office))
     }
 
     /// Where it serves, `smtp`, `submission` and `submissions`.
@@ -177,7 +197,7 @@ impl Server {
 
     /// The queue, for those who look into it.
     pub fn queue(&self) -> Queue {
-        self.office.queue.clone()
+        self.office.get().lasting.queue.clone()
     }
 
     /// Serves until `shutdown`, then lets sessions and deliveries finish for the grace time. What is not delivered by then waits on
@@ -187,29 +207,13 @@ impl Server {
     /// A socket cannot be used. What goes wrong with a client ends that client's session and nothing else.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
         let Self { office, door, listeners, transcript, .. } = self;
-        let grace = office.config.grace.0;
-        let sockets = TaskTracker::new();
-        for (channel, purpose, listener) in listeners {
-            let (door, office, transcript, shutdown) =
-                (door.clone(), Arc::clone(&office), transcript.clone(), shutdown.clone());
-            sockets.spawn(async move {
-                let serve = |stream, peer| {
-                    let (office, transcript) = (Arc::clone(&office), transcript.clone());
-                    serve_connection(office, stream, peer, (channel, purpose), transcript, shutdown.clone())
-                };
-                if let Err(error) = door.accept(listener, &shutdown, serve).await {
-                    tracing::error!(%error, "cannot serve");
-                }
-            });
-        }
-        sockets.close();
-        let queue = office.queue.clone();
-        let delivering = timeout_after(shutdown.clone(), grace, queue.run(shutdown));
-        let sessions = async {
-            sockets.wait().await;
-            door.close(grace).await;
+        let (grace, queue) = (office.get().config.grace.0, office.get().lasting.queue.clone());
+        let stop = shutdown.clone();
+        let serve = move |kind, stream, peer| {
+            serve_connection(office.get(), stream, peer, kind, transcript.clone(), stop.clone())
         };
-        tokio::join!(delivering, sessions);
+        let delivering = timeout_after(shutdown.clone(), grace, queue.run(shutdown.clone()));
+        tokio::join!(delivering, door.serve(listeners, &shutdown, grace, serve));
         Ok(())
     }
 
@@ -221,7 +225,7 @@ impl Server {
         talk: Conversation,
         shutdown: CancellationToken,
     ) {
-        visit::serve(Arc::clone(&self.office), stream, kind, talk, &shutdown).await;
+        visit::serve(self.office.get(), stream, kind, talk, &shutdown).await;
     }
 }
 
@@ -253,10 +257,8 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => visit::serve(office, stream, (channel, purpose), talk, &shutdown).await,
-            Ok(Err(error)) => tracing::debug!(connection = talk.id(), %error, "no TLS"),
-            Err(_) => tracing::debug!(connection = talk.id(), "no TLS in time"),
+        if let Some(stream) = tls::accept(&acceptor, stream, talk.id()).await {
+            visit::serve(office, stream, (channel, purpose), talk, &shutdown).await;
         }
     });
     encrypted.await;

@@ -19,7 +19,8 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use shared::{
-    sasl::{Credentials, Exchange, Malformed, Next, ScramKeys},
+    login::Answer,
+    sasl::{Credentials, Exchange, Malformed, Next},
     wire::Line,
 };
 use std::{mem::replace, sync::Arc, time::Duration};
@@ -165,21 +166,8 @@ pub struct Opening {
 /// What came of an [`Effect`].
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is who it says.
-    Verified,
-    /// It is not.
-    Denied,
-    /// Wrong passwords came from its address; it must wait.
-    TooSoon(Duration),
-    /// We failed.
-    CannotTell,
-    /// For a challenge.
-    Keys {
-        /// Real ones or a decoy.
-        keys: ScramKeys,
-        /// Printable, never the same.
-        nonce: String,
-    },
+    /// Of credentials, or of keys that were asked for.
+    Login(Answer),
     /// The recipient may have mail.
     Admitted,
     /// It may not, or not now.
@@ -601,18 +589,18 @@ impl Session {
     pub fn on_outcome(&mut self, outcome: Outcome) -> Step {
         let state = replace(&mut self.state, State::Ready);
         match (state, outcome) {
-            (State::Authenticating(exchange), Outcome::Verified) => self.advance(exchange.on_verified()),
-            (State::Authenticating(exchange), Outcome::Keys { keys, nonce }) => {
+            (State::Authenticating(exchange), Outcome::Login(Answer::Welcome)) => self.advance(exchange.on_verified()),
+            (State::Authenticating(exchange), Outcome::Login(Answer::Keys { keys, nonce })) => {
                 self.advance(exchange.on_keys(keys, &nonce))
             }
-            (State::Authenticating(_), Outcome::Denied) => {
+            (State::Authenticating(_), Outcome::Login(Answer::Denied)) => {
                 self.denied += 1;
                 if self.denied >= DENIED_MAX {
                     return Step::Close(Reply::too_many_errors(&self.terms.house.name));
                 }
                 Step::Reply(Reply::wrong_credentials())
             }
-            (State::Authenticating(_), Outcome::TooSoon(wait)) => Step::Reply(Reply::too_soon(wait)),
+            (State::Authenticating(_), Outcome::Login(Answer::TooSoon(wait))) => Step::Reply(Reply::too_soon(wait)),
             (State::Authenticating(_), _) => Step::Reply(Reply::cannot_tell()),
             (State::Admitting { mut transaction, rcpt, mailboxes }, outcome) => {
                 let step = match outcome {
@@ -657,11 +645,7 @@ impl Session {
                 | State::Chunking { .. }
                 | State::Opening(_)
                 | State::Reading,
-                Outcome::Verified
-                | Outcome::Denied
-                | Outcome::TooSoon(_)
-                | Outcome::CannotTell
-                | Outcome::Keys { .. }
+                Outcome::Login(_)
                 | Outcome::Admitted
                 | Outcome::Refused(_)
                 | Outcome::Opened

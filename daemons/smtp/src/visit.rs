@@ -16,10 +16,8 @@ use crate::{
     spool::{Draft, Id, Stored},
 };
 use shared::{
-    accounts::Verdict,
     maildir::Attempt,
     message::Shown,
-    sasl::{Credentials, Proof},
     transcript::{Conversation, Kind},
     wire::{Role, Wire, WireError},
 };
@@ -39,8 +37,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How much of a message is read at once.
 const CHUNK_OCTETS: usize = 64 << 10;
 /// A message may take an hour, and more if it comes faster than this. Somebody who types has time enough; whoever drips octets to
@@ -184,10 +180,8 @@ impl Visit {
     ) {
         let Some(acceptor) = self.office.acceptor.clone() else { return };
         // RFC 3207 §4.2 and CVE-2011-0411: what came behind STARTTLS in clear is dropped here.
-        let Ok(unwired) = wire.into_stream_for_tls().await else { return };
-        let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(unwired.stream)).await else { return };
+        let Some(mut wire) = wire.over_tls(&acceptor).await else { return };
         self.session.encrypted();
-        let mut wire = unwired.rest.over(stream);
         if let End::Goodbye = self.converse(&mut wire, shutdown).await {
             drop(wire.close().await);
         }
@@ -290,21 +284,12 @@ impl Visit {
     ) -> Outcome {
         match effect {
             Effect::Verify(credentials) => {
-                let (outcome, pause) = self.verify(&credentials).await;
-                if let Some(pause) = pause {
-                    // Answers to what was said before need not wait with it.
-                    let _ = wire.flush().await;
-                    shutdown.run_until_cancelled(sleep(pause)).await;
-                }
-                outcome
+                // It takes its time, and answers to what was said before need not wait with it.
+                let _ = wire.flush().await;
+                let logins = &self.office.lasting.logins;
+                Outcome::Login(logins.check(credentials.user(), &credentials, self.peer, shutdown).await)
             }
-            Effect::FetchKeys(user) => match self.office.accounts.wait(self.peer, Instant::now()) {
-                Some(wait) => Outcome::TooSoon(wait),
-                None => match self.office.nonce() {
-                    Some(nonce) => Outcome::Keys { keys: self.office.accounts.scram(&user), nonce },
-                    None => Outcome::CannotTell,
-                },
-            },
+            Effect::FetchKeys(user) => Outcome::Login(self.office.lasting.logins.keys(&user, self.peer)),
             Effect::Admit { from, to, mailboxes, octets, pause } => {
                 if !pause.is_zero() {
                     let _ = wire.flush().await;
@@ -316,35 +301,12 @@ impl Visit {
         }
     }
 
-    /// What comes of it, and how long the answer waits.
-    async fn verify(&self, credentials: &Credentials) -> (Outcome, Option<Duration>) {
-        let Office { accounts, counters, .. } = &*self.office;
-        let (user, now) = (credentials.user(), Instant::now());
-        let verdict = match credentials {
-            Credentials::Password { secret, .. } => accounts.verify(user, secret, self.peer, now).await,
-            Credentials::Scram { proof, .. } => accounts.judge(user, self.peer, now, |_| *proof != Proof::Wrong),
-        };
-        match verdict {
-            Verdict::Welcome => {
-                counters.welcome.inc();
-                (Outcome::Verified, None)
-            }
-            Verdict::Denied { because, pause } => {
-                counters.denied.inc();
-                tracing::info!(user, peer = %self.peer, ?because, "denied");
-                (Outcome::Denied, Some(pause))
-            }
-            Verdict::TooSoon { wait } => (Outcome::TooSoon(wait), None),
-            Verdict::CannotTell => (Outcome::CannotTell, None),
-        }
-    }
-
     /// Greylist and quota.
     async fn admit(&self, from: &ReversePath, to: &ForwardPath, mailboxes: &[Mailbox], octets: Option<u64>) -> Outcome {
         let office = &self.office;
         if self.session.user().is_none()
             && let Grey::Later(wait) =
-                office.greylist().judge(self.peer, &from.to_string(), &to.to_string(), Instant::now())
+                office.lasting.greylist().judge(self.peer, &from.to_string(), &to.to_string(), Instant::now())
         {
             return Outcome::Refused(Reply::greylisted(wait));
         }
@@ -374,7 +336,7 @@ impl Visit {
     fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
         let Opening { envelope, client, with, purpose } = opening;
         let office = &self.office;
-        if office.queue.is_full() {
+        if office.lasting.queue.is_full() {
             return Outcome::Trouble(Trouble::QueueFull);
         }
         let now = SystemTime::now();
@@ -405,7 +367,7 @@ impl Visit {
         };
         let mut vessel = match office.straight_to_mailbox(&envelope, id) {
             Some((letter, to, account)) => Vessel::Mailbox { letter, id, to, account },
-            None => Vessel::Queue(office.queue.spool().draft(id, envelope)),
+            None => Vessel::Queue(office.lasting.queue.spool().draft(id, envelope)),
         };
         let mut waste = vec![];
         let buffer = vessel.buffer(&mut waste);
@@ -527,7 +489,7 @@ impl Visit {
                     let Stored { id, envelope, .. } = &stored;
                     let id = *id;
                     tracing::info!(%id, connection, %peer, %from, recipients = envelope.recipients.len(), octets, "accepted");
-                    self.office.queue.add(stored, Some(connection));
+                    self.office.lasting.queue.add(stored, Some(connection));
                     Ok(id)
                 }
                 Err(error) => Err(error),
@@ -545,14 +507,14 @@ impl Visit {
                 placed.map(|_| {
                     tracing::info!(%id, connection, %peer, %from, recipients = 1, octets, "accepted");
                     tracing::info!(%id, %to, tries = 1, how = "while its client waited", "delivered");
-                    self.office.queue.counters().delivered.inc();
+                    self.office.lasting.queue.counters().delivered.inc();
                     id
                 })
             }
         };
         match outcome {
             Ok(id) => {
-                self.office.queue.counters().accepted.inc();
+                self.office.lasting.queue.counters().accepted.inc();
                 talk.note(&format!("the message is safe on disk as {id}"));
                 Outcome::Stored { id: id.to_string() }
             }
@@ -628,7 +590,6 @@ async fn skip<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, mut octets:
 }
 
 fn gone<S: AsyncRead + AsyncWrite + Unpin>(wire: &Wire<S>, reason: &WireError) -> End {
-    let connection = wire.conversation().id();
-    tracing::debug!(connection, %reason, last = wire.last_lines(), "session ends without QUIT");
+    wire.ended_abruptly(reason);
     End::Silence
 }

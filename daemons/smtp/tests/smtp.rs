@@ -5,6 +5,7 @@
 use shared::{
     Shared,
     accounts::{self, Accounts},
+    login::Answer,
     sasl::{Credentials, ScramKeys},
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
     transcript::{Heard, Kind, Transport},
@@ -141,7 +142,7 @@ impl World {
         let house = House::new();
         let config = settings(folder, house.config());
         let terms = Terms {
-            house: config.house(&shared(), vec![]).unwrap(),
+            house: config.house(&shared()).unwrap(),
             message_octets_max: config.message_max.0,
             recipients_max: config.recipients,
             starttls: StartTls::No,
@@ -156,11 +157,11 @@ impl World {
     fn perform(effect: Effect) -> Outcome {
         match effect {
             Effect::Verify(Credentials::Password { user, secret }) if user == "bob" && secret == b"hungry" => {
-                Outcome::Verified
+                Outcome::Login(Answer::Welcome)
             }
-            Effect::Verify(_) => Outcome::Denied,
+            Effect::Verify(_) => Outcome::Login(Answer::Denied),
             Effect::FetchKeys(user) => {
-                Outcome::Keys { keys: ScramKeys::decoy(b"key", &user), nonce: "nonce".to_owned() }
+                Outcome::Login(Answer::Keys { keys: ScramKeys::decoy(b"key", &user), nonce: "nonce".to_owned() })
             }
             Effect::Admit { .. } => Outcome::Admitted,
             Effect::Open(_) => Outcome::Opened,
@@ -503,6 +504,55 @@ async fn what_cannot_be_delivered_is_tried_as_often_as_the_schedule_says_and_the
     let (_, tries) = report.split_once("given up after ").unwrap();
     assert!(["2 tries", "3 tries"].iter().any(|right| tries.starts_with(right)), "{report}");
     assert!(report.starts_with("Return-Path: <>\r\n") && report.contains("Action: failed"), "{report}");
+}
+
+/// What the server says of a recipient; the transaction is given up.
+async fn recipient(client: &mut Client, to: &str) -> String {
+    assert!(say(client, "MAIL FROM:<alice@crepes.fr>").await.starts_with("250 "));
+    let heard = say(client, &format!("RCPT TO:<{to}>")).await;
+    assert!(say(client, "RSET").await.starts_with("250 "));
+    heard
+}
+
+#[tokio::test]
+async fn a_new_configuration_is_for_new_sessions_and_a_wrong_one_is_for_nobody() {
+    let (house, shared) = (House::new(), shared());
+    let server = Server::bind(house.config(), &shared).unwrap();
+    let (at, queue, reloader) = (server.local_addrs()[0].address, server.queue(), server.reloader());
+    let shutdown = CancellationToken::new();
+    let test = async {
+        let mut before = greeted(at).await;
+        assert!(recipient(&mut before, "team@hamburger.edu").await.starts_with("550 5.1.1"));
+        let new = || Config {
+            aliases: BTreeMap::from([("team".to_owned(), vec!["bob".to_owned(), "postmaster".to_owned()])]),
+            message_max: shared::units::Size(99),
+            // Another port would take a restart; that keeps nothing else from being taken.
+            listen: vec![([127, 0, 0, 1], 1).into()],
+            ..house.config()
+        };
+        reloader.reload(new(), &shared).unwrap();
+        let mut after = greeted(at).await;
+        assert!(say(&mut after, "MAIL FROM:<a@b> SIZE=100").await.starts_with("552 5.3.4"));
+        assert!(send(&mut after, "a@b", &["team@hamburger.edu"], "Subject: x").await.starts_with("250 "));
+        // Bob and postmaster are two, so it went through the queue.
+        queue.empty().await;
+        assert_eq!((house.mail("bob").len(), house.mail("postmaster").len()), (1, 1));
+        assert!(recipient(&mut before, "team@hamburger.edu").await.starts_with("550 5.1.1"));
+
+        let text = |text: &str| text.to_owned();
+        for (key, wrong) in [
+            ("smtp.aliases", Config { aliases: BTreeMap::from([(text("x"), vec![text("@")])]), ..new() }),
+            ("smtp.routes", Config { routes: BTreeMap::from([(text("crepes.fr"), text("no host"))]), ..new() }),
+            ("smtp.domains", Config { domains: vec![text("-")], ..new() }),
+        ] {
+            let error = reloader.reload(wrong, &shared).unwrap_err().to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+        assert!(recipient(&mut greeted(at).await, "team@hamburger.edu").await.starts_with("250 "));
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(server.run(shutdown.clone()), test);
+    result.unwrap();
 }
 
 #[tokio::test]

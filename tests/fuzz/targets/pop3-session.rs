@@ -4,6 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use pop3::session::{Channel, Effect, Extent, Header, Offer, Outcome, Plaintext, Session, Step, Stls};
 use shared::{
+    login::Answer,
     maildir::Listing,
     sasl::ScramKeys,
     wire::{Crlf, Line, LineEnd},
@@ -13,9 +14,11 @@ use std::{sync::Arc, time::Duration};
 /// What the world answers; the first octet of the input decides how it is disposed.
 fn outcome(effect: Effect, mood: u8) -> Outcome {
     match effect {
-        Effect::Verify(_) if mood & 1 == 0 => Outcome::Verified,
-        Effect::Verify(_) => Outcome::Denied,
-        Effect::FetchKeys(user) => Outcome::Keys { keys: ScramKeys::decoy(b"key", &user), nonce: "nonce".to_owned() },
+        Effect::Verify(_) if mood & 1 == 0 => Outcome::Login(Answer::Welcome),
+        Effect::Verify(_) => Outcome::Login(Answer::Denied),
+        Effect::FetchKeys(user) => {
+            Outcome::Login(Answer::Keys { keys: ScramKeys::decoy(b"key", &user), nonce: "nonce".to_owned() })
+        }
         Effect::OpenMaildrop(_) if mood & 2 == 0 => {
             Outcome::Opened(Arc::new(Listing::of([("1.M1P1Q1.h", 498), ("2.M1P1Q1.h", 912), ("3.M1P1Q1.h", 0)])))
         }

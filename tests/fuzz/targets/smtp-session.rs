@@ -3,6 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use shared::{
+    login::Answer,
     sasl::ScramKeys,
     wire::{Crlf, Line, LineEnd},
 };
@@ -53,9 +54,11 @@ fn terms(mood: u8) -> Arc<Terms> {
 /// What the world answers.
 fn outcome(effect: Effect, mood: u8) -> Outcome {
     match effect {
-        Effect::Verify(_) if mood & 8 == 0 => Outcome::Verified,
-        Effect::Verify(_) => Outcome::Denied,
-        Effect::FetchKeys(user) => Outcome::Keys { keys: ScramKeys::decoy(b"key", &user), nonce: "nonce".to_owned() },
+        Effect::Verify(_) if mood & 8 == 0 => Outcome::Login(Answer::Welcome),
+        Effect::Verify(_) => Outcome::Login(Answer::Denied),
+        Effect::FetchKeys(user) => {
+            Outcome::Login(Answer::Keys { keys: ScramKeys::decoy(b"key", &user), nonce: "nonce".to_owned() })
+        }
         Effect::Admit { mailboxes, .. } => {
             assert!(!mailboxes.is_empty(), "a recipient means somebody");
             if mood & 16 == 0 { Outcome::Admitted } else { Outcome::Refused(Reply::queue_full()) }
