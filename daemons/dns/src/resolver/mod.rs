@@ -181,6 +181,7 @@ struct Counters {
     /// By limit.
     limits: [Counter; Limit::ALL.len()],
     too_long: Counter,
+    circles: Counter,
 }
 
 /// What a client's question comes to at once.
@@ -268,6 +269,7 @@ impl Resolver {
                 useless: shared.metrics.counter("upstream_useless", "Answers of lame servers, errors, and nonsense"),
                 limits: Limit::ALL.map(|limit| limited(limit.label())),
                 too_long: limited("time"),
+                circles: limited("circle"),
             },
         })))
     }
@@ -332,7 +334,9 @@ impl Resolver {
             self.counters.refused.inc();
             return Now::Refused;
         }
-        match self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now()) {
+        let known = self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now());
+        // Failures, such as a circle of aliases, are counted, remembered and told by `find`.
+        match known.ok().flatten() {
             Some(reply) => {
                 self.counters.hits.inc();
                 if reply.is_ending && query.header.recursion_desired() {
@@ -376,7 +380,7 @@ impl Resolver {
             // RFC 8767 §5: while it is known that nobody tells, what is past its time is told at once. What is bogus is not
             // covered up by it.
             if !matches!(failure, Failure::Bogus { .. })
-                && let Some(reply) = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())
+                && let Ok(Some(reply)) = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())
             {
                 self.counters.stale.inc();
                 return Ok(reply);
@@ -425,7 +429,7 @@ impl Resolver {
         };
         // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
         let stale = || {
-            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())?;
+            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now()).ok()??;
             self.counters.stale.inc();
             Some(reply)
         };
@@ -473,6 +477,7 @@ impl Resolver {
                 }
             }
             Failure::TooLong => drop(self.counters.too_long.inc()),
+            Failure::Circle(_) => drop(self.counters.circles.inc()),
             Failure::NoAnswer { .. } | Failure::NoAddress(_) | Failure::Bogus { .. } => {}
         }
     }

@@ -94,7 +94,8 @@ pub enum End {
     NoData(Arc<Denial>),
     /// There is no such name.
     NoName(Arc<Denial>),
-    /// The last alias leads to where this server is not believed: go on there (step 4c).
+    /// The last alias leads to where this server is not believed: go on there (step 4c). Or it leads back to a name that the aliases
+    /// have been at, which whoever goes on notices: that is the zone's fault, and none of its server.
     Leads,
 }
 
@@ -169,7 +170,7 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     explain_wildcards(&mut answers, &proofs);
 
     // Step 4c: along the aliases.
-    let (mut aliases, mut name) = (vec![], asked.name.to_name());
+    let (mut aliases, mut name, mut leads): (Vec<Arc<Set>>, _, _) = (vec![], asked.name.to_name(), false);
     let data = loop {
         let at = |rtype| answers.iter().find(|set| set.rtype == rtype && set.owner == name).cloned();
         // RFC 6672 §2.4: nothing is below a DNAME but what it makes.
@@ -201,7 +202,9 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         }
         aliases.push(alias);
         name = target;
-        if !name.borrow().is_within(asked.zone) {
+        let is_circle = aliases.iter().any(|set| set.rtype == Type::CNAME && set.owner == name);
+        if is_circle || !name.borrow().is_within(asked.zone) {
+            leads = true;
             break None;
         }
     };
@@ -210,7 +213,7 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     if let Some(set) = data {
         return answer(End::Data(set));
     }
-    if !name.borrow().is_within(asked.zone) {
+    if leads {
         return answer(End::Leads);
     }
     // AA is about the first alias (RFC 1035 §4.1.1). Whether its target has data is said by a SOA; without one, whoever is asked for the
@@ -395,7 +398,11 @@ mod tests {
         assert_eq!(said(AA, &["www.bank.com A 192.0.2.6"], &[], &[]), "[] www.crepes.fr. no data, soa false");
         assert_eq!(said(NOT_AA, &[], &["bank.com NS ns.evil.fr"], &[]), "it refers to where we come from (lame)");
         let circle = ["www.crepes.fr CNAME a.fr", "a.fr CNAME www.crepes.fr"];
-        assert_eq!(said(AA, &circle, &[], &[]), "more aliases than anybody needs");
+        assert_eq!(
+            said(AA, &circle, &[], &[]),
+            "[www.crepes.fr. CNAME, a.fr. CNAME] www.crepes.fr. leads on",
+            "whoever goes on notices"
+        );
         assert_eq!(said(NOT_AA | NXDOMAIN, &[], &[], &[]), "it says NXDOMAIN without being an authority");
         for (rcode, want) in [(1, "FORMERR"), (2, "SERVFAIL"), (4, "NOTIMP"), (5, "REFUSED")] {
             assert_eq!(said(NOT_AA | rcode, &[], &[], &[]), format!("it says {want}"));
