@@ -225,6 +225,11 @@ impl Set {
         Some(Self { is_made: true, ..cname })
     }
 
+    /// Whether both are the records of one type at one name.
+    pub fn is_same_set(&self, other: &Self) -> bool {
+        self.rtype == other.rtype && self.owner == other.owner
+    }
+
     /// The name that an alias leads to.
     pub fn target(&self) -> Option<NameRef<'_>> {
         self.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok())

@@ -41,7 +41,7 @@ use crate::{
     zonefile,
 };
 use cache::{Cache, Origin, Security, Set};
-use iterate::{Failure, Freshness, Limit, Reply, SaidBy, Task};
+use iterate::{Dated, Failure, Freshness, Limit, Reply, SaidBy, Task};
 use judge::Fetching;
 use local::Locals;
 use prometheus_client::metrics::counter::Counter;
@@ -589,10 +589,24 @@ pub fn write(reply: &Reply, query: &Query<'_>, writer: &mut Writer<'_>, turn: us
         let proofs = denial.proofs.iter().filter(|_| wants_signatures);
         denial.soa.iter().chain(proofs).map(|set| (Section::Authority, &**set, *ttl))
     });
-    // RFC 4035 §3.1.3.3: with what a wildcard made goes the proof that nothing is nearer.
-    let proofs = reply.answers.iter().filter(|_| wants_signatures && reply.denial.is_none());
-    let proofs = proofs.flat_map(|(set, ttl)| set.proofs.iter().map(|proof| (Section::Authority, &**proof, *ttl)));
-    let answers = reply.answers.iter().map(|(set, ttl)| (Section::Answer, &**set, *ttl));
+    // RFC 2181 §5: a set is there once, however often the aliases lead through it. Only a DNAME's can do so twice.
+    let is_again = |(place, (set, _)): &(usize, &Dated)| {
+        set.rtype == Type::DNAME && reply.answers[..*place].iter().any(|(known, _)| known.is_same_set(set))
+    };
+    let answers = reply.answers.iter().enumerate().filter(|answer| !is_again(answer));
+    let answers = answers.map(|(_, (set, ttl))| (Section::Answer, &**set, *ttl));
+    // RFC 4035 §3.1.3.3: with what a wildcard made goes the proof that nothing is nearer. It may be part of the denial, or of another
+    // such proof.
+    let mut proofs: Vec<(Section, &Set, u32)> = vec![];
+    let denied = reply.denial.iter().flat_map(|(denial, _)| &denial.proofs);
+    for (set, ttl) in reply.answers.iter().filter(|_| wants_signatures) {
+        for proof in &set.proofs {
+            let mut known = denied.clone().map(|known| &**known).chain(proofs.iter().map(|(_, known, _)| *known));
+            if !known.any(|known| known.is_same_set(proof)) {
+                proofs.push((Section::Authority, proof, *ttl));
+            }
+        }
+    }
     for (section, set, ttl) in answers.chain(denial).chain(proofs) {
         if put(section, set, ttl) == crate::message::Fit::NoRoom {
             writer.truncate();

@@ -68,7 +68,7 @@ const ZONES: [(&str, &str, &str); 10] = [
     (HONEST, "sub.evil.fr", EVIL),
 ];
 const EVIL: &str = "@ NS ns.evil.fr.\nns A 127.9.6.6\nwww A 192.0.2.9\n*.wild A 192.0.2.10\nalias CNAME www\nfar DNAME school.edu.\n\
-     near DNAME @\nsub NS ns\n";
+     near DNAME @\n*.lost CNAME nothing.crepes.fr.\nsub NS ns\n";
 
 /// Which zones are signed, if any are; edu and what is below it never are.
 const SIGNED: [&str; 6] = [".", "fr", "crepes.fr", "evil.fr", "twofaced.fr", "sub.evil.fr"];

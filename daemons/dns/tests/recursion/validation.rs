@@ -5,6 +5,7 @@ use super::internet::{
 };
 use dns::{
     message::Rcode,
+    name::Name,
     rdata::Type,
     record::{Message, Record},
 };
@@ -102,6 +103,34 @@ async fn all_kinds_of_answers_are_authentic_cold_and_warm() {
         let types: Vec<Type> =
             made.answers.iter().map(|record| record.rtype).filter(|rtype| *rtype != Type::RRSIG).collect();
         assert_eq!(types, [Type::DNAME, Type::CNAME, Type::A], "{made:#?}");
+    }
+    internet.stop().await;
+}
+
+/// RFC 2181 §5: no set comes twice, however often the way leads through it. RFC 4035 §3.1.3.3: the proof that goes with a wildcard is
+/// there, whatever the alias leads to.
+#[tokio::test]
+async fn sets_and_proofs_are_told_once_and_all_of_them() {
+    let internet = Internet::signed(|_| {});
+    middleman(internet.port, |_| {}).await;
+    for turn in ["cold", "warm"] {
+        let twice = internet.send(&query_with("www.near.near.evil.fr", Type::A, 0)).await;
+        assert_eq!(gist(&twice), (Rcode::NOERROR, true, strings(&["192.0.2.9"])), "{turn}");
+        let types: Vec<Type> =
+            twice.answers.iter().map(|record| record.rtype).filter(|rtype| *rtype != Type::RRSIG).collect();
+        assert_eq!(types, [Type::DNAME, Type::CNAME, Type::CNAME, Type::A], "{turn}: {twice:#?}");
+
+        let lost = internet.send(&query_with("a.lost.evil.fr", Type::A, 0)).await;
+        assert_eq!(gist(&lost), (Rcode::NXDOMAIN, true, vec![]), "{turn}");
+        for zone in ["evil.fr", "crepes.fr"] {
+            let zone: Name = zone.parse().unwrap();
+            let proofs = lost.authority.iter().filter(|record| record.rtype == Type::NSEC);
+            let mut owners: Vec<&Name> =
+                proofs.map(|record| &record.owner).filter(|owner| owner.borrow().is_within(zone.borrow())).collect();
+            let all = owners.len();
+            owners.dedup();
+            assert!(all > 0 && owners.len() == all, "{turn}, {zone}: {lost:#?}");
+        }
     }
     internet.stop().await;
 }
