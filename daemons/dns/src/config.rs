@@ -65,11 +65,14 @@ pub struct Config {
     pub query_ipv6: bool,
     /// The address that questions to other servers come from; `0.0.0.0` lets the system choose.
     pub query_from: IpAddr,
+    /// Whether other servers are shown a cookie (RFC 7873), another one for each: what comes back without it is forged.
+    pub query_cookies: bool,
     /// Permits what a lesson needs and nobody else should have: the three keys below, and `rate = 0` on addresses of the Internet.
     pub unsafe_lab: bool,
     /// The port that all questions to other servers come from, one at a time; 0 takes another one for each, as it should be.
     pub fixed_source_port: u16,
-    /// Whether the ids of questions to other servers count up, and names keep their case, so that an answer is easy to forge.
+    /// Whether the ids of questions to other servers count up, names keep their case, and no cookie is shown, so that an answer is easy
+    /// to forge.
     pub sequential_ids: bool,
     /// Whether other servers are asked to do the asking: if they do, a question goes from one to the next, the root first.
     pub ask_recursively: bool,
@@ -220,6 +223,7 @@ impl Default for Config {
             minimise_names: true,
             query_ipv6: true,
             query_from: Ipv4Addr::UNSPECIFIED.into(),
+            query_cookies: true,
             unsafe_lab: false,
             fixed_source_port: 0,
             sequential_ids: false,

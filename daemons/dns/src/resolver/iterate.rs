@@ -673,7 +673,7 @@ impl Resolver {
             asked_so_far += 1;
             Task::spend(&task.questions, task.questions_max)?;
             let began = Instant::now();
-            match self.upstream.ask(server, question, wait).await {
+            match self.upstream.ask(&self.servers, server, question, wait).await {
                 Err(trouble) => {
                     self.servers.failed(server, self.now());
                     match &trouble {

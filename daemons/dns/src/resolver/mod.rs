@@ -33,6 +33,7 @@ pub mod validate;
 
 use crate::{
     config::Config,
+    cookie::OwnCookies,
     message::{Query, Rcode, Section, Writer},
     name::Name,
     rdata::{Class, Type},
@@ -229,6 +230,7 @@ impl Resolver {
             upstream: Upstream::new(
                 config.query_from,
                 Weakness::of(config),
+                own_cookies(config)?,
                 shared.transcript.clone(),
                 &shared.metrics,
             ),
@@ -502,6 +504,16 @@ impl Resolver {
 /// What a client wants (RFC 4035 §3.2.2).
 pub fn checking_of(query: &Query<'_>) -> Checking {
     if query.header.checking_disabled() { Checking::Off } else { Checking::On }
+}
+
+/// What makes the cookies that other servers are shown, if the configuration wants it. Whose answers are to be easy to forge shows none.
+fn own_cookies(config: &Config) -> Result<Option<OwnCookies>, StartError> {
+    if !config.query_cookies || config.sequential_ids {
+        return Ok(None);
+    }
+    let mut secret = [0; 16];
+    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from)?;
+    Ok(Some(OwnCookies::new(secret)))
 }
 
 /// Whom the configuration trusts; or which key of it is wrong, and how.

@@ -150,12 +150,13 @@ fn explain_wildcards(sets: &mut [Arc<Set>], proofs: &[Arc<Set>]) {
 
 /// Reads what a server of `asked.zone` said to the question `asked`.
 pub fn read(message: &Message, asked: Asked<'_>) -> Said {
-    match message.header.rcode() {
+    match message.rcode() {
         Rcode::NOERROR | Rcode::NXDOMAIN => {}
         Rcode::SERVFAIL => return Said::Useless("it says SERVFAIL"),
         Rcode::REFUSED => return Said::Useless("it says REFUSED"),
         Rcode::FORMERR => return Said::Useless("it says FORMERR"),
         Rcode::NOTIMP => return Said::Useless("it says NOTIMP"),
+        Rcode::BADCOOKIE => return Said::Useless("it says BADCOOKIE"),
         _ => return Said::Useless("it says an error"),
     }
     if message.answers.len() + message.authority.len() + message.additional.len() > RECORDS_MAX {

@@ -24,7 +24,7 @@ fn truth(query: &[u8]) -> Vec<u8> {
 }
 
 /// The same server over TCP.
-async fn liar_over_tcp(port: u16, says: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Arc<AtomicUsize> {
+pub(crate) async fn liar_over_tcp(port: u16, says: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Arc<AtomicUsize> {
     let listener = TcpListener::bind((LIAR, port)).await.unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
