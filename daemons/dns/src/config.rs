@@ -1,6 +1,6 @@
 //! The `[dns]` table.
 
-use crate::zonefile::Rewrite;
+use crate::{resolver::prime::Prime, zonefile::Rewrite};
 use serde::{Deserialize, Serialize};
 use shared::{
     daemon::StartError,
@@ -42,6 +42,9 @@ pub struct Config {
     pub allow: Vec<Network>,
     /// A file with the NS records of the root and their servers' addresses; without one, the root of the Internet is asked.
     pub hints: Option<PathBuf>,
+    /// Whether the root's servers are asked who they are, at the start and again when the answer gets old (RFC 9609): `internet` does so
+    /// unless there is a file of `hints`, for a lab's root is what its file says; `always` and `never` do what they say.
+    pub prime: Prime,
     /// Servers that do the asking instead of us: larger resolvers that know more. The fastest is asked first, and the next one if
     /// it does not answer.
     pub forward: Vec<SocketAddr>,
@@ -214,6 +217,7 @@ impl Default for Config {
             recurse: false,
             allow: private_networks(),
             hints: None,
+            prime: Prime::Internet,
             forward: vec![],
             forward_only: true,
             local: vec![],

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! 1. [`cache`]: what others have told us.
-//! 2. [`iterate`]: **the way down**, with the four steps of the RFC.
+//! 2. [`iterate`]: **the way down**, with the four steps of the RFC; [`prime`]: where it begins.
 //! 3. [`scrub`]: what of an answer is believed; `keep.rs`: what of that is kept.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
@@ -25,6 +25,7 @@ pub mod iterate;
 mod judge;
 mod keep;
 pub mod local;
+pub mod prime;
 pub mod scrub;
 pub mod servers;
 pub mod trust;
@@ -45,6 +46,7 @@ use cache::{Cache, Origin, Security, Set};
 use iterate::{Dated, Failure, Freshness, Limit, Reply, SaidBy, Task};
 use judge::Fetching;
 use local::Locals;
+use prime::Prime;
 use prometheus_client::metrics::counter::Counter;
 use scrub::Referral;
 use servers::Servers;
@@ -142,6 +144,8 @@ pub struct Resolver {
     servers: Servers,
     upstream: Upstream,
     hints: Vec<SocketAddr>,
+    /// Whether the hints are asked for the root's servers.
+    primes: bool,
     forward: Vec<SocketAddr>,
     fallback: Fallback,
     locals: Locals,
@@ -217,6 +221,8 @@ impl Resolver {
         let anchors =
             trust(config).map_err(|(key, problem)| StartError::Unfit { key: format!("dns.{key}"), problem })?;
         let port = config.peer_port;
+        let hints = hints.into_iter().filter(|ip| ip.is_ipv4() || config.query_ipv6);
+        let hints = hints.map(|ip| SocketAddr::new(ip, port)).collect();
         let judged =
             |what: &'static str| shared.metrics.labelled("validation", "Answers validated", &[("result", what)]);
         let limited = |limit: &'static str| {
@@ -234,11 +240,12 @@ impl Resolver {
                 shared.transcript.clone(),
                 &shared.metrics,
             ),
-            hints: hints
-                .into_iter()
-                .filter(|ip| ip.is_ipv4() || config.query_ipv6)
-                .map(|ip| SocketAddr::new(ip, port))
-                .collect(),
+            hints: prime::shuffled(hints, random_turn()?),
+            primes: match config.prime {
+                Prime::Internet => config.hints.is_none(),
+                Prime::Always => true,
+                Prime::Never => false,
+            },
             forward: config.forward.clone(),
             fallback: if config.forward_only { Fallback::None } else { Fallback::Root },
             locals,
@@ -504,6 +511,13 @@ impl Resolver {
 /// What a client wants (RFC 4035 §3.2.2).
 pub fn checking_of(query: &Query<'_>) -> Checking {
     if query.header.checking_disabled() { Checking::Off } else { Checking::On }
+}
+
+/// A number that nobody else chooses.
+fn random_turn() -> Result<usize, StartError> {
+    let mut octets = [0; 2];
+    rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from)?;
+    Ok(u16::from_be_bytes(octets).into())
 }
 
 /// What makes the cookies that other servers are shown, if the configuration wants it. Whose answers are to be easy to forge shows none.

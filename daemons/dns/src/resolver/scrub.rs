@@ -64,6 +64,8 @@ pub struct Answer {
     pub end: End,
     /// Whether the server is an authority for it.
     pub is_authoritative: bool,
+    /// Addresses of the servers, if NS was asked for.
+    pub addresses: Vec<Arc<Set>>,
 }
 
 /// The servers that an NS set names, as many of them as are looked at.
@@ -81,7 +83,7 @@ pub fn foreign(message: &Message, asked: Asked<'_>) -> u64 {
 impl Answer {
     /// What is at a name, without aliases.
     pub fn of(name: Name, end: End) -> Self {
-        Self { aliases: vec![], name, end, is_authoritative: true }
+        Self { aliases: vec![], name, end, is_authoritative: true, addresses: vec![] }
     }
 }
 
@@ -210,7 +212,23 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         }
     };
     let is_authoritative = message.header.is_authoritative();
-    let answer = |end| Said::Answer(Answer { aliases: aliases.clone(), name: name.clone(), end, is_authoritative });
+    // What comes beside servers that were asked for, or that we are referred to.
+    let addresses_of = |servers: &Set| {
+        let names: Vec<NameRef<'_>> = self::servers(servers).collect();
+        let is_address = |record: &Record| {
+            matches!(record.rtype, Type::A | Type::AAAA)
+                && is_believed(record)
+                && names.contains(&record.owner.borrow())
+        };
+        sets(&message.additional, is_address)
+    };
+    let answer = |end| {
+        let addresses = match &end {
+            End::Data(set) if set.rtype == Type::NS => addresses_of(set),
+            _ => vec![],
+        };
+        Said::Answer(Answer { aliases: aliases.clone(), name: name.clone(), end, is_authoritative, addresses })
+    };
     if let Some(set) = data {
         return answer(End::Data(set));
     }
@@ -245,16 +263,10 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         if !aliases.is_empty() {
             return answer(End::Leads);
         }
-        let names: Vec<NameRef<'_>> = self::servers(servers).collect();
-        let is_glue = |record: &Record| {
-            matches!(record.rtype, Type::A | Type::AAAA)
-                && is_believed(record)
-                && names.contains(&record.owner.borrow())
-        };
         let is_about_keys = |set: &&Arc<Set>| is_proof(set) || set.rtype == Type::DS && set.owner == servers.owner;
         return Said::Referral(Referral {
             about_keys: authority.iter().filter(is_about_keys).cloned().collect(),
-            glue: sets(&message.additional, is_glue),
+            glue: addresses_of(servers),
             servers: Arc::clone(servers),
         });
     }

@@ -8,9 +8,13 @@ mod internet;
 mod lessons;
 mod validation;
 
-use dns::{message::Rcode, name::Name, rdata::Type};
-use internet::{CREPES, EDU, FR, Internet, ROOT, SCHOOL, addresses, explained, explanation, liar, query, reply};
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use dns::{message::Rcode, name::Name, rdata::Type, resolver::prime::Prime};
+use internet::{CREPES, EDU, FR, Internet, LIAR, ROOT, SCHOOL, addresses, explained, explanation, liar, query, reply};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 use tokio::{net::UdpSocket, time::timeout};
 
 /// C108: the textbook's figure has eight numbered messages.
@@ -23,6 +27,39 @@ async fn a_cold_question_makes_eight_messages() {
     let who: Vec<&str> = lines.iter().map(|line| line.split(' ').take(2).last().unwrap()).collect();
     let client = "127.0.0.1";
     assert_eq!(who, [client, ROOT, ROOT, EDU, EDU, SCHOOL, SCHOOL, client], "{lines:#?}");
+    internet.stop().await;
+}
+
+/// RFC 9609 §2: hints are old. They are asked who the root's servers are, and for nothing more once that is known.
+#[tokio::test]
+async fn the_hints_are_asked_who_the_root_is_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let hints = dir.path().join("old.hints");
+    std::fs::write(&hints, format!(". 3600 NS old.root.\nold.root. 3600 A {LIAR}\n")).unwrap();
+    let internet = Internet::start(|config| (config.hints, config.prime) = (Some(hints), Prime::Always));
+    // It may come too late for the first try, which is done again.
+    let asked = liar(internet.port, |query| {
+        let mut answer = reply(query, [0, 0, 0], &[]);
+        answer[3] = 5;
+        if query[12..].starts_with(&[0, 0, 2]) {
+            let server: Name = "a.root".parse().unwrap();
+            let records = [
+                (".", Type::NS, server.borrow().as_wire().to_vec()),
+                ("a.root", Type::A, ROOT.parse::<Ipv4Addr>().unwrap().octets().to_vec()),
+            ];
+            answer = reply(query, [1, 0, 1], &records);
+        }
+        vec![answer]
+    })
+    .await;
+    let primed = async {
+        while internet.send(&query(".", Type::NS, 0)).await.answers.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), primed).await.unwrap();
+    assert_eq!(addresses(&internet.ask("www.school.edu", Type::A).await), ["192.0.2.3"]);
+    assert_eq!((asked.load(Ordering::SeqCst), internet.asked(ROOT).await), (1, 1));
     internet.stop().await;
 }
 
