@@ -9,10 +9,12 @@ mod lessons;
 mod validation;
 
 use dns::{message::Rcode, name::Name, rdata::Type, resolver::prime::Prime};
-use internet::{CREPES, EDU, FR, Internet, LIAR, ROOT, SCHOOL, addresses, explained, explanation, liar, query, reply};
+use internet::{
+    CREPES, EDU, FR, HONEST, Internet, LIAR, ROOT, SCHOOL, addresses, explained, explanation, liar, query, reply,
+};
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 use tokio::{net::UdpSocket, time::timeout};
@@ -116,6 +118,45 @@ async fn a_server_without_glue_is_looked_for() {
     let internet = Internet::start(|_| {});
     assert_eq!(addresses(&internet.ask("www.glueless.fr", Type::A).await), ["192.0.2.4"]);
     internet.stop().await;
+}
+
+/// A zone that is remembered with servers that nobody can find any more: the zone above is asked again, and may refer to others by now.
+#[tokio::test]
+async fn the_zone_above_tells_anew_whose_servers_cannot_be_found() {
+    /// To a server that is not there, or to one with its address.
+    fn referral(query: &[u8], server: &str, address: Option<&str>) -> Vec<u8> {
+        let wire = server.parse::<Name>().unwrap().borrow().as_wire().to_vec();
+        let glue = address.map(|text| (server, Type::A, text.parse::<Ipv4Addr>().unwrap().octets().to_vec()));
+        let records: Vec<_> = [("sub.evil.fr", Type::NS, wire)].into_iter().chain(glue).collect();
+        let mut referral = reply(query, [0, 1, records.len() as u8 - 1], &records);
+        referral[2] = 0x80;
+        referral
+    }
+    let nowhere = "no address of a server of sub.evil.fr. can be found";
+    for has_moved in [true, false] {
+        let internet = Internet::start(|_| {});
+        let number = AtomicUsize::new(0);
+        let asked = liar(internet.port, move |query| {
+            let is_first = number.fetch_add(1, Ordering::SeqCst) == 0;
+            vec![if is_first || !has_moved {
+                referral(query, "gone.school.edu", None)
+            } else {
+                referral(query, "ns.sub.evil.fr", Some(HONEST))
+            }]
+        })
+        .await;
+        let cold = internet.ask("www.sub.evil.fr", Type::A).await;
+        assert_eq!((explanation(&cold).as_str(), asked.load(Ordering::SeqCst)), (nowhere, 1));
+        // Another name, for failures are remembered. It begins with the servers that were told before.
+        let again = internet.ask("alias.sub.evil.fr", Type::A).await;
+        if has_moved {
+            assert_eq!(addresses(&again), ["192.0.2.9"]);
+        } else {
+            assert_eq!(explanation(&again), nowhere);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2, "who says the same again has said all");
+        internet.stop().await;
+    }
 }
 
 /// One server refuses, one is not there, and the third knows.
