@@ -59,6 +59,9 @@ pub struct Config {
     /// Names that are not validated, nor what is below them, because their owners have made a mistake (RFC 7646). Take a name
     /// out again when it is mended; `["."]` validates nothing.
     pub negative_trust_anchors: Vec<String>,
+    /// Whether what a signed zone has proved not to be there answers questions about its neighbours too (RFC 8198), so that random names
+    /// make no work for others. A name that is new may be missed then until the proof's time is over.
+    pub deduce_denials: bool,
     /// The most that the cache may use.
     pub cache: Size,
     /// Whether a server is shown only as many labels of a name as it needs (RFC 9156). The lab does without, so that its messages
@@ -223,6 +226,7 @@ impl Default for Config {
             local: vec![],
             trust_anchors: None,
             negative_trust_anchors: vec![],
+            deduce_denials: true,
             cache: Size::mib(64),
             minimise_names: true,
             query_ipv6: true,

@@ -257,7 +257,8 @@ impl Set {
         self.with_ttl(0).records()
     }
 
-    fn octets(&self) -> usize {
+    /// Octets that it takes.
+    pub(super) fn octets(&self) -> usize {
         let signatures: usize = self.signatures.iter().map(|signature| size_of::<Box<[u8]>>() + signature.len()).sum();
         let proofs: usize = self.proofs.iter().map(|proof| proof.octets()).sum();
         SET_OCTETS + self.records.len() + self.owner.borrow().as_wire().len() + signatures + proofs

@@ -17,6 +17,7 @@
 use super::{
     Checking, Fallback, Resolver,
     cache::{Content, Denial, Found, Marks, Security, Set},
+    deduce::{Absent, Deduced},
     judge::{BOGUS_MAX, Doubt},
     local::Local,
     scrub::{self, Answer, Asked, End, Said, Way},
@@ -318,7 +319,13 @@ impl Resolver {
                     }
                 }
             }
-            let Some((_, found)) = self.look_once(name, rtype, now, is_fit) else { break };
+            let Some((_, found)) = self.look_once(name, rtype, now, is_fit) else {
+                let deduced = self.deduce(name, rtype, checking, now);
+                return Ok(deduced.map(|Deduced { absent, denial, ttl }| {
+                    let no_such_name = absent == Absent::Name;
+                    Reply { denial: Some((Arc::new(denial), ttl)), no_such_name, ..reply }
+                }));
+            };
             let ttl = if found.is_stale { STALE_TTL } else { found.ttl };
             reply.is_stale |= found.is_stale;
             reply.is_ending |= found.is_ending;

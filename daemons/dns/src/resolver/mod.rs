@@ -17,10 +17,12 @@
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
 //! 6. [`local`]: names that nobody is asked about.
-//! 7. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
+//! 7. [`deduce`]: what is not there, told from what was proved about other names.
+//! 8. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
 //!    what they need, and remembers what they find.
 
 pub mod cache;
+pub mod deduce;
 pub mod iterate;
 mod judge;
 mod keep;
@@ -43,6 +45,7 @@ use crate::{
     zonefile,
 };
 use cache::{Cache, Origin, Security, Set};
+use deduce::Denials;
 use iterate::{Dated, Failure, Freshness, Limit, Reply, SaidBy, Task};
 use judge::Fetching;
 use local::Locals;
@@ -158,6 +161,8 @@ pub struct Resolver {
     started: Instant,
     anchors: Anchors,
     links: Mutex<Links>,
+    /// `None` deduces nothing.
+    denials: Option<Denials>,
     known: Arc<Known>,
     fetching: Mutex<HashMap<(Vec<u8>, Type), Fetching>>,
     answering: Mutex<HashMap<Key, Answering>>,
@@ -175,6 +180,8 @@ struct Counters {
     failures: Counter,
     refused: Counter,
     prefetched: Counter,
+    /// Answers that were made of what was proved about other names.
+    deduced: Counter,
     secure: Counter,
     insecure: Counter,
     bogus: Counter,
@@ -257,6 +264,7 @@ impl Resolver {
             started: Instant::now(),
             anchors,
             links: Mutex::default(),
+            denials: config.deduce_denials.then(Denials::default),
             known: Arc::default(),
             fetching: Mutex::default(),
             answering: Mutex::default(),
@@ -270,6 +278,10 @@ impl Resolver {
                 failures: counted("failure"),
                 refused: counted("refused"),
                 prefetched: counted("prefetched"),
+                deduced: shared.metrics.counter(
+                    "recursion_deduced",
+                    "Answers that something is not there, from what was proved about other names (RFC 8198)",
+                ),
                 secure: judged("secure"),
                 insecure: judged("insecure"),
                 bogus: judged("bogus"),
@@ -324,6 +336,9 @@ impl Resolver {
     /// Forgets a name and all below it; returns how many entries that were.
     pub fn purge(&self, name: &Name) -> usize {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).purge(name.borrow());
+        if let Some(denials) = &self.denials {
+            denials.purge(name.borrow());
+        }
         self.cache.purge(name.borrow())
     }
 
