@@ -505,7 +505,11 @@ fn dname<'a>(node: Node<'a>, qtype: Type, sname: &Owner<'a>, mut answer: Answer<
     let set = node.set(Type::DNAME);
     let target = set.and_then(|set| set.records().next()).and_then(|rdata| NameRef::parse(rdata).ok());
     let Some((set, target)) = set.zip(target) else { return Link::Last(answer) };
-    answer.answers.push(answer.entry(Owner::Standing(node.name()), node, set));
+    let entry = answer.entry(Owner::Standing(node.name()), node, set);
+    // RFC 2181 §5: a set is there once, however often the way leads through it; what it makes is another alias each time.
+    if !answer.answers.iter().any(|known| known.is_same_set(&entry)) {
+        answer.answers.push(entry);
+    }
     let made = sname.clone();
     let wire = made.name().as_wire();
     let before = &wire[..wire.len() - node.name().as_wire().len()];

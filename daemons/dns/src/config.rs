@@ -1,6 +1,6 @@
 //! The `[dns]` table.
 
-use crate::zonefile::Rewrite;
+use crate::{resolver::prime::Prime, zonefile::Rewrite};
 use serde::{Deserialize, Serialize};
 use shared::{
     daemon::StartError,
@@ -42,6 +42,9 @@ pub struct Config {
     pub allow: Vec<Network>,
     /// A file with the NS records of the root and their servers' addresses; without one, the root of the Internet is asked.
     pub hints: Option<PathBuf>,
+    /// Whether the root's servers are asked who they are, at the start and again when the answer gets old (RFC 9609): `internet` does so
+    /// unless there is a file of `hints`, for a lab's root is what its file says; `always` and `never` do what they say.
+    pub prime: Prime,
     /// Servers that do the asking instead of us: larger resolvers that know more. The fastest is asked first, and the next one if
     /// it does not answer.
     pub forward: Vec<SocketAddr>,
@@ -56,6 +59,9 @@ pub struct Config {
     /// Names that are not validated, nor what is below them, because their owners have made a mistake (RFC 7646). Take a name
     /// out again when it is mended; `["."]` validates nothing.
     pub negative_trust_anchors: Vec<String>,
+    /// Whether what a signed zone has proved not to be there answers questions about its neighbours too (RFC 8198), so that random names
+    /// make no work for others. A name that is new may be missed then until the proof's time is over.
+    pub deduce_denials: bool,
     /// The most that the cache may use.
     pub cache: Size,
     /// Whether a server is shown only as many labels of a name as it needs (RFC 9156). The lab does without, so that its messages
@@ -65,11 +71,14 @@ pub struct Config {
     pub query_ipv6: bool,
     /// The address that questions to other servers come from; `0.0.0.0` lets the system choose.
     pub query_from: IpAddr,
+    /// Whether other servers are shown a cookie (RFC 7873), another one for each: what comes back without it is forged.
+    pub query_cookies: bool,
     /// Permits what a lesson needs and nobody else should have: the three keys below, and `rate = 0` on addresses of the Internet.
     pub unsafe_lab: bool,
     /// The port that all questions to other servers come from, one at a time; 0 takes another one for each, as it should be.
     pub fixed_source_port: u16,
-    /// Whether the ids of questions to other servers count up, and names keep their case, so that an answer is easy to forge.
+    /// Whether the ids of questions to other servers count up, names keep their case, and no cookie is shown, so that an answer is easy
+    /// to forge.
     pub sequential_ids: bool,
     /// Whether other servers are asked to do the asking: if they do, a question goes from one to the next, the root first.
     pub ask_recursively: bool,
@@ -211,15 +220,18 @@ impl Default for Config {
             recurse: false,
             allow: private_networks(),
             hints: None,
+            prime: Prime::Internet,
             forward: vec![],
             forward_only: true,
             local: vec![],
             trust_anchors: None,
             negative_trust_anchors: vec![],
+            deduce_denials: true,
             cache: Size::mib(64),
             minimise_names: true,
             query_ipv6: true,
             query_from: Ipv4Addr::UNSPECIFIED.into(),
+            query_cookies: true,
             unsafe_lab: false,
             fixed_source_port: 0,
             sequential_ids: false,

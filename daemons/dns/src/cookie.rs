@@ -1,14 +1,21 @@
-//! DNS cookies (RFC 7873, RFC 9018): a client that was answered at its address before can prove it.
+//! DNS cookies (RFC 7873, RFC 9018): a client that was answered at its address before can prove it, and so can the server.
 //!
 //! A datagram's sender can be forged; a cookie that we made for an address comes back only from whoever receives datagrams there.
 //! Nothing is kept: the cookie is a keyed hash of the client's own cookie, the time and the address.
 //!
 //! ```text
 //!   client cookie (8) | version 1, reserved 0 (4) | time (4) | SipHash-2-4 of all before and the address (8)
+//!   the client's part |  the server's part: 8 to 32 octets, which mean something to that server only
 //! ```
+//!
+//! [`Cookies`] are what we give to clients. [`OwnCookies`] are what we show to other servers, of whom we are a client.
 
 use siphasher::sip::SipHasher24;
-use std::{hash::Hasher, net::IpAddr, time::SystemTime};
+use std::{
+    hash::Hasher,
+    net::{IpAddr, SocketAddr},
+    time::SystemTime,
+};
 
 /// The EDNS option's code.
 pub const OPTION: u16 = 10;
@@ -43,7 +50,7 @@ pub enum Standing {
     Unknown,
 }
 
-/// An option of a length that no cookie has: FORMERR (RFC 7873 §5.2.2).
+/// An option of a length that no cookie has: FORMERR (RFC 7873 §5.2.2). In an answer also one that is not ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -104,6 +111,57 @@ impl Cookies {
     }
 }
 
+/// The client's part.
+pub const CLIENT_OCTETS: usize = 8;
+/// How long the same cookies are shown to other servers. RFC 7873 §7.1: a secret is changed each day or so, after 36 days at the latest.
+pub const OWN_SECS: u64 = 86_400;
+
+/// What makes the cookies that we show to other servers.
+pub struct OwnCookies {
+    secret: [u8; 16],
+}
+
+impl std::fmt::Debug for OwnCookies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnCookies { .. }")
+    }
+}
+
+impl OwnCookies {
+    /// Makes cookies with `secret`.
+    pub fn new(secret: [u8; 16]) -> Self {
+        Self { secret }
+    }
+
+    /// Our cookie for `server`, at our address `own`, `secs` seconds after any fixed moment.
+    ///
+    /// Two servers that compare what they were shown must not see that it was the same client (RFC 7873 §4.1, RFC 9018 §3), nor must one
+    /// server see it of a client that has moved; so both addresses go into the hash. The number of the day is hashed with them: to whoever does
+    /// not know the secret that is as good as another secret.
+    pub fn client(&self, own: IpAddr, server: SocketAddr, secs: u64) -> [u8; CLIENT_OCTETS] {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        hasher.write(&(secs / OWN_SECS).to_be_bytes());
+        for address in [own, server.ip()] {
+            // In one form for both families: what is hashed has one length, and can be read in one way.
+            hasher.write(&match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+                IpAddr::V6(address) => address.octets(),
+            });
+        }
+        hasher.write(&server.port().to_be_bytes());
+        hasher.finish().to_be_bytes()
+    }
+}
+
+/// Reads the option in an answer to whom the cookie `client` was shown: the server's part, which is empty if there is none.
+///
+/// # Errors
+/// It has a length that no cookie has, or another client's part: such an answer is forged (RFC 7873 §5.3).
+pub fn read_answer<'o>(option: &'o [u8], client: &[u8; CLIENT_OCTETS]) -> Result<&'o [u8], Malformed> {
+    let server = option.strip_prefix(client).ok_or(Malformed)?;
+    if server.is_empty() || (8..=32).contains(&server.len()) { Ok(server) } else { Err(Malformed) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +216,36 @@ mod tests {
             let is_cookie = octets == 8 || (16..=40).contains(&octets);
             assert_eq!(cookies.check(&vec![0; octets], here, at(now)).is_ok(), is_cookie, "{octets} octets");
         }
+    }
+
+    /// RFC 7873 §4.1, RFC 9018 §3: nobody can tell by it that two have met the same client.
+    #[test]
+    fn our_own_cookie_is_another_for_each_server_address_and_day() {
+        let own = OwnCookies::new([7; 16]);
+        let (here, server): (IpAddr, SocketAddr) = ("192.0.2.1".parse().unwrap(), "198.51.100.1:53".parse().unwrap());
+        let cookie = own.client(here, server, 5);
+        assert_eq!(own.client(here, server, OWN_SECS - 1), cookie);
+        for other in [
+            own.client(here, "198.51.100.2:53".parse().unwrap(), 5),
+            own.client(here, "198.51.100.1:54".parse().unwrap(), 5),
+            own.client(here, "[2001:db8::1]:53".parse().unwrap(), 5),
+            own.client("192.0.2.2".parse().unwrap(), server, 5),
+            own.client(server.ip(), SocketAddr::new(here, 53), 5),
+            own.client(here, server, OWN_SECS),
+            OwnCookies::new([8; 16]).client(here, server, 5),
+        ] {
+            assert_ne!(other, cookie);
+        }
+    }
+
+    #[test]
+    fn an_answer_has_our_cookie_and_perhaps_the_servers() {
+        let client = [1; CLIENT_OCTETS];
+        for octets in 0..50 {
+            let is_cookie = octets == 8 || (16..=40).contains(&octets);
+            let read = read_answer(&[1; 50][..octets], &client).map(<[u8]>::len);
+            assert_eq!(read, if is_cookie { Ok(octets - 8) } else { Err(Malformed) }, "{octets} octets");
+        }
+        assert_eq!(read_answer(&[1, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3, 3, 3, 3, 3], &client), Err(Malformed));
     }
 }

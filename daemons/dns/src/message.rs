@@ -78,6 +78,8 @@ impl Rcode {
     pub const NOTAUTH: Rcode = Rcode(9);
     pub const NOTZONE: Rcode = Rcode(10);
     pub const BADVERS: Rcode = Rcode(16);
+    /// RFC 7873 §8: others say it; we never do.
+    pub const BADCOOKIE: Rcode = Rcode(23);
     /// All that we give.
     pub const ALL: [Rcode; 12] = [
         Rcode::NOERROR,
@@ -110,6 +112,7 @@ impl fmt::Display for Rcode {
             Rcode::NOTAUTH => "NOTAUTH",
             Rcode::NOTZONE => "NOTZONE",
             Rcode::BADVERS => "BADVERS",
+            Rcode::BADCOOKIE => "BADCOOKIE",
             Rcode(number) => return write!(f, "RCODE{number}"),
         })
     }
@@ -195,7 +198,8 @@ impl<'a> Edns<'a> {
     }
 }
 
-fn options(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+/// The options of an OPT record's data.
+pub(crate) fn options(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (code, length) = (u16_at(rest, 0)?, usize::from(u16_at(rest, 2)?));
         let data = rest.get(4..4 + length)?;

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::{
-    message::{HEADER_OCTETS, Header, read_name},
+    message::{self, HEADER_OCTETS, Header, Rcode, read_name},
     name::{Name, NameRef},
     rdata::{self, Class, Field, Type},
 };
@@ -73,6 +73,22 @@ impl Message {
             return Err("octets behind the end of the message");
         }
         Ok(Self { header, questions, answers, authority, additional, tsig_at: reader.tsig_at })
+    }
+
+    /// The OPT record, if EDNS is spoken.
+    pub fn opt(&self) -> Option<&Record> {
+        self.additional.iter().find(|record| record.rtype == Type::OPT)
+    }
+
+    /// How it went, with the upper bits that OPT has (RFC 6891 §6.1.3).
+    pub fn rcode(&self) -> Rcode {
+        let upper = self.opt().map_or(0, |opt| (opt.ttl >> 24) as u16);
+        Rcode(upper << 4 | self.header.rcode().0)
+    }
+
+    /// The first of OPT's options with this code.
+    pub fn option(&self, code: u16) -> Option<&[u8]> {
+        message::options(&self.opt()?.rdata).find(|(known, _)| *known == code).map(|(_, data)| data)
     }
 
     /// The one question, where there is exactly one.

@@ -206,6 +206,7 @@ impl Server {
     /// # Errors
     /// A worker thread or its runtime cannot be started.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
+        let resolver = self.resolver();
         let Self { serving, door, workers, grace, placement, .. } = self;
         let work = |sockets| {
             let worker =
@@ -215,6 +216,10 @@ impl Server {
         let tasks = TaskTracker::new();
         let (registry, stop) = (Arc::clone(&serving.registry), shutdown.clone());
         tasks.spawn(registry.clone().keep_signed(stop.clone()));
+        if let Some(resolver) = resolver {
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(resolver.keep_primed()).await });
+        }
         tasks.spawn(registry.run(stop));
         let served = placement.run("dns", workers.into_iter().map(work).collect()).await;
         // A worker that failed takes the rest with it.

@@ -225,6 +225,11 @@ impl Set {
         Some(Self { is_made: true, ..cname })
     }
 
+    /// Whether both are the records of one type at one name.
+    pub fn is_same_set(&self, other: &Self) -> bool {
+        self.rtype == other.rtype && self.owner == other.owner
+    }
+
     /// The name that an alias leads to.
     pub fn target(&self) -> Option<NameRef<'_>> {
         self.rdata().next().and_then(|rdata| NameRef::parse(rdata).ok())
@@ -252,7 +257,8 @@ impl Set {
         self.with_ttl(0).records()
     }
 
-    fn octets(&self) -> usize {
+    /// Octets that it takes.
+    pub(super) fn octets(&self) -> usize {
         let signatures: usize = self.signatures.iter().map(|signature| size_of::<Box<[u8]>>() + signature.len()).sum();
         let proofs: usize = self.proofs.iter().map(|proof| proof.octets()).sum();
         SET_OCTETS + self.records.len() + self.owner.borrow().as_wire().len() + signatures + proofs

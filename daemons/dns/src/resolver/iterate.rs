@@ -17,6 +17,7 @@
 use super::{
     Checking, Fallback, Resolver,
     cache::{Content, Denial, Found, Marks, Security, Set},
+    deduce::{Absent, Deduced},
     judge::{BOGUS_MAX, Doubt},
     local::Local,
     scrub::{self, Answer, Asked, End, Said, Way},
@@ -74,6 +75,9 @@ pub enum Failure {
     /// The question makes too much work.
     #[error("the question makes too much work: {0}")]
     TooMuchWork(Limit),
+    /// Aliases that lead to a name that they come from (RFC 1034 §3.6.2: "CNAME loops [should be] signalled as an error").
+    #[error("the aliases lead in a circle: {0} leads back to itself")]
+    Circle(Name),
     /// The answer is not what its zone has signed.
     #[error("{name} {rtype}: {}{bogus}", if zone == name { String::new() } else { format!("{zone}: ") })]
     Bogus {
@@ -138,8 +142,8 @@ impl Failure {
         match self {
             // "No Reachable Authority".
             Failure::NoAnswer { .. } | Failure::NoAddress(_) | Failure::TooLong => 22,
-            // "Other".
-            Failure::TooMuchWork(_) => 0,
+            // "Other": there is no code for these.
+            Failure::TooMuchWork(_) | Failure::Circle(_) => 0,
             Failure::Bogus { bogus, .. } => bogus.ede().0,
         }
     }
@@ -248,6 +252,13 @@ impl Default for Reply {
     }
 }
 
+impl Reply {
+    /// Whether the aliases so far have been at a name: then they lead in a circle.
+    fn has_been_at(&self, name: NameRef<'_>) -> bool {
+        self.answers.iter().any(|(set, _)| set.rtype == Type::CNAME && set.owner.borrow() == name)
+    }
+}
+
 /// Whether data past its time will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
@@ -281,6 +292,9 @@ pub(super) struct Cut {
 
 impl Resolver {
     /// Step 1: what the cache knows, along its aliases. `None` if it does not know the end.
+    ///
+    /// # Errors
+    /// The aliases lead in a circle.
     pub fn look(
         &self,
         name: NameRef<'_>,
@@ -288,31 +302,40 @@ impl Resolver {
         freshness: Freshness,
         checking: Checking,
         now: u64,
-    ) -> Option<Reply> {
+    ) -> Result<Option<Reply>, Failure> {
         let mut reply = Reply::default();
         let mut target: Option<Name> = None;
         for _ in 0..=ALIASES_MAX {
             let name = target.as_ref().map_or(name, Name::borrow);
+            if reply.has_been_at(name) {
+                return Err(Failure::Circle(name.to_name()));
+            }
             let is_fit = |found: &Found| {
                 (!found.is_stale || freshness == Freshness::StaleToo) && self.believes(found.origin.security, checking)
             };
             if let Some(local) = self.locals.look(name, rtype) {
                 (reply.said_by, reply.security) = (SaidBy::Us, Security::Unchecked);
                 match local {
-                    Local::NoData => return Some(reply),
-                    Local::NoName => return Some(Reply { no_such_name: true, ..reply }),
+                    Local::NoData => return Ok(Some(reply)),
+                    Local::NoName => return Ok(Some(Reply { no_such_name: true, ..reply })),
                     Local::Set(set) => {
                         let (ttl, is_end) = (set.ttl, set.rtype == rtype);
                         target = set.target().filter(|_| !is_end).map(NameRef::to_name);
                         reply.answers.push((set, ttl));
                         if is_end {
-                            return Some(reply);
+                            return Ok(Some(reply));
                         }
                         continue;
                     }
                 }
             }
-            let (_, found) = self.look_once(name, rtype, now, is_fit)?;
+            let Some((_, found)) = self.look_once(name, rtype, now, is_fit) else {
+                let deduced = self.deduce(name, rtype, checking, now);
+                return Ok(deduced.map(|Deduced { absent, denial, ttl }| {
+                    let no_such_name = absent == Absent::Name;
+                    Reply { denial: Some((Arc::new(denial), ttl)), no_such_name, ..reply }
+                }));
+            };
             let ttl = if found.is_stale { STALE_TTL } else { found.ttl };
             reply.is_stale |= found.is_stale;
             reply.is_ending |= found.is_ending;
@@ -320,31 +343,34 @@ impl Resolver {
             match found.content {
                 Content::Set(set) if set.rtype == rtype => {
                     reply.answers.push((set, ttl));
-                    return Some(reply);
+                    return Ok(Some(reply));
                 }
                 Content::Set(mut alias) => {
                     if alias.rtype == Type::DNAME {
-                        let made = Arc::new(Set::made_of(&alias, name)?);
-                        reply.answers.push((std::mem::replace(&mut alias, made), ttl));
+                        let Some(made) = Set::made_of(&alias, name) else { break };
+                        reply.answers.push((std::mem::replace(&mut alias, Arc::new(made)), ttl));
                     }
                     let leads_to = alias.target().map(NameRef::to_name);
                     reply.answers.push((alias, ttl));
                     if rtype == Type::CNAME {
-                        return Some(reply);
+                        return Ok(Some(reply));
                     }
-                    target = Some(leads_to?);
+                    if leads_to.is_none() {
+                        break;
+                    }
+                    target = leads_to;
                 }
                 Content::NoData(denial) => {
                     reply.denial = Some((denial, ttl));
-                    return Some(reply);
+                    return Ok(Some(reply));
                 }
                 Content::NoName(denial) => {
                     (reply.denial, reply.no_such_name) = (Some((denial, ttl)), true);
-                    return Some(reply);
+                    return Ok(Some(reply));
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     /// What the cache knows about one name, and under which: what is asked for, an alias, or that the name does not exist.
@@ -398,12 +424,17 @@ impl Resolver {
     ) -> Result<Reply, Failure> {
         let (mut reply, mut sname) = (Reply::default(), name.clone());
         for _ in 0..=ALIASES_MAX {
+            if reply.has_been_at(sname.borrow()) {
+                return Err(Failure::Circle(sname));
+            }
             if task.checking == Checking::On && !self.anchors.is_empty() {
                 kept = Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await?;
             }
             // Step 1.
             let look = || self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now());
-            if let Some(known) = (std::mem::replace(&mut kept, Kept::Perhaps) == Kept::Perhaps).then(look).flatten() {
+            let known = if kept == Kept::Perhaps { look()? } else { None };
+            kept = Kept::Perhaps;
+            if let Some(known) = known {
                 reply.answers.extend(known.answers);
                 let security = reply.security.and(known.security);
                 let said_by = if reply.said_by == SaidBy::Us { SaidBy::Us } else { known.said_by };
@@ -665,7 +696,7 @@ impl Resolver {
             asked_so_far += 1;
             Task::spend(&task.questions, task.questions_max)?;
             let began = Instant::now();
-            match self.upstream.ask(server, question, wait).await {
+            match self.upstream.ask(&self.servers, server, question, wait).await {
                 Err(trouble) => {
                     self.servers.failed(server, self.now());
                     match &trouble {

@@ -141,6 +141,9 @@ impl Resolver {
         if let Some(soa) = denial.soa.clone().filter(|soa| soa.ttl > denied.ttl) {
             Arc::make_mut(denial).soa = Some(soa.within(denied.ttl));
         }
+        if let Some(denials) = self.denials.as_ref().filter(|_| denied.proved == Proved::Secure) {
+            denials.keep(keys.zone(), denial, self.now());
+        }
         Ok(security_of(denied))
     }
 

@@ -38,6 +38,10 @@ impl Cache {
         for (set, security) in aliases.chain(data).filter(|(set, _)| !set.is_made) {
             self.put_set(Arc::clone(set), told(security), now);
         }
+        for set in &answer.addresses {
+            let origin = Origin { credibility: Credibility::Additional, security: Security::Unchecked, from };
+            self.put_set(Arc::clone(set), origin, now);
+        }
         let origin = told(marks.end);
         let (name, origin) = (answer.name.borrow(), Origin { credibility: Credibility::Answer, ..origin });
         match &answer.end {

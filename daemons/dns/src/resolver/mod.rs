@@ -12,19 +12,22 @@
 //! ```
 //!
 //! 1. [`cache`]: what others have told us.
-//! 2. [`iterate`]: **the way down**, with the four steps of the RFC.
+//! 2. [`iterate`]: **the way down**, with the four steps of the RFC; [`prime`]: where it begins.
 //! 3. [`scrub`]: what of an answer is believed; `keep.rs`: what of that is kept.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
 //! 6. [`local`]: names that nobody is asked about.
-//! 7. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
+//! 7. [`deduce`]: what is not there, told from what was proved about other names.
+//! 8. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
 //!    what they need, and remembers what they find.
 
 pub mod cache;
+pub mod deduce;
 pub mod iterate;
 mod judge;
 mod keep;
 pub mod local;
+pub mod prime;
 pub mod scrub;
 pub mod servers;
 pub mod trust;
@@ -33,6 +36,7 @@ pub mod validate;
 
 use crate::{
     config::Config,
+    cookie::OwnCookies,
     message::{Query, Rcode, Section, Writer},
     name::Name,
     rdata::{Class, Type},
@@ -41,9 +45,11 @@ use crate::{
     zonefile,
 };
 use cache::{Cache, Origin, Security, Set};
-use iterate::{Failure, Freshness, Kept, Limit, Reply, SaidBy, Task};
+use deduce::Denials;
+use iterate::{Dated, Failure, Freshness, Kept, Limit, Reply, SaidBy, Task};
 use judge::Fetching;
 use local::Locals;
+use prime::Prime;
 use prometheus_client::metrics::counter::Counter;
 use scrub::Referral;
 use servers::Servers;
@@ -141,6 +147,8 @@ pub struct Resolver {
     servers: Servers,
     upstream: Upstream,
     hints: Vec<SocketAddr>,
+    /// Whether the hints are asked for the root's servers.
+    primes: bool,
     forward: Vec<SocketAddr>,
     fallback: Fallback,
     locals: Locals,
@@ -153,6 +161,8 @@ pub struct Resolver {
     started: Instant,
     anchors: Anchors,
     links: Mutex<Links>,
+    /// `None` deduces nothing.
+    denials: Option<Denials>,
     known: Arc<Known>,
     fetching: Mutex<HashMap<(Vec<u8>, Type), Fetching>>,
     answering: Mutex<HashMap<Key, Answering>>,
@@ -170,6 +180,8 @@ struct Counters {
     failures: Counter,
     refused: Counter,
     prefetched: Counter,
+    /// Answers that were made of what was proved about other names.
+    deduced: Counter,
     secure: Counter,
     insecure: Counter,
     bogus: Counter,
@@ -181,6 +193,7 @@ struct Counters {
     /// By limit.
     limits: [Counter; Limit::ALL.len()],
     too_long: Counter,
+    circles: Counter,
 }
 
 /// What a client's question comes to at once.
@@ -215,6 +228,8 @@ impl Resolver {
         let anchors =
             trust(config).map_err(|(key, problem)| StartError::Unfit { key: format!("dns.{key}"), problem })?;
         let port = config.peer_port;
+        let hints = hints.into_iter().filter(|ip| ip.is_ipv4() || config.query_ipv6);
+        let hints = hints.map(|ip| SocketAddr::new(ip, port)).collect();
         let judged =
             |what: &'static str| shared.metrics.labelled("validation", "Answers validated", &[("result", what)]);
         let limited = |limit: &'static str| {
@@ -228,14 +243,16 @@ impl Resolver {
             upstream: Upstream::new(
                 config.query_from,
                 Weakness::of(config),
+                own_cookies(config)?,
                 shared.transcript.clone(),
                 &shared.metrics,
             ),
-            hints: hints
-                .into_iter()
-                .filter(|ip| ip.is_ipv4() || config.query_ipv6)
-                .map(|ip| SocketAddr::new(ip, port))
-                .collect(),
+            hints: prime::shuffled(hints, random_turn()?),
+            primes: match config.prime {
+                Prime::Internet => config.hints.is_none(),
+                Prime::Always => true,
+                Prime::Never => false,
+            },
             forward: config.forward.clone(),
             fallback: if config.forward_only { Fallback::None } else { Fallback::Root },
             locals,
@@ -247,6 +264,7 @@ impl Resolver {
             started: Instant::now(),
             anchors,
             links: Mutex::default(),
+            denials: config.deduce_denials.then(Denials::default),
             known: Arc::default(),
             fetching: Mutex::default(),
             answering: Mutex::default(),
@@ -260,6 +278,10 @@ impl Resolver {
                 failures: counted("failure"),
                 refused: counted("refused"),
                 prefetched: counted("prefetched"),
+                deduced: shared.metrics.counter(
+                    "recursion_deduced",
+                    "Answers that something is not there, from what was proved about other names (RFC 8198)",
+                ),
                 secure: judged("secure"),
                 insecure: judged("insecure"),
                 bogus: judged("bogus"),
@@ -268,6 +290,7 @@ impl Resolver {
                 useless: shared.metrics.counter("upstream_useless", "Answers of lame servers, errors, and nonsense"),
                 limits: Limit::ALL.map(|limit| limited(limit.label())),
                 too_long: limited("time"),
+                circles: limited("circle"),
             },
         })))
     }
@@ -313,6 +336,9 @@ impl Resolver {
     /// Forgets a name and all below it; returns how many entries that were.
     pub fn purge(&self, name: &Name) -> usize {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).purge(name.borrow());
+        if let Some(denials) = &self.denials {
+            denials.purge(name.borrow());
+        }
         self.cache.purge(name.borrow())
     }
 
@@ -332,7 +358,9 @@ impl Resolver {
             self.counters.refused.inc();
             return Now::Refused;
         }
-        match self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now()) {
+        let known = self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now());
+        // Failures, such as a circle of aliases, are counted, remembered and told by `find`.
+        match known.ok().flatten() {
             Some(reply) => {
                 self.counters.hits.inc();
                 if reply.is_ending && query.header.recursion_desired() {
@@ -377,7 +405,7 @@ impl Resolver {
             // RFC 8767 §5: while it is known that nobody tells, what is past its time is told at once. What is bogus is not
             // covered up by it.
             if !matches!(failure, Failure::Bogus { .. })
-                && let Some(reply) = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())
+                && let Ok(Some(reply)) = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())
             {
                 self.counters.stale.inc();
                 return Ok(reply);
@@ -425,7 +453,7 @@ impl Resolver {
         };
         // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
         let stale = || {
-            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())?;
+            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now()).ok()??;
             self.counters.stale.inc();
             Some(reply)
         };
@@ -473,6 +501,7 @@ impl Resolver {
                 }
             }
             Failure::TooLong => drop(self.counters.too_long.inc()),
+            Failure::Circle(_) => drop(self.counters.circles.inc()),
             Failure::NoAnswer { .. } | Failure::NoAddress(_) | Failure::Bogus { .. } => {}
         }
     }
@@ -497,6 +526,23 @@ impl Resolver {
 /// What a client wants (RFC 4035 §3.2.2).
 pub fn checking_of(query: &Query<'_>) -> Checking {
     if query.header.checking_disabled() { Checking::Off } else { Checking::On }
+}
+
+/// A number that nobody else chooses.
+fn random_turn() -> Result<usize, StartError> {
+    let mut octets = [0; 2];
+    rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from)?;
+    Ok(u16::from_be_bytes(octets).into())
+}
+
+/// What makes the cookies that other servers are shown, if the configuration wants it. Whose answers are to be easy to forge shows none.
+fn own_cookies(config: &Config) -> Result<Option<OwnCookies>, StartError> {
+    if !config.query_cookies || config.sequential_ids {
+        return Ok(None);
+    }
+    let mut secret = [0; 16];
+    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from)?;
+    Ok(Some(OwnCookies::new(secret)))
 }
 
 /// Whom the configuration trusts; or which key of it is wrong, and how.
@@ -584,10 +630,24 @@ pub fn write(reply: &Reply, query: &Query<'_>, writer: &mut Writer<'_>, turn: us
         let proofs = denial.proofs.iter().filter(|_| wants_signatures);
         denial.soa.iter().chain(proofs).map(|set| (Section::Authority, &**set, *ttl))
     });
-    // RFC 4035 §3.1.3.3: with what a wildcard made goes the proof that nothing is nearer.
-    let proofs = reply.answers.iter().filter(|_| wants_signatures && reply.denial.is_none());
-    let proofs = proofs.flat_map(|(set, ttl)| set.proofs.iter().map(|proof| (Section::Authority, &**proof, *ttl)));
-    let answers = reply.answers.iter().map(|(set, ttl)| (Section::Answer, &**set, *ttl));
+    // RFC 2181 §5: a set is there once, however often the aliases lead through it. Only a DNAME's can do so twice.
+    let is_again = |(place, (set, _)): &(usize, &Dated)| {
+        set.rtype == Type::DNAME && reply.answers[..*place].iter().any(|(known, _)| known.is_same_set(set))
+    };
+    let answers = reply.answers.iter().enumerate().filter(|answer| !is_again(answer));
+    let answers = answers.map(|(_, (set, ttl))| (Section::Answer, &**set, *ttl));
+    // RFC 4035 §3.1.3.3: with what a wildcard made goes the proof that nothing is nearer. It may be part of the denial, or of another
+    // such proof.
+    let mut proofs: Vec<(Section, &Set, u32)> = vec![];
+    let denied = reply.denial.iter().flat_map(|(denial, _)| &denial.proofs);
+    for (set, ttl) in reply.answers.iter().filter(|_| wants_signatures) {
+        for proof in &set.proofs {
+            let mut known = denied.clone().map(|known| &**known).chain(proofs.iter().map(|(_, known, _)| *known));
+            if !known.any(|known| known.is_same_set(proof)) {
+                proofs.push((Section::Authority, proof, *ttl));
+            }
+        }
+    }
     for (section, set, ttl) in answers.chain(denial).chain(proofs) {
         if put(section, set, ttl) == crate::message::Fit::NoRoom {
             writer.truncate();

@@ -64,6 +64,8 @@ pub struct Answer {
     pub end: End,
     /// Whether the server is an authority for it.
     pub is_authoritative: bool,
+    /// Addresses of the servers, if NS was asked for.
+    pub addresses: Vec<Arc<Set>>,
 }
 
 /// The servers that an NS set names, as many of them as are looked at.
@@ -81,7 +83,7 @@ pub fn foreign(message: &Message, asked: Asked<'_>) -> u64 {
 impl Answer {
     /// What is at a name, without aliases.
     pub fn of(name: Name, end: End) -> Self {
-        Self { aliases: vec![], name, end, is_authoritative: true }
+        Self { aliases: vec![], name, end, is_authoritative: true, addresses: vec![] }
     }
 }
 
@@ -94,7 +96,8 @@ pub enum End {
     NoData(Arc<Denial>),
     /// There is no such name.
     NoName(Arc<Denial>),
-    /// The last alias leads to where this server is not believed: go on there (step 4c).
+    /// The last alias leads to where this server is not believed: go on there (step 4c). Or it leads back to a name that the aliases
+    /// have been at, which whoever goes on notices: that is the zone's fault, and none of its server.
     Leads,
 }
 
@@ -149,12 +152,13 @@ fn explain_wildcards(sets: &mut [Arc<Set>], proofs: &[Arc<Set>]) {
 
 /// Reads what a server of `asked.zone` said to the question `asked`.
 pub fn read(message: &Message, asked: Asked<'_>) -> Said {
-    match message.header.rcode() {
+    match message.rcode() {
         Rcode::NOERROR | Rcode::NXDOMAIN => {}
         Rcode::SERVFAIL => return Said::Useless("it says SERVFAIL"),
         Rcode::REFUSED => return Said::Useless("it says REFUSED"),
         Rcode::FORMERR => return Said::Useless("it says FORMERR"),
         Rcode::NOTIMP => return Said::Useless("it says NOTIMP"),
+        Rcode::BADCOOKIE => return Said::Useless("it says BADCOOKIE"),
         _ => return Said::Useless("it says an error"),
     }
     if message.answers.len() + message.authority.len() + message.additional.len() > RECORDS_MAX {
@@ -169,7 +173,7 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     explain_wildcards(&mut answers, &proofs);
 
     // Step 4c: along the aliases.
-    let (mut aliases, mut name) = (vec![], asked.name.to_name());
+    let (mut aliases, mut name, mut leads): (Vec<Arc<Set>>, _, _) = (vec![], asked.name.to_name(), false);
     let data = loop {
         let at = |rtype| answers.iter().find(|set| set.rtype == rtype && set.owner == name).cloned();
         // RFC 6672 §2.4: nothing is below a DNAME but what it makes.
@@ -201,16 +205,34 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         }
         aliases.push(alias);
         name = target;
-        if !name.borrow().is_within(asked.zone) {
+        let is_circle = aliases.iter().any(|set| set.rtype == Type::CNAME && set.owner == name);
+        if is_circle || !name.borrow().is_within(asked.zone) {
+            leads = true;
             break None;
         }
     };
     let is_authoritative = message.header.is_authoritative();
-    let answer = |end| Said::Answer(Answer { aliases: aliases.clone(), name: name.clone(), end, is_authoritative });
+    // What comes beside servers that were asked for, or that we are referred to.
+    let addresses_of = |servers: &Set| {
+        let names: Vec<NameRef<'_>> = self::servers(servers).collect();
+        let is_address = |record: &Record| {
+            matches!(record.rtype, Type::A | Type::AAAA)
+                && is_believed(record)
+                && names.contains(&record.owner.borrow())
+        };
+        sets(&message.additional, is_address)
+    };
+    let answer = |end| {
+        let addresses = match &end {
+            End::Data(set) if set.rtype == Type::NS => addresses_of(set),
+            _ => vec![],
+        };
+        Said::Answer(Answer { aliases: aliases.clone(), name: name.clone(), end, is_authoritative, addresses })
+    };
     if let Some(set) = data {
         return answer(End::Data(set));
     }
-    if !name.borrow().is_within(asked.zone) {
+    if leads {
         return answer(End::Leads);
     }
     // AA is about the first alias (RFC 1035 §4.1.1). Whether its target has data is said by a SOA; without one, whoever is asked for the
@@ -241,16 +263,10 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
         if !aliases.is_empty() {
             return answer(End::Leads);
         }
-        let names: Vec<NameRef<'_>> = self::servers(servers).collect();
-        let is_glue = |record: &Record| {
-            matches!(record.rtype, Type::A | Type::AAAA)
-                && is_believed(record)
-                && names.contains(&record.owner.borrow())
-        };
         let is_about_keys = |set: &&Arc<Set>| is_proof(set) || set.rtype == Type::DS && set.owner == servers.owner;
         return Said::Referral(Referral {
             about_keys: authority.iter().filter(is_about_keys).cloned().collect(),
-            glue: sets(&message.additional, is_glue),
+            glue: addresses_of(servers),
             servers: Arc::clone(servers),
         });
     }
@@ -395,7 +411,11 @@ mod tests {
         assert_eq!(said(AA, &["www.bank.com A 192.0.2.6"], &[], &[]), "[] www.crepes.fr. no data, soa false");
         assert_eq!(said(NOT_AA, &[], &["bank.com NS ns.evil.fr"], &[]), "it refers to where we come from (lame)");
         let circle = ["www.crepes.fr CNAME a.fr", "a.fr CNAME www.crepes.fr"];
-        assert_eq!(said(AA, &circle, &[], &[]), "more aliases than anybody needs");
+        assert_eq!(
+            said(AA, &circle, &[], &[]),
+            "[www.crepes.fr. CNAME, a.fr. CNAME] www.crepes.fr. leads on",
+            "whoever goes on notices"
+        );
         assert_eq!(said(NOT_AA | NXDOMAIN, &[], &[], &[]), "it says NXDOMAIN without being an authority");
         for (rcode, want) in [(1, "FORMERR"), (2, "SERVFAIL"), (4, "NOTIMP"), (5, "REFUSED")] {
             assert_eq!(said(NOT_AA | rcode, &[], &[], &[]), format!("it says {want}"));

@@ -3,7 +3,7 @@
 //! Each address has a smoothed round-trip time (RFC 6298 §2). The fastest is asked; the others' times shrink a little each time that
 //! they are passed over, so that each of them is tried again one day. A server that does not answer is rested, longer each time.
 
-use crate::name::Name;
+use crate::{cookie::CLIENT_OCTETS, name::Name};
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -33,6 +33,15 @@ struct Server {
     failures: u32,
     rests_until: u64,
     lame: Vec<(Name, u64)>,
+    cookie: Option<Cookie>,
+}
+
+/// What proves to a server that we are who it has answered before.
+#[derive(Clone, Debug)]
+struct Cookie {
+    /// Our part, which the server's part was made for. When ours is another one, this is worth nothing.
+    client: [u8; CLIENT_OCTETS],
+    server: Box<[u8]>,
 }
 
 /// What is known of all servers.
@@ -111,6 +120,18 @@ impl Servers {
         });
     }
 
+    /// The cookie that a server has given to whom it knows as `client`.
+    pub fn cookie(&self, address: SocketAddr, client: [u8; CLIENT_OCTETS]) -> Option<Box<[u8]>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let cookie = known.get(&address)?.cookie.as_ref()?;
+        (cookie.client == client).then(|| cookie.server.clone())
+    }
+
+    /// A server has given a cookie to whom it knows as `client`; or `None`, and the one that it gave before is worth nothing.
+    pub fn keep_cookie(&self, address: SocketAddr, client: [u8; CLIENT_OCTETS], cookie: Option<&[u8]>) {
+        self.with(address, |server| server.cookie = cookie.map(|octets| Cookie { client, server: octets.into() }));
+    }
+
     /// The server does not serve `zone`.
     pub fn is_lame(&self, address: SocketAddr, zone: &Name, now: u64) {
         self.with(address, |server| {
@@ -157,6 +178,17 @@ mod tests {
         assert_eq!(servers.in_order(&zone, &all, 106)[0], at(2));
         assert_eq!(servers.in_order(&other, &all, 106)[0], at(1));
         assert_eq!(servers.in_order(&zone, &all, 106 + LAME_SECS)[0], at(1));
+    }
+
+    #[test]
+    fn a_servers_cookie_is_for_the_one_that_it_was_given_to() {
+        let (servers, cookie) = (Servers::default(), &[7; 16][..]);
+        servers.keep_cookie(at(1), [1; 8], Some(cookie));
+        assert_eq!(servers.cookie(at(1), [1; 8]).as_deref(), Some(cookie));
+        assert_eq!(servers.cookie(at(1), [2; 8]), None);
+        assert_eq!(servers.cookie(at(2), [1; 8]), None);
+        servers.keep_cookie(at(1), [1; 8], None);
+        assert_eq!(servers.cookie(at(1), [1; 8]), None);
     }
 
     #[test]

@@ -3,10 +3,21 @@
 //! What must fit before an answer is looked at: it comes from the address and port that was asked, to the port that asked, with the
 //! id, and with the question in the very case in which it was asked (draft-vixie-dnsext-dns0x20): sixteen bits, about fifteen more, and
 //! one for each letter. What does not fit is counted and passed over; the true answer may still come.
+//!
+//! Servers that know cookies (RFC 7873) repeat ours, which is 64 bits more:
+//!
+//! ```text
+//!   C: our cookie                        the first question
+//!   S: our cookie, the server's          it is remembered beside the server's round-trip time
+//!   C: our cookie, the server's          so the server knows us, and need not protect others from our questions
+//!   S: our cookie, the server's          without ours this is no answer
+//! ```
 
+use super::servers::Servers;
 use crate::{
     config::Config,
-    message::{HEADER_OCTETS, Header},
+    cookie::{self, CLIENT_OCTETS, OwnCookies},
+    message::{HEADER_OCTETS, Header, Rcode},
     name::NameRef,
     rdata::{Class, Type},
     record::{Message, gist},
@@ -48,6 +59,9 @@ pub struct Upstream {
     /// Who listens.
     pub transcript: Transcript,
     weakness: Weakness,
+    /// `None` shows none.
+    cookies: Option<OwnCookies>,
+    started: Instant,
     counters: Counters,
 }
 
@@ -60,7 +74,11 @@ struct Counters {
     wrong_id: Counter,
     wrong_question: Counter,
     not_an_answer: Counter,
+    wrong_cookie: Counter,
+    no_cookie: Counter,
     floods: Counter,
+    /// Answers with our cookie.
+    cookies: Counter,
 }
 
 /// What makes it easy to answer in another's place: for lessons (CLAIMS C127), and nowhere else.
@@ -106,6 +124,79 @@ pub enum Recursion {
     NotDesired,
 }
 
+/// How much of EDNS a question has. All others of ours go with DO: what is validated later must come with its signatures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// A cookie too.
+    Cookie,
+    /// Without options.
+    Edns,
+    /// Nothing: as before there was EDNS.
+    Plain,
+}
+
+impl Manner {
+    /// What to leave out for a server that says FORMERR: the option that it does not know, or all that it does not know (RFC 6891 §7).
+    /// It is not remembered: such servers have become rare, and who forges an error must not spoil more than one question.
+    fn simpler(self, answer: &Message) -> Option<Manner> {
+        match (self, answer.opt()) {
+            (Manner::Cookie, _) => Some(Manner::Edns),
+            (Manner::Edns, None) => Some(Manner::Plain),
+            (Manner::Edns, Some(_)) | (Manner::Plain, _) => None,
+        }
+    }
+}
+
+/// The cookies that went with a question.
+#[derive(Debug)]
+struct Shown {
+    client: [u8; CLIENT_OCTETS],
+    /// The server's own, if it gave us one.
+    server: Option<Box<[u8]>>,
+}
+
+/// A question that is out, and all that its answer must fit.
+struct Pending<'q> {
+    servers: &'q Servers,
+    server: SocketAddr,
+    question: Question<'q>,
+    query: Vec<u8>,
+    shown: Option<Shown>,
+    talk: Conversation,
+}
+
+/// What the cookies in an answer say about it.
+#[derive(Debug, PartialEq, Eq)]
+enum Proof<'m> {
+    /// It comes from the server, which gives us this cookie; an empty one is none.
+    Right(&'m [u8]),
+    /// The server knows nothing of cookies: there is no proof.
+    None,
+    /// Another cookie than ours.
+    Wrong,
+    /// None, from a server that gave one before.
+    Missing,
+}
+
+impl Shown {
+    /// The option, with its code and length.
+    fn option(&self) -> Vec<u8> {
+        let server = self.server.as_deref().unwrap_or_default();
+        let octets = (CLIENT_OCTETS + server.len()) as u16;
+        [&cookie::OPTION.to_be_bytes()[..], &octets.to_be_bytes(), &self.client, server].concat()
+    }
+
+    /// Whether an answer comes from whom it was shown to (RFC 7873 §5.3).
+    fn judge<'m>(&self, answer: &'m Message) -> Proof<'m> {
+        match answer.option(cookie::OPTION).map(|option| cookie::read_answer(option, &self.client)) {
+            Some(Ok(server)) => Proof::Right(server),
+            Some(Err(cookie::Malformed)) => Proof::Wrong,
+            None if self.server.is_some() => Proof::Missing,
+            None => Proof::None,
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
@@ -121,6 +212,9 @@ pub enum Trouble {
     /// Wrong answers came, and no right one.
     #[error("{0} answers that nobody asked for: somebody guesses")]
     Forged(usize),
+    /// One came without a cookie, from a server that gave cookies before.
+    #[error("an answer without the cookie")]
+    NoCookie,
 }
 
 impl Trouble {
@@ -138,8 +232,14 @@ impl Trouble {
 }
 
 impl Upstream {
-    /// Asks from `source`, which may be unspecified.
-    pub fn new(source: IpAddr, weakness: Weakness, transcript: Transcript, metrics: &Metrics) -> Self {
+    /// Asks from `source`, which may be unspecified, and shows `cookies`, if there are some.
+    pub fn new(
+        source: IpAddr,
+        weakness: Weakness,
+        cookies: Option<OwnCookies>,
+        transcript: Transcript,
+        metrics: &Metrics,
+    ) -> Self {
         let asked = |over| metrics.labelled("upstream_queries", "Questions to other servers", &[("transport", over)]);
         let forged = |wrong| {
             metrics.labelled(
@@ -156,21 +256,46 @@ impl Upstream {
             wrong_id: forged("id"),
             wrong_question: forged("question"),
             not_an_answer: forged("no answer"),
+            wrong_cookie: forged("cookie"),
+            no_cookie: forged("no cookie"),
             floods: forged("flood"),
+            cookies: metrics.counter("upstream_cookies", "Answers of other servers that have our cookie"),
         };
-        Self { source, transcript, weakness, counters }
+        Self { source, transcript, weakness, cookies, started: Instant::now(), counters }
     }
 
-    /// Asks `server`, and waits for so long; an answer that is cut off is fetched over TCP (RFC 7766 §5).
+    /// Asks `server`, and waits for so long each time that it is asked; an answer that is cut off is fetched over TCP (RFC 7766 §5).
+    /// Cookies are kept with `servers`.
     ///
     /// # Errors
     /// There is no answer.
-    pub async fn ask(&self, server: SocketAddr, question: Question<'_>, wait: Duration) -> Result<Message, Trouble> {
-        let message = match self.ask_udp(server, question, wait).await {
-            Ok(message) if !message.header.is_truncated() => return Ok(message),
-            // Cut off; or forged, and over TCP nobody can guess.
-            Ok(_) | Err(Trouble::Forged(_)) => Box::pin(self.ask_tcp(server, question, wait * 2)).await,
-            Err(trouble) => Err(trouble),
+    pub async fn ask(
+        &self,
+        servers: &Servers,
+        server: SocketAddr,
+        question: Question<'_>,
+        wait: Duration,
+    ) -> Result<Message, Trouble> {
+        let mut manner = if self.cookies.is_some() { Manner::Cookie } else { Manner::Edns };
+        let mut has_renewed = false;
+        let message = loop {
+            let message = match self.ask_udp(servers, server, question, manner, wait).await {
+                Ok(message) => message,
+                // Over TCP nobody can guess.
+                Err(Trouble::Forged(_) | Trouble::NoCookie) => {
+                    break Box::pin(self.ask_tcp(servers, server, question, manner, wait * 2)).await;
+                }
+                Err(trouble) => break Err(trouble),
+            };
+            match (message.rcode(), manner.simpler(&message)) {
+                // RFC 7873 §5.3: once more with the cookie that came with the refusal; then over TCP, where none is needed.
+                (Rcode::BADCOOKIE, _) if !has_renewed => has_renewed = true,
+                (Rcode::FORMERR, Some(simpler)) => manner = simpler,
+                (rcode, _) if rcode == Rcode::BADCOOKIE || message.header.is_truncated() => {
+                    break Box::pin(self.ask_tcp(servers, server, question, manner, wait * 2)).await;
+                }
+                _ => return Ok(message),
+            }
         };
         match message {
             Err(Trouble::Timeout(_)) => self.counters.timeouts.inc(),
@@ -205,16 +330,52 @@ impl Upstream {
         Ok((socket.into(), turn))
     }
 
-    async fn ask_udp(&self, server: SocketAddr, question: Question<'_>, wait: Duration) -> Result<Message, Trouble> {
+    /// The cookies for a question to `server` from our address `own`.
+    fn cookies_for(&self, servers: &Servers, own: IpAddr, server: SocketAddr, manner: Manner) -> Option<Shown> {
+        let cookies = self.cookies.as_ref().filter(|_| manner == Manner::Cookie)?;
+        let client = cookies.client(own, server, self.started.elapsed().as_secs());
+        Some(Shown { client, server: servers.cookie(server, client) })
+    }
+
+    /// Keeps the cookie that an answer has. Returns what it proves.
+    fn take_cookie<'m>(&self, servers: &Servers, server: SocketAddr, shown: &Shown, answer: &'m Message) -> Proof<'m> {
+        let proof = shown.judge(answer);
+        match proof {
+            Proof::Right(given) => {
+                self.counters.cookies.inc();
+                // It seldom is another one.
+                if !given.is_empty() && shown.server.as_deref() != Some(given) {
+                    servers.keep_cookie(server, shown.client, Some(given));
+                }
+            }
+            Proof::Missing => servers.keep_cookie(server, shown.client, None),
+            Proof::None | Proof::Wrong => {}
+        }
+        proof
+    }
+
+    async fn ask_udp(
+        &self,
+        servers: &Servers,
+        server: SocketAddr,
+        question: Question<'_>,
+        manner: Manner,
+        wait: Duration,
+    ) -> Result<Message, Trouble> {
         self.counters.udp.inc();
         let (socket, _turn) = self.socket_to(server).await?;
-        let query = query(question, &self.weakness)?;
-        // Nobody looks at the address if nobody listens.
-        let local = if self.transcript.is_heard() { socket.local_addr()? } else { self.source_for(server) };
+        // Nobody looks at the address if nobody listens, but our cookie depends on it.
+        let mut local = self.source_for(server);
+        if self.transcript.is_heard() || manner == Manner::Cookie && local.ip().is_unspecified() {
+            local = socket.local_addr()?;
+        }
+        let shown = self.cookies_for(servers, local.ip(), server, manner);
+        let query = query(question, &self.weakness, manner, shown.as_ref())?;
         let talk = self.transcript.conversation(Transport::Udp, local, server).because_of(question.cause);
         tell_question(&talk, question, query.len());
         let deadline = Instant::now() + wait;
         socket.send(&query)?;
+        let pending = Pending { servers, server, question, query, shown, talk };
         // The question is out before epoll knows of the socket, which never waits for room to write: one wake-up for each question.
         #[expect(
             deprecated,
@@ -222,55 +383,77 @@ impl Upstream {
         )]
         let socket = AsyncFd::with_interest(socket, HEARD)?;
         for _ in 0..FORGERIES_MAX {
-            let taken = receive(&socket, |socket| self.take(socket, question, &query, &talk));
+            let taken = receive(&socket, |socket| self.take(&pending, socket));
             let Ok(taken) = timeout_at(deadline, taken).await else {
-                talk.note(&Trouble::Timeout(wait).to_string());
+                pending.talk.note(&Trouble::Timeout(wait).to_string());
                 return Err(Trouble::Timeout(wait));
             };
-            if let Some(message) = taken.inspect_err(|error| talk.note(&format!("nobody is there: {error}")))? {
+            if let Some(message) = taken.inspect_err(|error| pending.talk.note(&format!("nobody is there: {error}")))? {
                 return message;
             }
         }
         self.counters.floods.inc();
-        talk.note("so many wrong answers: somebody guesses, and over TCP nobody can");
+        pending.talk.note("so many wrong answers: somebody guesses, and over TCP nobody can");
         Err(Trouble::Forged(FORGERIES_MAX))
     }
 
     /// Takes a datagram from the socket: the answer, or `None` if it is something else.
-    fn take(
-        &self,
-        socket: &UdpSocket,
-        question: Question<'_>,
-        query: &[u8],
-        talk: &Conversation,
-    ) -> io::Result<Option<Result<Message, Trouble>>> {
+    fn take(&self, pending: &Pending<'_>, socket: &UdpSocket) -> io::Result<Option<Result<Message, Trouble>>> {
+        let Pending { servers, server, question, query, shown, talk } = pending;
         let mut buffer = [0; UDP_OCTETS as usize + 1];
         let octets = socket.recv(&mut buffer)?;
         let answer = &mut buffer[..octets];
-        let (counter, what) = if !Header::parse(answer).is_some_and(Header::is_response) {
-            (&self.counters.not_an_answer, "no answer")
-        } else if !answer.starts_with(&query[..2]) {
-            (&self.counters.wrong_id, "an answer with another id")
-        } else if !has_question(answer, &query[HEADER_OCTETS..], question.name) {
-            (&self.counters.wrong_question, "an answer to another question")
-        } else {
-            restore_case(answer, question.name);
-            return Ok(Some(read(talk, answer)));
+        let pass_over = |counter: &Counter, what: &str| {
+            counter.inc();
+            talk.note(&format!("{what} is passed over"));
+            Ok(None)
         };
-        counter.inc();
-        talk.note(&format!("{what} is passed over"));
-        Ok(None)
+        if !Header::parse(answer).is_some_and(Header::is_response) {
+            return pass_over(&self.counters.not_an_answer, "no answer");
+        } else if !answer.starts_with(&query[..2]) {
+            return pass_over(&self.counters.wrong_id, "an answer with another id");
+        } else if !has_question(answer, &query[HEADER_OCTETS..], question.name) {
+            return pass_over(&self.counters.wrong_question, "an answer to another question");
+        }
+        restore_case(answer, question.name);
+        let message = Message::parse(answer).map_err(Trouble::Malformed);
+        let proof = shown.as_ref().zip(message.as_ref().ok());
+        match proof.map(|(shown, message)| self.take_cookie(servers, *server, shown, message)) {
+            Some(Proof::Wrong) => {
+                return pass_over(&self.counters.wrong_cookie, "an answer with another cookie than ours");
+            }
+            // RFC 7873 §5.3: "the response MUST be discarded". But a server may have stopped giving cookies, or be one of several
+            // behind one address, and must not be lost for that. So its cookie is forgotten, and it is asked over TCP: if it still
+            // gives cookies, that answer has one, which is remembered; if not, the next question over UDP is one to a stranger.
+            // Whoever has guessed all else gains a question over TCP by it, and no answer of his is believed.
+            Some(Proof::Missing) => {
+                self.counters.no_cookie.inc();
+                talk.note("an answer without the cookie is passed over: over TCP nobody can guess");
+                return Ok(Some(Err(Trouble::NoCookie)));
+            }
+            Some(Proof::Right(_) | Proof::None) | None => {}
+        }
+        tell_answer(talk, answer, &message);
+        Ok(Some(message))
     }
 
-    async fn ask_tcp(&self, server: SocketAddr, question: Question<'_>, wait: Duration) -> Result<Message, Trouble> {
+    async fn ask_tcp(
+        &self,
+        servers: &Servers,
+        server: SocketAddr,
+        question: Question<'_>,
+        manner: Manner,
+        wait: Duration,
+    ) -> Result<Message, Trouble> {
         self.counters.tcp.inc();
         let exchange = async {
             let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.bind(self.source_for(server))?;
             let mut stream = socket.connect(server).await?;
-            let query = query(question, &self.weakness)?;
-            let talk =
-                self.transcript.conversation(Transport::Tcp, stream.local_addr()?, server).because_of(question.cause);
+            let local = stream.local_addr()?;
+            let shown = self.cookies_for(servers, local.ip(), server, manner);
+            let query = query(question, &self.weakness, manner, shown.as_ref())?;
+            let talk = self.transcript.conversation(Transport::Tcp, local, server).because_of(question.cause);
             talk.opened();
             tell_question(&talk, question, query.len());
             stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).await?;
@@ -280,8 +463,15 @@ impl Upstream {
                 && Header::parse(&answer).is_some_and(Header::is_response)
                 && has_question(&answer, &query[HEADER_OCTETS..], question.name);
             restore_case(&mut answer, question.name);
-            let message =
-                if is_ours { read(&talk, &answer) } else { Err(Trouble::Malformed("it is no answer of ours")) };
+            let mut message = if is_ours { Message::parse(&answer) } else { Err("it is no answer of ours") };
+            let proof = shown.as_ref().zip(message.as_ref().ok());
+            if let Some(Proof::Wrong) = proof.map(|(shown, message)| self.take_cookie(servers, server, shown, message))
+            {
+                self.counters.wrong_cookie.inc();
+                message = Err("it has another cookie than ours");
+            }
+            let message = message.map_err(Trouble::Malformed);
+            tell_answer(&talk, &answer, &message);
             talk.closed();
             message
         };
@@ -299,9 +489,8 @@ async fn receive<T>(socket: &AsyncFd<UdpSocket>, take: impl Fn(&UdpSocket) -> io
     }
 }
 
-/// A query with a random id, the letters of its name in random case, and EDNS with DO: what is validated later must have come
-/// with its signatures.
-fn query(question: Question<'_>, weakness: &Weakness) -> io::Result<Vec<u8>> {
+/// A query with a random id, the letters of its name in random case, and EDNS as `manner` wants it.
+fn query(question: Question<'_>, weakness: &Weakness, manner: Manner, cookies: Option<&Shown>) -> io::Result<Vec<u8>> {
     let Question { name, rtype, recursion, .. } = question;
     let mut random = random()?;
     if let Some(next) = &weakness.next_id {
@@ -315,7 +504,7 @@ fn query(question: Question<'_>, weakness: &Weakness) -> io::Result<Vec<u8>> {
         Recursion::DesiredUnchecked => [1, 0x10],
     };
     query.extend(flags);
-    query.extend([0, 1, 0, 0, 0, 0, 0, 1]);
+    query.extend([0, 1, 0, 0, 0, 0, 0, u8::from(manner != Manner::Plain)]);
     let bits = random[2..].iter().flat_map(|octet| (0..8).map(move |bit| octet >> bit & 1));
     // Length octets are below 64, letters are above.
     query.extend(name.as_wire().iter().zip(bits).map(|(octet, bit)| {
@@ -323,9 +512,14 @@ fn query(question: Question<'_>, weakness: &Weakness) -> io::Result<Vec<u8>> {
     }));
     query.extend(rtype.0.to_be_bytes());
     query.extend(Class::IN.0.to_be_bytes());
-    query.extend([0, 0, 41]);
-    query.extend(UDP_OCTETS.to_be_bytes());
-    query.extend([0, 0, 0x80, 0, 0, 0]);
+    if manner != Manner::Plain {
+        let options = cookies.map(Shown::option).unwrap_or_default();
+        query.extend([0, 0, 41]);
+        query.extend(UDP_OCTETS.to_be_bytes());
+        query.extend([0, 0, 0x80, 0]);
+        query.extend((options.len() as u16).to_be_bytes());
+        query.extend(options);
+    }
     Ok(query)
 }
 
@@ -370,12 +564,11 @@ fn restore_case(answer: &mut [u8], name: NameRef<'_>) {
     }
 }
 
-fn read(talk: &Conversation, answer: &[u8]) -> Result<Message, Trouble> {
-    let message = Message::parse(answer).map_err(Trouble::Malformed);
+fn tell_answer(talk: &Conversation, answer: &[u8], message: &Result<Message, Trouble>) {
     if talk.is_heard() {
-        match &message {
+        match message {
             Ok(message) => {
-                let line = respond::answer_line(answer, message.header.rcode());
+                let line = respond::answer_line(answer, message.rcode());
                 let gist = gist(message);
                 let line = if gist.is_empty() { line } else { format!("{line}: {gist}") };
                 talk.server(line.as_bytes(), answer.len());
@@ -383,7 +576,6 @@ fn read(talk: &Conversation, answer: &[u8]) -> Result<Message, Trouble> {
             Err(trouble) => talk.note(&trouble.to_string()),
         }
     }
-    message
 }
 
 fn tell_question(talk: &Conversation, question: Question<'_>, octets: usize) {
@@ -409,8 +601,9 @@ mod tests {
     #[test]
     fn questions_have_random_ids_and_random_case() {
         let name: Name = "www.someschool.edu".parse().unwrap();
-        let queries: Vec<Vec<u8>> =
-            (0..100).map(|_| query(question(name.borrow()), &Weakness::default()).unwrap()).collect();
+        let queries: Vec<Vec<u8>> = (0..100)
+            .map(|_| query(question(name.borrow()), &Weakness::default(), Manner::Edns, None).unwrap())
+            .collect();
         let mut names: Vec<&[u8]> = queries.iter().map(|query| &query[12..32]).collect();
         assert!(names.iter().all(|wire| NameRef::parse(wire).unwrap() == name.borrow()));
         names.sort_unstable();
@@ -427,10 +620,10 @@ mod tests {
     async fn a_server_that_is_not_there_is_noticed_at_once() {
         let shared = shared::Shared::for_tests("dns");
         let (source, weakness) = (IpAddr::from([127, 0, 0, 1]), Weakness::default());
-        let upstream = Upstream::new(source, weakness, shared.transcript.clone(), &shared.metrics);
+        let upstream = Upstream::new(source, weakness, None, shared.transcript.clone(), &shared.metrics);
         let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (name, wait): (Name, _) = ("www.fr".parse().unwrap(), Duration::from_secs(5));
-        let trouble = upstream.ask(closed, question(name.borrow()), wait).await.unwrap_err();
+        let trouble = upstream.ask(&Servers::default(), closed, question(name.borrow()), wait).await.unwrap_err();
         assert!(
             matches!(&trouble, Trouble::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused),
             "{trouble}"
@@ -440,7 +633,7 @@ mod tests {
     #[test]
     fn an_answer_repeats_the_question_in_its_case() {
         let name: Name = "www.fr".parse().unwrap();
-        let query = query(question(name.borrow()), &Weakness::default()).unwrap();
+        let query = query(question(name.borrow()), &Weakness::default(), Manner::Edns, None).unwrap();
         let asked = &query[HEADER_OCTETS..];
         let mut answer = query.clone();
         answer[2] = 0x80;

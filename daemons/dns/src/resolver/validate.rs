@@ -688,6 +688,12 @@ pub fn cut(
     Ok((cut, proofs.ttl))
 }
 
+/// Whether a set says that `zone` has signed it, and is in it: then it is worth being checked, and whatever is proved rests on such sets only.
+pub(super) fn is_signed_by(set: &Set, zone: NameRef<'_>) -> bool {
+    set.owner.borrow().is_within(zone)
+        && set.signatures.iter().any(|rrsig| Rrsig::parse(rrsig).is_some_and(|rrsig| rrsig.signer == zone))
+}
+
 /// Proofs whose signatures are right.
 struct Proofs<'p> {
     kind: Kind<'p>,
@@ -714,12 +720,8 @@ impl<'p> Proofs<'p> {
             return Err(Bogus::OtherSigner);
         }
         let mut ttl = u32::MAX;
-        let is_zones = |set: &Set| {
-            set.owner.borrow().is_within(zone)
-                && set.signatures.iter().any(|rrsig| Rrsig::parse(rrsig).is_some_and(|rrsig| rrsig.signer == zone))
-        };
         let (mut nsec, mut nsec3) = (vec![], vec![]);
-        for proof in proofs.iter().filter(|proof| is_zones(proof)) {
+        for proof in proofs.iter().filter(|proof| is_signed_by(proof, zone)) {
             let signed = set(proof, keys, now, work)?;
             // The gap of a wildcard, told again under a name that the wildcard stands for, would be another gap.
             if signed.wildcard.is_some() {
@@ -798,22 +800,24 @@ impl Types<'_> {
 
 /// An NSEC record.
 #[derive(Clone, Copy)]
-struct Gap<'p> {
+pub(super) struct Gap<'p> {
     owner: NameRef<'p>,
     next: NameRef<'p>,
     types: Types<'p>,
 }
 
 impl<'p> Gap<'p> {
-    fn parse(owner: NameRef<'p>, rdata: &'p [u8]) -> Option<Self> {
+    /// Reads the record's data.
+    pub(super) fn parse(owner: NameRef<'p>, rdata: &'p [u8]) -> Option<Self> {
         let next = NameRef::parse(rdata).ok()?;
         Some(Self { owner, next, types: Types(&rdata[next.as_wire().len()..]) })
     }
 }
 
-struct Gaps<'p> {
-    zone: NameRef<'p>,
-    gaps: Vec<Gap<'p>>,
+/// NSEC records of a zone, whose signatures are right.
+pub(super) struct Gaps<'p> {
+    pub(super) zone: NameRef<'p>,
+    pub(super) gaps: Vec<Gap<'p>>,
 }
 
 impl<'p> Gaps<'p> {
@@ -837,7 +841,7 @@ impl<'p> Gaps<'p> {
 
     /// The labels of the closest encloser of a name that does not exist: of its ancestors that exist, the nearest. The names at
     /// both ends of the gap exist, and no others near it.
-    fn encloser(&self, name: NameRef<'_>) -> Result<usize, Bogus> {
+    pub(super) fn encloser(&self, name: NameRef<'_>) -> Result<usize, Bogus> {
         let gap = self.around(name).ok_or(Bogus::NoProof)?;
         if gap.next.is_within(name) {
             return Err(Bogus::Contradicted);
@@ -845,7 +849,8 @@ impl<'p> Gaps<'p> {
         Ok(labels_in_common(name, gap.owner).max(labels_in_common(name, gap.next)))
     }
 
-    fn prove(&self, name: NameRef<'_>, claim: Claim) -> Result<(), Bogus> {
+    /// Whether they prove a claim about `name`.
+    pub(super) fn prove(&self, name: NameRef<'_>, claim: Claim) -> Result<(), Bogus> {
         let suffixes = Suffixes::of(name);
         let wildcard = |encloser: usize| suffixes.suffix(encloser).wildcard().map_err(|_| Bogus::NoProof);
         let is_proved = |is_proved: bool| if is_proved { Ok(()) } else { Err(Bogus::Contradicted) };

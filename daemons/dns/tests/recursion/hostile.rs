@@ -1,7 +1,7 @@
 //! Servers that mean harm, or do it: what each can make us do has a bound, is counted, and is told to the client.
 
 use super::internet::{
-    EDU, Internet, LIAR, addresses, explained, explanation, liar, middleman, query, query_with, reply,
+    CREPES, EDU, Internet, LIAR, SCHOOL, addresses, explained, explanation, liar, middleman, query, query_with, reply,
 };
 use dns::{message::Rcode, name::Name, rdata::Type};
 use std::sync::{
@@ -24,7 +24,7 @@ fn truth(query: &[u8]) -> Vec<u8> {
 }
 
 /// The same server over TCP.
-async fn liar_over_tcp(port: u16, says: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Arc<AtomicUsize> {
+pub(crate) async fn liar_over_tcp(port: u16, says: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Arc<AtomicUsize> {
     let listener = TcpListener::bind((LIAR, port)).await.unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
@@ -126,7 +126,7 @@ async fn a_late_answer_finds_nobody() {
 #[tokio::test]
 async fn useless_servers_are_given_up_and_the_client_is_told_why() {
     type Says = fn(&[u8]) -> Vec<Vec<u8>>;
-    let cases: [(&str, Says, &str); 7] = [
+    let cases: [(&str, Says, &str); 6] = [
         (
             "no server of evil.fr. gives a useful answer (the answer is malformed: ",
             |query| {
@@ -174,16 +174,6 @@ async fn useless_servers_are_given_up_and_the_client_is_told_why() {
             },
             "upstream_queries{transport=\"tcp\"}",
         ),
-        // Two aliases that lead to each other.
-        (
-            "no server of evil.fr. gives a useful answer (more aliases than anybody needs)",
-            |query| {
-                let records =
-                    [("www.evil.fr", Type::CNAME, wire("a.evil.fr")), ("a.evil.fr", Type::CNAME, wire("www.evil.fr"))];
-                vec![reply(query, [2, 0, 0], &records)]
-            },
-            "upstream_useless",
-        ),
         // Silence.
         ("no server of evil.fr. gives a useful answer (no answer in", |_| vec![], "upstream_timeouts"),
     ];
@@ -214,6 +204,44 @@ async fn aliases_that_do_not_end_are_given_up() {
     assert_eq!(explanation(&answer), "the question makes too much work: the aliases do not end");
     assert!(asked.load(Ordering::SeqCst) <= 17);
     assert_eq!(internet.counted("recursion_limits{limit=\"aliases\"}"), 1);
+    internet.stop().await;
+}
+
+/// RFC 1034 §3.6.2: "CNAME loops [should be] signalled as an error". It is the zone's, and no fault of its server.
+#[tokio::test]
+async fn aliases_in_a_circle_are_told_as_soon_as_a_name_comes_twice() {
+    let internet = Internet::start(|_| {});
+    let asked = liar(internet.port, |query| {
+        let records =
+            [("www.evil.fr", Type::CNAME, wire("a.evil.fr")), ("a.evil.fr", Type::CNAME, wire("www.evil.fr"))];
+        vec![reply(query, [2, 0, 0], &records)]
+    })
+    .await;
+    for (name, circle) in [
+        // In one message, from somebody else and from an authority of ours.
+        ("www.evil.fr", "www.evil.fr"),
+        ("loop.crepes.fr", "loop.crepes.fr"),
+        // From zone to zone and back, by CNAME and by DNAME.
+        ("round.crepes.fr", "round.crepes.fr"),
+        ("x.ring.crepes.fr", "x.ring.crepes.fr"),
+        ("into.crepes.fr", "round.school.edu"),
+    ] {
+        let before = internet.counted("recursion_limits{limit=\"circle\"}");
+        let answer = internet.ask(name, Type::A).await;
+        assert_eq!((answer.header.rcode(), explained(&answer)), (Rcode::SERVFAIL, Some(0)), "{name}");
+        assert_eq!(explanation(&answer), format!("the aliases lead in a circle: {circle}. leads back to itself"));
+        assert_eq!(internet.counted("recursion_limits{limit=\"circle\"}"), before + 1, "{name}");
+    }
+    assert_eq!((asked.load(Ordering::SeqCst), internet.counted("upstream_useless")), (1, 0));
+    // `round`, `x.ring` and what they lead to were asked for once each.
+    let cold = internet.heard().await;
+    assert_eq!([internet.asked(CREPES).await, internet.asked(SCHOOL).await], [4, 2], "{cold:#?}");
+    // The cache knows the circle, wherever one gets into it.
+    for name in ["a.evil.fr", "pool.crepes.fr", "round.school.edu", "x.ring.school.edu"] {
+        let answer = internet.ask(name, Type::A).await;
+        assert_eq!(explanation(&answer), format!("the aliases lead in a circle: {name}. leads back to itself"));
+    }
+    assert_eq!(internet.heard().await.len(), cold.len() + 4 * 2, "nobody is asked again");
     internet.stop().await;
 }
 

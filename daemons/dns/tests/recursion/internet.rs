@@ -54,9 +54,13 @@ const ZONES: [(&str, &str, &str); 10] = [
         CREPES,
         "crepes.fr",
         "@ NS ns\nns A 127.9.1.53\nwww A 192.0.2.1\nwww A 192.0.2.2\nalias CNAME www.school.edu.\nfar DNAME school.edu.\n\
-         loop CNAME pool\npool CNAME loop\nbare TXT \"no address\"\n",
+         loop CNAME pool\npool CNAME loop\nround CNAME round.school.edu.\nring DNAME ring.school.edu.\ninto CNAME round\nbare TXT \"no address\"\n",
     ),
-    (SCHOOL, "school.edu", "@ NS ns\nns A 127.9.3.53\nwww A 192.0.2.3\nmany TXT \"0\"\n"),
+    (
+        SCHOOL,
+        "school.edu",
+        "@ NS ns\nns A 127.9.3.53\nwww A 192.0.2.3\nmany TXT \"0\"\nround CNAME round.crepes.fr.\nring DNAME ring.crepes.fr.\n",
+    ),
     (SCHOOL, "glueless.fr", "@ NS ns.school.edu.\nwww A 192.0.2.4\n"),
     (CREPES, "lame.fr", "@ NS ns.crepes.fr.\nwww A 192.0.2.5\n"),
     (HONEST, "evil.fr", EVIL),
@@ -64,7 +68,7 @@ const ZONES: [(&str, &str, &str); 10] = [
     (HONEST, "sub.evil.fr", EVIL),
 ];
 const EVIL: &str = "@ NS ns.evil.fr.\nns A 127.9.6.6\nwww A 192.0.2.9\n*.wild A 192.0.2.10\nalias CNAME www\nfar DNAME school.edu.\n\
-     near DNAME @\nsub NS ns\n";
+     near DNAME @\n*.lost CNAME nothing.crepes.fr.\nsub NS ns\n";
 
 /// Which zones are signed, if any are; edu and what is below it never are.
 const SIGNED: [&str; 6] = [".", "fr", "crepes.fr", "evil.fr", "twofaced.fr", "sub.evil.fr"];

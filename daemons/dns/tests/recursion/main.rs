@@ -2,14 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod cookies;
 mod hostile;
 mod internet;
 mod lessons;
 mod validation;
 
-use dns::{message::Rcode, name::Name, rdata::Type};
-use internet::{CREPES, EDU, FR, Internet, ROOT, SCHOOL, addresses, explained, explanation, liar, query, reply};
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use dns::{message::Rcode, name::Name, rdata::Type, resolver::prime::Prime};
+use internet::{
+    CREPES, EDU, FR, HONEST, Internet, LIAR, ROOT, SCHOOL, addresses, explained, explanation, liar, query, reply,
+};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 use tokio::{net::UdpSocket, time::timeout};
 
 /// C108: the textbook's figure has eight numbered messages.
@@ -22,6 +29,39 @@ async fn a_cold_question_makes_eight_messages() {
     let who: Vec<&str> = lines.iter().map(|line| line.split(' ').take(2).last().unwrap()).collect();
     let client = "127.0.0.1";
     assert_eq!(who, [client, ROOT, ROOT, EDU, EDU, SCHOOL, SCHOOL, client], "{lines:#?}");
+    internet.stop().await;
+}
+
+/// RFC 9609 §2: hints are old. They are asked who the root's servers are, and for nothing more once that is known.
+#[tokio::test]
+async fn the_hints_are_asked_who_the_root_is_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let hints = dir.path().join("old.hints");
+    std::fs::write(&hints, format!(". 3600 NS old.root.\nold.root. 3600 A {LIAR}\n")).unwrap();
+    let internet = Internet::start(|config| (config.hints, config.prime) = (Some(hints), Prime::Always));
+    // It may come too late for the first try, which is done again.
+    let asked = liar(internet.port, |query| {
+        let mut answer = reply(query, [0, 0, 0], &[]);
+        answer[3] = 5;
+        if query[12..].starts_with(&[0, 0, 2]) {
+            let server: Name = "a.root".parse().unwrap();
+            let records = [
+                (".", Type::NS, server.borrow().as_wire().to_vec()),
+                ("a.root", Type::A, ROOT.parse::<Ipv4Addr>().unwrap().octets().to_vec()),
+            ];
+            answer = reply(query, [1, 0, 1], &records);
+        }
+        vec![answer]
+    })
+    .await;
+    let primed = async {
+        while internet.send(&query(".", Type::NS, 0)).await.answers.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), primed).await.unwrap();
+    assert_eq!(addresses(&internet.ask("www.school.edu", Type::A).await), ["192.0.2.3"]);
+    assert_eq!((asked.load(Ordering::SeqCst), internet.asked(ROOT).await), (1, 1));
     internet.stop().await;
 }
 
@@ -78,6 +118,45 @@ async fn a_server_without_glue_is_looked_for() {
     let internet = Internet::start(|_| {});
     assert_eq!(addresses(&internet.ask("www.glueless.fr", Type::A).await), ["192.0.2.4"]);
     internet.stop().await;
+}
+
+/// A zone that is remembered with servers that nobody can find any more: the zone above is asked again, and may refer to others by now.
+#[tokio::test]
+async fn the_zone_above_tells_anew_whose_servers_cannot_be_found() {
+    /// To a server that is not there, or to one with its address.
+    fn referral(query: &[u8], server: &str, address: Option<&str>) -> Vec<u8> {
+        let wire = server.parse::<Name>().unwrap().borrow().as_wire().to_vec();
+        let glue = address.map(|text| (server, Type::A, text.parse::<Ipv4Addr>().unwrap().octets().to_vec()));
+        let records: Vec<_> = [("sub.evil.fr", Type::NS, wire)].into_iter().chain(glue).collect();
+        let mut referral = reply(query, [0, 1, records.len() as u8 - 1], &records);
+        referral[2] = 0x80;
+        referral
+    }
+    let nowhere = "no address of a server of sub.evil.fr. can be found";
+    for has_moved in [true, false] {
+        let internet = Internet::start(|_| {});
+        let number = AtomicUsize::new(0);
+        let asked = liar(internet.port, move |query| {
+            let is_first = number.fetch_add(1, Ordering::SeqCst) == 0;
+            vec![if is_first || !has_moved {
+                referral(query, "gone.school.edu", None)
+            } else {
+                referral(query, "ns.sub.evil.fr", Some(HONEST))
+            }]
+        })
+        .await;
+        let cold = internet.ask("www.sub.evil.fr", Type::A).await;
+        assert_eq!((explanation(&cold).as_str(), asked.load(Ordering::SeqCst)), (nowhere, 1));
+        // Another name, for failures are remembered. It begins with the servers that were told before.
+        let again = internet.ask("alias.sub.evil.fr", Type::A).await;
+        if has_moved {
+            assert_eq!(addresses(&again), ["192.0.2.9"]);
+        } else {
+            assert_eq!(explanation(&again), nowhere);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2, "who says the same again has said all");
+        internet.stop().await;
+    }
 }
 
 /// One server refuses, one is not there, and the third knows.

@@ -5,6 +5,7 @@ use super::internet::{
 };
 use dns::{
     message::Rcode,
+    name::Name,
     rdata::Type,
     record::{Message, Record},
 };
@@ -104,6 +105,84 @@ async fn all_kinds_of_answers_are_authentic_cold_and_warm() {
         assert_eq!(types, [Type::DNAME, Type::CNAME, Type::A], "{made:#?}");
     }
     internet.stop().await;
+}
+
+/// RFC 2181 §5: no set comes twice, however often the way leads through it. RFC 4035 §3.1.3.3: the proof that goes with a wildcard is
+/// there, whatever the alias leads to.
+#[tokio::test]
+async fn sets_and_proofs_are_told_once_and_all_of_them() {
+    let internet = Internet::signed(|_| {});
+    middleman(internet.port, |_| {}).await;
+    for turn in ["cold", "warm"] {
+        let twice = internet.send(&query_with("www.near.near.evil.fr", Type::A, 0)).await;
+        assert_eq!(gist(&twice), (Rcode::NOERROR, true, strings(&["192.0.2.9"])), "{turn}");
+        let types: Vec<Type> =
+            twice.answers.iter().map(|record| record.rtype).filter(|rtype| *rtype != Type::RRSIG).collect();
+        assert_eq!(types, [Type::DNAME, Type::CNAME, Type::CNAME, Type::A], "{turn}: {twice:#?}");
+
+        let lost = internet.send(&query_with("a.lost.evil.fr", Type::A, 0)).await;
+        assert_eq!(gist(&lost), (Rcode::NXDOMAIN, true, vec![]), "{turn}");
+        for zone in ["evil.fr", "crepes.fr"] {
+            let zone: Name = zone.parse().unwrap();
+            let proofs = lost.authority.iter().filter(|record| record.rtype == Type::NSEC);
+            let mut owners: Vec<&Name> =
+                proofs.map(|record| &record.owner).filter(|owner| owner.borrow().is_within(zone.borrow())).collect();
+            let all = owners.len();
+            owners.dedup();
+            assert!(all > 0 && owners.len() == all, "{turn}, {zone}: {lost:#?}");
+        }
+    }
+    internet.stop().await;
+}
+
+/// RFC 8198: what lies in a gap that is known is answered as the zone would, proof included, and nobody is asked.
+#[tokio::test]
+async fn what_lies_in_a_known_gap_is_not_asked_for() {
+    for deduces in [true, false] {
+        let internet = Internet::signed(|config| {
+            config.deduce_denials = deduces;
+            config.negative_trust_anchors = vec!["net.evil.fr".to_owned()];
+        });
+        let asked = middleman(internet.port, |_| {}).await;
+        // Between near and ns; and no wildcard is there.
+        let first = internet.send(&query_with("nothing.evil.fr", Type::A, 0)).await;
+        assert_eq!(gist(&first), (Rcode::NXDOMAIN, true, vec![]));
+        let before = asked.load(Ordering::SeqCst);
+        for (name, rtype, rcode) in [
+            ("x.y.nobody.evil.fr", Type::MX, Rcode::NXDOMAIN),
+            ("nobody.evil.fr", Type::A, Rcode::NXDOMAIN),
+            ("*.evil.fr", Type::A, Rcode::NXDOMAIN),
+            // The gaps begin with names that exist, and say what these have.
+            ("near.evil.fr", Type::TXT, Rcode::NOERROR),
+            ("evil.fr", Type::TXT, Rcode::NOERROR),
+        ] {
+            let answer = internet.send(&query_with(name, rtype, 0)).await;
+            assert_eq!(gist(&answer), (rcode, true, vec![]), "{name}");
+            // With what the zone itself says to it: SOA, NSEC, their signatures. The wildcard lies in one of the two gaps.
+            let records = answer.authority.iter().map(|record| (&record.owner, record.rtype, &record.rdata));
+            assert!(answer.authority.iter().all(|record| (1..=300).contains(&record.ttl)), "{answer:#?}");
+            if rcode == Rcode::NXDOMAIN && !name.starts_with('*') {
+                let said = first.authority.iter().map(|record| (&record.owner, record.rtype, &record.rdata));
+                assert!(records.eq(said), "{name}: {answer:#?}");
+            }
+        }
+        let questions = if deduces { 0 } else { 5 };
+        assert_eq!(asked.load(Ordering::SeqCst), before + questions);
+        assert_eq!(internet.counted("recursion_deduced"), 5 - questions as u64);
+        // Who sets CD proves for himself; whom the operator does not trust proves nothing; and what is elsewhere, or there, or below a DNAME, is in no gap.
+        for (name, rtype, flags) in [
+            ("nonsense.evil.fr", Type::A, CD),
+            ("net.evil.fr", Type::A, 0),
+            ("zzz.evil.fr", Type::A, 0),
+            ("near.evil.fr", Type::DNAME, 0),
+            ("www.near.evil.fr", Type::A, 0),
+        ] {
+            let before = asked.load(Ordering::SeqCst);
+            internet.send(&query_with(name, rtype, flags)).await;
+            assert_eq!(asked.load(Ordering::SeqCst), before + 1, "{name}");
+        }
+        internet.stop().await;
+    }
 }
 
 fn is_about(message: &Message, name: &str, rtype: Type) -> bool {

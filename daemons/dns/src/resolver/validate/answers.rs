@@ -12,6 +12,7 @@ use crate::{
     rate::Rates,
     record::{Message, Record},
     resolver::{
+        deduce::{Absent, Denials},
         scrub::{self, Asked, End, Said, Way},
         trust::{Anchors, Chain, Links, Need, State, ToldDs},
     },
@@ -366,6 +367,109 @@ proptest! {
             prop_assert_ne!(judge(&changed, rtype, &keys), Ok(Proved::Secure), "{} {} octet {}", about, rtype, octet);
         }
     }
+}
+
+/// What a denial says is not there, if it is an answer without aliases.
+fn denied(said: &Said) -> Option<(Absent, &Denial)> {
+    let Said::Answer(answer) = said else { return None };
+    match &answer.end {
+        End::NoName(denial) if answer.aliases.is_empty() => Some((Absent::Name, denial)),
+        End::NoData(denial) if answer.aliases.is_empty() => Some((Absent::Type, denial)),
+        _ => None,
+    }
+}
+
+/// The records of a denial, in any order.
+fn records_of(denial: &Denial) -> Vec<Set> {
+    let mut sets: Vec<Set> = denial.soa.iter().chain(&denial.proofs).map(|set| Set::clone(set)).collect();
+    sets.sort_by(|one, other| one.owner.borrow().canonical_cmp(other.owner.borrow()).then(one.rtype.cmp(&other.rtype)));
+    sets
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// RFC 8198: whatever is deduced from the answers to some questions is what the server would say to another one, record for record.
+    #[test]
+    fn what_is_deduced_is_what_the_server_says(
+        kinds in proptest::collection::btree_map("([abc*]\\.){0,2}[abc]|\\*", 0..5_usize, 0..8),
+        questions in proptest::collection::vec(("([abcd*]\\.){0,3}[abcd]|\\*", 0..TYPES.len()), 60),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let origin = name("example");
+        let signer = Signer::open(origin.borrow(), dir.path(), dir.path()).unwrap();
+        let text = text_of(&kinds);
+        let content = zonefile::read(origin.borrow(), Path::new("test"), text.as_bytes(), None, Rewrite::None);
+        prop_assume!(content.is_ok());
+        let world = world(vec![signer.sign(&content.unwrap().zone, None, now(), 8).unwrap()]);
+        let keys = keys_of(&world, &origin);
+        let known = Denials::default();
+        for (label, rtype) in questions {
+            let (about, rtype) = (name(&format!("{label}.example")), TYPES[rtype]);
+            let said = read(&ask(&world, &about, rtype), &origin, &about, rtype);
+            if let Some(deduced) = known.look(about.borrow(), rtype, 1) {
+                let Some((absent, denial)) = denied(&said) else {
+                    panic!("{about} {rtype} in {text}: {:?} instead of {said:?}", deduced.absent)
+                };
+                prop_assert_eq!((deduced.absent, deduced.ttl), (absent, 300), "{} {} in {}", about, rtype, text);
+                prop_assert_eq!(records_of(&deduced.denial), records_of(denial), "{} {} in {}", about, rtype, text);
+            } else if let Some((_, denial)) = denied(&said) {
+                prop_assert_eq!(judge(&said, rtype, &keys), Ok(Proved::Secure));
+                known.keep(origin.borrow(), denial, 1);
+                prop_assert!(known.look(about.borrow(), rtype, 1).is_some(), "{} {} in {}", about, rtype, text);
+            }
+        }
+    }
+}
+
+/// A denial of the shipped zone, and who is denied.
+fn a_denial() -> (Name, Name, Denial) {
+    let (world, origin) = (world(vec![shipped("nsec.test")]), name("nsec.test"));
+    let about = name("b.nsec.test");
+    let said = read(&ask(&world, &about, Type::A), &origin, &about, Type::A);
+    let denial = denied(&said).unwrap().1.clone();
+    (origin, about, denial)
+}
+
+#[test]
+fn what_is_deduced_has_an_end_and_can_be_forgotten() {
+    let (origin, about, denial) = a_denial();
+    let known = Denials::default();
+    let ttl = |now| known.look(about.borrow(), Type::A, now).map(|deduced| deduced.ttl);
+    assert_eq!(ttl(1), None);
+    known.keep(origin.borrow(), &denial, 1);
+    assert_eq!((ttl(1), ttl(300), ttl(301)), (Some(300), Some(1), None));
+    // A DS is for the zone above to deny.
+    assert!(known.look(origin.borrow(), Type::TXT, 1).is_some());
+    assert!(known.look(origin.borrow(), Type::DS, 1).is_none());
+    for (purged, is_forgotten) in
+        [("test", true), ("nsec.test", true), ("b.nsec.test", true), ("other.test", false), (".", true)]
+    {
+        known.keep(origin.borrow(), &denial, 1);
+        known.purge(name(purged).borrow());
+        assert_eq!(ttl(1).is_none(), is_forgotten, "{purged}");
+    }
+    // Without the zone's own SOA it is no answer for anybody (RFC 2308 §5); and what another zone says counts for nothing.
+    known.purge(NameRef::ROOT);
+    known.keep(origin.borrow(), &Denial { soa: None, ..denial.clone() }, 1);
+    known.keep(name("test").borrow(), &denial, 1);
+    assert_eq!((ttl(1), known.octets()), (None, 0));
+}
+
+#[test]
+fn gaps_without_end_take_bounded_memory() {
+    let (origin, about, denial) = a_denial();
+    let known = Denials::default();
+    let mut most = 0;
+    for number in 0..40_000 {
+        let moved = Set::clone(&denial.proofs[0]).at(name(&format!("x{number}.nsec.test")).borrow());
+        known.keep(origin.borrow(), &Denial { proofs: vec![Arc::new(moved)], ..denial.clone() }, 1);
+        if number % 100 == 0 {
+            most = most.max(known.octets());
+        }
+    }
+    assert!((6 << 20..=8 << 20).contains(&most), "{most}");
+    known.keep(origin.borrow(), &denial, 1);
+    assert!(known.look(about.borrow(), Type::A, 1).is_some());
 }
 
 /// A tree of zones: what is signed has its DS in its parent, if that is signed too.
