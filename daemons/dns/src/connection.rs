@@ -86,12 +86,12 @@ pub(crate) async fn serve(
                     place = Arc::clone(&places).try_acquire_owned().ok();
                     continue;
                 }
-                Response::Recurse => {
+                Response::Recurse(cached) => {
                     let (serving, talk, sender) = (Arc::clone(serving), Arc::clone(talk), sender.clone());
                     let (world, query, taken) = (view.world(), query.to_vec(), place.take());
                     tell(&talk, &received, query.len(), response, &answer);
                     tasks.spawn(async move {
-                        if let Some(answer) = serving.recurse(&world, &query, asker, &talk).await {
+                        if let Some(answer) = serving.recurse(&world, &query, asker, cached, &talk).await {
                             // The client may be gone.
                             let _ = sender.send(answer).await;
                         }

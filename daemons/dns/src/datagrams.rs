@@ -89,13 +89,13 @@ pub(crate) async fn serve(serving: &Arc<Serving>, socket: Arc<UdpSocket>, tasks:
             match response {
                 Response::Send { octets, .. } => batch.answered(index, octets),
                 Response::Silence(_) => {}
-                Response::Recurse => {
+                Response::Recurse(cached) => {
                     let Ok(permit) = Arc::clone(&questions).try_acquire_owned() else { continue };
                     let talk = heard.unwrap_or_else(|| serving.transcript.conversation(Transport::Udp, local, peer));
                     let (serving, socket) = (Arc::clone(serving), Arc::clone(&socket));
                     let (world, query) = (view.world(), query.to_vec());
                     tasks.spawn(async move {
-                        let answer = serving.recurse(&world, &query, asker, &talk).await;
+                        let answer = serving.recurse(&world, &query, asker, cached, &talk).await;
                         if let Some(answer) = answer {
                             send(&socket, &answer, peer);
                         }

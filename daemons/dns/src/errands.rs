@@ -388,9 +388,9 @@ impl Registry {
                 asking.talk.note(because);
                 Ok(())
             }
-            Response::Recurse => {
+            Response::Recurse(cached) => {
                 let (world, cause) = (Arc::clone(&asking.world), asking.talk.id());
-                match respond::recurse(&world, &errand.message, asker, cause, 0).await {
+                match respond::recurse(&world, &errand.message, asker, cached, cause, 0).await {
                     Some((answer, _, because)) => {
                         asking.talk.note(&because.to_string());
                         asking.send(answer).await

@@ -12,7 +12,7 @@ use crate::{
     resolver::{
         self, Now, Resolver,
         cache::{Security, Set},
-        iterate::Kept,
+        iterate::Cached,
         scrub::{self, Asked, Said, Way},
     },
     zone::Zone,
@@ -109,7 +109,7 @@ pub enum Response {
     /// The zones alone do not tell: [`crate::registry::Registry::serve`] looks at the message.
     Errand,
     /// Others must be asked: [`recurse`] does.
-    Recurse,
+    Recurse(Cached),
 }
 
 /// Why an answer is what it is.
@@ -246,7 +246,7 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
         // What our zones refer to, or lead to, is found too for those who want it.
         let leads_on = [Reason::Referral, Reason::AliasLeadsOut].contains(&answer.reason);
         if leads_on && header.recursion_desired() && resolver.serves(asker.address) {
-            return Response::Recurse;
+            return Response::Recurse(Cached::Perhaps);
         }
         writer.recursion_available();
     }
@@ -275,7 +275,7 @@ fn from_cache(
     mut writer: Writer<'_>,
 ) -> Response {
     let (rcode, because) = match resolver.at_once(query, asker.address) {
-        Now::Later => return Response::Recurse,
+        Now::Later(cached) => return Response::Recurse(cached),
         Now::Reply(reply) => {
             resolver::write(&reply, query, &mut writer, rotation.turn(query.name, query.qtype));
             (if reply.no_such_name { Rcode::NXDOMAIN } else { Rcode::NOERROR }, Because::Cached(reply.security))
@@ -297,14 +297,13 @@ pub async fn recurse(
     world: &World,
     message: &[u8],
     asker: Asker,
+    cached: Cached,
     cause: u64,
     turn: usize,
 ) -> Option<(Vec<u8>, Rcode, Because)> {
     let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
     let (aliases, name) = begin_with_own(world, resolver, &query, asker);
-    // The cache was asked about the very name before we came here.
-    let kept = if aliases.is_empty() { Kept::Nothing } else { Kept::Perhaps };
-    let mut found = resolver.find(&name, query.qtype, resolver::checking_of(&query), kept, cause).await;
+    let mut found = resolver.find(&name, query.qtype, resolver::checking_of(&query), cached, cause).await;
     if let Ok(reply) = &mut found {
         reply.answers.splice(..0, aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
     }

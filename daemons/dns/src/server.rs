@@ -7,7 +7,7 @@ use crate::{
     message::{Rcode, Received},
     record::{Message, gist},
     registry::{Registry, Reloader},
-    resolver::Resolver,
+    resolver::{Resolver, iterate::Cached},
     respond::{self, Asker, Carrier, Response, World},
 };
 use prometheus_client::metrics::counter::Counter;
@@ -95,7 +95,7 @@ impl Counters {
             Carrier::Tls => self.tls.inc(),
         };
         match response {
-            Response::Errand | Response::Recurse => {}
+            Response::Errand | Response::Recurse(_) => {}
             Response::Silence(_) => {
                 self.silent.inc();
             }
@@ -309,10 +309,11 @@ impl Serving {
         world: &World,
         message: &[u8],
         asker: Asker,
+        cached: Cached,
         talk: &Conversation,
     ) -> Option<Vec<u8>> {
         let turn = usize::from(self.turns.fetch_add(1, Ordering::Relaxed));
-        let (answer, rcode, because) = respond::recurse(world, message, asker, talk.id(), turn).await?;
+        let (answer, rcode, because) = respond::recurse(world, message, asker, cached, talk.id(), turn).await?;
         self.counters.answered(rcode, &answer);
         if talk.is_heard() {
             talk.note(&because.to_string());
@@ -366,7 +367,7 @@ impl View {
 pub(crate) fn tell(talk: &Conversation, received: &Received<'_>, octets_in: usize, response: Response, answer: &[u8]) {
     talk.client(respond::question_line(received).as_bytes(), octets_in);
     match response {
-        Response::Errand | Response::Recurse => {}
+        Response::Errand | Response::Recurse(_) => {}
         Response::Silence(because) => talk.note(&format!("no answer: {because}")),
         Response::Send { octets, rcode, because } => {
             talk.note(&because.to_string());

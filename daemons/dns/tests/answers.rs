@@ -111,7 +111,7 @@ fn answer(world: &World, rotation: &mut Rotation, query: &[u8], carrier: Carrier
         rotation,
         &mut buffer,
     ) {
-        Response::Silence(_) | Response::Errand | Response::Recurse => None,
+        Response::Silence(_) | Response::Errand | Response::Recurse(_) => None,
         Response::Send { octets, rcode, .. } => {
             buffer.truncate(octets);
             Some((buffer, rcode))

@@ -268,13 +268,13 @@ pub enum Freshness {
     StaleToo,
 }
 
-/// Whether the cache may know something about a name.
+/// Whether the cache may have the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// It must be looked at.
+pub enum Cached {
+    /// It must be asked.
     Perhaps,
-    /// Somebody has just looked.
-    Nothing,
+    /// It has just been asked.
+    No,
 }
 
 /// RFC 8767 §4: the TTL of what is past its time.
@@ -420,7 +420,7 @@ impl Resolver {
         name: &Name,
         rtype: Type,
         task: &Task,
-        mut kept: Kept,
+        mut cached: Cached,
     ) -> Result<Reply, Failure> {
         let (mut reply, mut sname) = (Reply::default(), name.clone());
         for _ in 0..=ALIASES_MAX {
@@ -428,12 +428,12 @@ impl Resolver {
                 return Err(Failure::Circle(sname));
             }
             if task.checking == Checking::On && !self.anchors.is_empty() {
-                kept = Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await?;
+                cached = Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await?;
             }
             // Step 1.
             let look = || self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now());
-            let known = if kept == Kept::Perhaps { look()? } else { None };
-            kept = Kept::Perhaps;
+            let known = if cached == Cached::Perhaps { look()? } else { None };
+            cached = Cached::Perhaps;
             if let Some(known) = known {
                 reply.answers.extend(known.answers);
                 let security = reply.security.and(known.security);
@@ -486,13 +486,13 @@ impl Resolver {
 
     /// Judges what the cache has of a name that nobody has looked at yet: it came on the way to something else, or for a client that
     /// wanted it unchecked. What is bogus is forgotten.
-    async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<Kept, Failure> {
+    async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<Cached, Failure> {
         let is_fit = |found: &Found| !found.is_stale;
         let Some((owner, found)) = self.look_once(name.borrow(), rtype, self.now(), is_fit) else {
-            return Ok(Kept::Nothing);
+            return Ok(Cached::No);
         };
         if self.believes(found.origin.security, task.checking) {
-            return Ok(Kept::Perhaps);
+            return Ok(Cached::Perhaps);
         }
         let (end, kept_type) = match &found.content {
             Content::Set(set) => (End::Data(Arc::clone(set)), set.rtype),
@@ -512,7 +512,7 @@ impl Resolver {
             Err(Doubt::Bogus(..)) => self.cache.forget(owner, kept_type, &found.content),
             Err(Doubt::Failed(failure)) => return Err(failure),
         }
-        Ok(Kept::Perhaps)
+        Ok(Cached::Perhaps)
     }
 
     /// Steps 2 to 4b, and that what was found is what its zone has signed. It is kept if that is so.
@@ -751,7 +751,7 @@ impl Resolver {
                 if rtype == Type::AAAA && !self.speaks_ipv6 {
                     continue;
                 }
-                let Ok(reply) = self.resolve(&server, rtype, &task, Kept::Perhaps).await else { continue };
+                let Ok(reply) = self.resolve(&server, rtype, &task, Cached::Perhaps).await else { continue };
                 let before = cut.addresses.len();
                 cut.addresses.extend(reply.answers.iter().flat_map(|(set, _)| addresses_of(set, self.port)));
                 if cut.addresses.len() > before {

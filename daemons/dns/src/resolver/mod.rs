@@ -46,7 +46,7 @@ use crate::{
 };
 use cache::{Cache, Origin, Security, Set};
 use deduce::Denials;
-use iterate::{Dated, Failure, Freshness, Kept, Limit, Reply, SaidBy, Task};
+use iterate::{Cached, Dated, Failure, Freshness, Limit, Reply, SaidBy, Task};
 use judge::Fetching;
 use local::Locals;
 use prime::Prime;
@@ -206,7 +206,7 @@ pub enum Now {
     /// The client wants to know what we know already, and that is nothing (RD is clear).
     NothingKnown,
     /// Others must be asked.
-    Later,
+    Later(Cached),
 }
 
 impl Resolver {
@@ -358,18 +358,18 @@ impl Resolver {
             self.counters.refused.inc();
             return Now::Refused;
         }
-        let known = self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now());
-        // Failures, such as a circle of aliases, are counted, remembered and told by `find`.
-        match known.ok().flatten() {
-            Some(reply) => {
+        match self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now()) {
+            Ok(Some(reply)) => {
                 self.counters.hits.inc();
                 if reply.is_ending && query.header.recursion_desired() {
                     self.prefetch(&query.name.to_name(), query.qtype);
                 }
                 Now::Reply(reply)
             }
-            None if query.header.recursion_desired() => Now::Later,
-            None => Now::NothingKnown,
+            Ok(None) if query.header.recursion_desired() => Now::Later(Cached::No),
+            // Failures, such as a circle of aliases, are counted, remembered and told by `find`.
+            Err(_) if query.header.recursion_desired() => Now::Later(Cached::Perhaps),
+            Ok(None) | Err(_) => Now::NothingKnown,
         }
     }
 
@@ -396,7 +396,7 @@ impl Resolver {
         name: &Name,
         rtype: Type,
         checking: Checking,
-        kept: Kept,
+        cached: Cached,
         cause: u64,
     ) -> Result<Reply, (u16, String)> {
         self.counters.misses.inc();
@@ -440,7 +440,7 @@ impl Resolver {
             // Boxed where it is made: what waits for it would carry its size three times.
             let work = Box::pin(async move {
                 let task = Task::new(cause, checking, &resolver.known);
-                let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task, kept)).await;
+                let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task, cached)).await;
                 let outcome = outcome.unwrap_or(Err(Failure::TooLong));
                 if let Err(failure) = &outcome {
                     resolver.count_failure(failure);
@@ -694,10 +694,10 @@ mod tests {
         let origin = Origin { credibility: Credibility::Answer, security: Security::Secure, from };
         // The clock begins with 1.
         resolver.cache.put_set(set, origin, 0);
-        let reply = resolver.find(&name, Type::A, Checking::On, Kept::Perhaps, 0).await.unwrap();
+        let reply = resolver.find(&name, Type::A, Checking::On, Cached::Perhaps, 0).await.unwrap();
         assert!(reply.is_stale && reply.answers[0].1 == 30, "{reply:?}");
         let other: Name = "other.example".parse().unwrap();
-        assert_eq!(resolver.find(&other, Type::A, Checking::On, Kept::Perhaps, 0).await.unwrap_err().0, 22);
+        assert_eq!(resolver.find(&other, Type::A, Checking::On, Cached::Perhaps, 0).await.unwrap_err().0, 22);
     }
 
     /// RFC 1034 §5.3.3 step 2: the NS set of `example` is good for longer than the addresses of its servers.
