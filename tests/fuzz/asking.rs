@@ -40,7 +40,7 @@ pub(crate) fn ask(world: &World, received: &Received<'_>, carrier: Carrier) -> O
             buffer.truncate(octets);
             Some((buffer, rcode))
         }
-        Response::Silence(_) | Response::Errand | Response::Recurse => None,
+        Response::Silence(_) | Response::Errand | Response::Recurse(_) => None,
     }
 }
 
