@@ -15,7 +15,7 @@ use shared::{
     transcript::{Heard, Hub},
 };
 use smtp::{
-    courier::{Begin, Couriers, Destination, Job, Login, Neighbour, Route, Security, Settings, Timeouts},
+    courier::{Begin, Connection, Couriers, Destination, Job, Login, Neighbour, Route, Security, Settings, Timeouts},
     envelope::{Account, Body, Charset, Envelope, Fate, Notify, Recipient, Ret, Status},
     session::Plaintext,
 };
@@ -182,6 +182,23 @@ async fn listener() -> (TcpListener, u16) {
 
 async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
     Peer::new(listener.accept().await.unwrap().0)
+}
+
+/// Sends over a connection to a server with this offer, which takes everything; what came of it, and what the server has.
+async fn over_a_connection<T>(offer: &str, send: impl AsyncFnOnce(&mut Connection) -> T) -> (T, Vec<(u64, usize)>) {
+    let (listener, port) = listener().await;
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        peer.greet(offer).await;
+        peer.take().await
+    };
+    let send = async {
+        let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
+        let result = send(&mut connection).await;
+        connection.quit().await;
+        result
+    };
+    tokio::join!(send, serve)
 }
 
 // --- The DNS ---------------------------------------------------------------------------------------------------------
@@ -546,21 +563,13 @@ async fn where_tls_fails_the_mail_goes_in_clear_over_a_new_connection() {
 
 #[tokio::test]
 async fn five_messages_go_over_one_connection() {
-    let (listener, port) = listener().await;
-    let serve = async {
-        let mut peer = accept(&listener).await;
-        peer.greet("250-PIPELINING\n").await;
-        peer.take().await
-    };
-    let send = async {
-        let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
+    let send = async |connection: &mut Connection| {
         for _ in 0..5 {
             assert!(connection.is_usable());
             assert!(is_relayed(&connection.send(&job(2, b"hello\r\n")).await));
         }
-        connection.quit().await;
     };
-    let ((), taken) = tokio::join!(send, serve);
+    let ((), taken) = over_a_connection("250-PIPELINING\n", send).await;
     assert_eq!(taken, [(7, 2); 5]);
 }
 
@@ -630,39 +639,20 @@ async fn a_server_that_has_hung_up_or_says_something_on_its_own_is_not_used_agai
 
 #[tokio::test]
 async fn many_recipients_are_a_hundred_at_a_time() {
-    let (listener, port) = listener().await;
     for offer in ["", "250-PIPELINING\n"] {
-        let serve = async {
-            let mut peer = accept(&listener).await;
-            peer.greet(offer).await;
-            peer.take().await
-        };
-        let send = async {
-            let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
-            let fates = connection.send(&job(250, b"hello\r\n")).await;
-            assert!(fates.len() == 250 && is_relayed(&fates));
-            connection.quit().await;
-        };
-        let ((), taken) = tokio::join!(send, serve);
+        let send = async |connection: &mut Connection| connection.send(&job(250, b"hello\r\n")).await;
+        let (fates, taken) = over_a_connection(offer, send).await;
+        assert!(fates.len() == 250 && is_relayed(&fates));
         assert_eq!(taken, [(7, 100), (7, 100), (7, 50)]);
     }
 }
 
 #[tokio::test]
 async fn a_large_message_arrives_whole_with_its_dots_doubled() {
-    let (listener, port) = listener().await;
     let content = b".a line that begins with a dot\r\nand one that does not\r\n".repeat(100_000);
-    let serve = async {
-        let mut peer = accept(&listener).await;
-        peer.greet("250-PIPELINING\n").await;
-        peer.take().await
-    };
-    let send = async {
-        let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
-        assert!(is_relayed(&connection.send(&job(1, &content)).await));
-        connection.quit().await;
-    };
-    let ((), taken) = tokio::join!(send, serve);
+    let send = async |connection: &mut Connection| connection.send(&job(1, &content)).await;
+    let (fates, taken) = over_a_connection("250-PIPELINING\n", send).await;
+    assert!(is_relayed(&fates));
     assert_eq!(taken, [(content.len() as u64 + 100_000, 1)]);
 }
 
@@ -726,14 +716,7 @@ async fn a_file_that_has_become_shorter_is_never_sent_as_if_it_were_whole() {
 
 #[tokio::test]
 async fn a_promise_of_utf8_or_eight_bits_that_is_not_needed_stops_nothing() {
-    let (listener, port) = listener().await;
-    let serve = async {
-        let mut peer = accept(&listener).await;
-        peer.greet("").await;
-        peer.take().await
-    };
-    let send = async {
-        let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
+    let send = async |connection: &mut Connection| {
         let long = "X: y\r\n".repeat(20_000);
         let mut statuses = vec![];
         for (body, charset, content) in [
@@ -747,10 +730,9 @@ async fn a_promise_of_utf8_or_eight_bits_that_is_not_needed_stops_nothing() {
             let fates = connection.send(&Job { envelope: Arc::new(envelope), ..job }).await;
             statuses.push(fates[0].account().status);
         }
-        connection.quit().await;
         statuses
     };
-    let (statuses, taken) = tokio::join!(send, serve);
+    let (statuses, taken) = over_a_connection("", send).await;
     assert_eq!(statuses, [Status(2, 0, 0), Status(5, 6, 3), Status(5, 6, 7), Status(2, 0, 0)]);
     assert_eq!(taken.len(), 2);
 }
