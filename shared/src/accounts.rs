@@ -18,7 +18,12 @@
 //! Each account is a table, so that secrets of other kinds stand beside `password`: `scram_sha_256` and `apop_secret`, for ways
 //! to log in that keep the password off the wire. They cost little to check, so [`Accounts::judge`] has no part 2 and 3.
 
-use crate::{current::Current, listener::site, sasl::ScramKeys, units::Span};
+use crate::{
+    current::Current,
+    listener::site,
+    sasl::{ScramKeys, prepare, prepare_secret},
+    units::Span,
+};
 use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
@@ -170,6 +175,8 @@ impl Accounts {
         }
         // Gives the attempt back even when the session ends while argon2 is at work.
         let _attempt = Attempt { accounts: self, peer };
+        // Not every way to log in knows of RFC 4013, and names and passwords come from keyboards.
+        let (user, secret) = (&*prepare(user), &*prepare_secret(secret));
         let book = self.book();
         let stored = book.users.get(user);
         if let Some(stored) = stored
@@ -260,7 +267,7 @@ impl Accounts {
 /// # Errors
 /// No memory or no randomness.
 pub fn hash(secret: &[u8]) -> io::Result<String> {
-    Argon2::default().hash_password(secret).map(|hash| hash.to_string()).map_err(io::Error::other)
+    Argon2::default().hash_password(&prepare_secret(secret)).map(|hash| hash.to_string()).map_err(io::Error::other)
 }
 
 enum Match {
@@ -342,7 +349,14 @@ impl Book {
         let (mut users, mut secrets) = (BTreeMap::new(), BTreeMap::new());
         let mut decoy = decoy();
         for (name, account) in accounts {
+            let name = prepare(&name).into_owned();
             let line = line_of(account.password.span().start);
+            if users.contains_key(&name) {
+                return Err((
+                    line,
+                    format!("[{name}] is there twice, once written in another way; leave one of them out"),
+                ));
+            }
             // The value itself is never repeated: who wrote a password in clear should not find it in the log too.
             let hash =
                 parse_hash(account.password.get_ref()).map_err(|problem| (line, format!("[{name}] {problem}")))?;
@@ -568,6 +582,18 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn a_password_is_the_same_on_every_keyboard_and_so_is_a_name() {
+        // The accent as a character of its own, in the file; what is typed has it in one.
+        let file =
+            accounts_file(&format!("[\"zoe\u{308}\"]\npassword = \"{}\"\n", hash("cre\u{302}pes".as_bytes()).unwrap()));
+        let (accounts, now) = (Accounts::load(&config_of(&file)).unwrap(), Instant::now());
+        for secret in ["cr\u{ea}pes", "cre\u{302}pes"] {
+            assert_eq!(accounts.verify("zo\u{eb}", secret.as_bytes(), peer(1), now).await, Verdict::Welcome);
+        }
+        assert!(accounts.has("zo\u{eb}"));
+    }
 
     #[tokio::test]
     async fn the_right_password_is_welcome_and_others_are_denied_with_their_reason() {

@@ -17,7 +17,8 @@ use ring::{
     hmac::{self, HMAC_SHA256, Key},
     pbkdf2::{self, PBKDF2_HMAC_SHA256},
 };
-use std::num::NonZeroU32;
+use std::{borrow::Cow, num::NonZeroU32};
+use stringprep::saslprep;
 
 /// What the client sent is not of the mechanism's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,8 +153,8 @@ impl Exchange {
                 Ok(verify(Credentials::Password { user, secret }, None))
             }
             Self::First(Mechanism::Login) => {
-                let user =
-                    String::from_utf8(message.to_vec()).map_err(|_| Malformed("the user's name is not UTF-8"))?;
+                let user = str::from_utf8(message).map_err(|_| Malformed("the user's name is not UTF-8"))?;
+                let user = prepare(user).into_owned();
                 Ok((Self::Password { user }, Next::Challenge(b"Password:".to_vec())))
             }
             Self::Password { user } => Ok(verify(Credentials::Password { user, secret: message.to_vec() }, None)),
@@ -241,7 +242,7 @@ impl Prover {
             Mechanism::Login => (Self::Login { user: user.to_owned(), secret }, None),
             Mechanism::ScramSha256 => {
                 // RFC 5802 §5.1: what would end the name is written otherwise.
-                let user = user.replace('=', "=3D").replace(',', "=2C");
+                let user = prepare(user).replace('=', "=3D").replace(',', "=2C");
                 let bare = format!("n={user},r={nonce}");
                 let first = format!("n,,{bare}");
                 (Self::Scram { secret, bare, nonce: nonce.to_owned() }, Some(first.into_bytes()))
@@ -318,6 +319,26 @@ impl<'a> ServerFirst<'a> {
     }
 }
 
+// --- Names and passwords that are not ASCII --------------------------------------------------------------------------
+
+/// RFC 4013 (SASLprep): one form for a name or a password that keyboards and systems write in several, as one character or as a letter and
+/// its accent.
+///
+/// Deviates: what must not be there (§2.3, §2.4), or was not known to Unicode 3.2 (§2.5), is no error but stays as it is, and is compared
+/// octet by octet. Who has a smiley in his password can log in, and nothing is refused that was taken before.
+pub fn prepare(text: &str) -> Cow<'_, str> {
+    // A name of nothing but soft hyphens must not become none.
+    saslprep(text).ok().filter(|prepared| !prepared.is_empty()).unwrap_or(Cow::Borrowed(text))
+}
+
+/// The same for a password, which may be no text at all.
+pub fn prepare_secret(secret: &[u8]) -> Cow<'_, [u8]> {
+    match str::from_utf8(secret).map(prepare) {
+        Ok(Cow::Owned(prepared)) => Cow::Owned(prepared.into_bytes()),
+        Ok(Cow::Borrowed(_)) | Err(_) => Cow::Borrowed(secret),
+    }
+}
+
 // --- PLAIN -----------------------------------------------------------------------------------------------------------
 
 /// The message of PLAIN.
@@ -341,7 +362,8 @@ pub fn plain(message: &[u8]) -> Result<Plain, Malformed> {
     if !authzid.is_empty() && authzid != user {
         return Err(Malformed("nobody may act for somebody else here"));
     }
-    let user = String::from_utf8(user.to_vec()).map_err(|_| Malformed("the user's name is not UTF-8"))?;
+    // RFC 4616 §2: the server prepares both before it compares them. Whoever verifies the password does that for it.
+    let user = prepare(str::from_utf8(user).map_err(|_| Malformed("the user's name is not UTF-8"))?).into_owned();
     if user.is_empty() || secret.is_empty() {
         return Err(Malformed("PLAIN has a user and a password, and neither is empty"));
     }
@@ -424,9 +446,10 @@ impl std::fmt::Debug for ScramKeys {
     }
 }
 
+/// RFC 5802 §3: `Hi(Normalize(password), salt, i)`.
 fn salted(secret: &[u8], salt: &[u8], rounds: NonZeroU32) -> Hash {
     let mut salted = [0; 32];
-    pbkdf2::derive(PBKDF2_HMAC_SHA256, rounds, salt, secret, &mut salted);
+    pbkdf2::derive(PBKDF2_HMAC_SHA256, rounds, salt, &prepare_secret(secret), &mut salted);
     salted
 }
 
@@ -481,6 +504,8 @@ impl ClientFirst {
         if !same {
             return Err(Malformed("nobody may act for somebody else here"));
         }
+        // §5.1: the client prepares its name; some do not.
+        let user = prepare(&user).into_owned();
         Ok(Self { user, header: format!("{flag},{authzid},"), bare: bare.to_owned(), nonce })
     }
 
@@ -575,6 +600,32 @@ mod tests {
         ] {
             assert!(plain(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn names_and_passwords_are_prepared_as_rfc_4013_wants_and_what_cannot_be_stays() {
+        for (text, prepared) in [
+            // The table of §3.
+            ("I\u{ad}X", "IX"),
+            ("user", "user"),
+            ("USER", "USER"),
+            ("\u{aa}", "a"),
+            ("\u{2168}", "IX"),
+            ("\u{7}", "\u{7}"),
+            ("\u{627}1", "\u{627}1"),
+            // A space of another kind; a name that would be empty; what Unicode 3.2 did not know.
+            ("a\u{a0}b", "a b"),
+            ("\u{ad}", "\u{ad}"),
+            ("\u{1f600}", "\u{1f600}"),
+        ] {
+            assert_eq!(prepare(text), prepared, "{text:?}");
+            assert_eq!(*prepare_secret(text.as_bytes()), *prepared.as_bytes());
+        }
+        assert_eq!(*prepare_secret(b"h\xff"), *b"h\xff");
+        let of = |secret: &str| ScramKeys::derive(secret.as_bytes(), b"salt", ROUNDS);
+        assert_eq!(of("h\u{e5}ll"), of("ha\u{30a}ll"));
+        assert_eq!(plain("\0ha\u{30a}ll\0x".as_bytes()).unwrap().user, "h\u{e5}ll");
+        assert_eq!(ClientFirst::parse("n,,n=ha\u{30a}ll,r=x".as_bytes()).unwrap().user, "h\u{e5}ll");
     }
 
     /// The example of RFC 7677 §3.

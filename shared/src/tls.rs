@@ -14,7 +14,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::{
-    InconsistentKeys, ServerConfig,
+    ClientConfig, InconsistentKeys, RootCertStore, ServerConfig,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -165,6 +165,26 @@ pub fn server_config(config: &Config, alpn: &[&[u8]]) -> Result<Option<Arc<Serve
         .map_err(refused)?;
     server.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Some(Arc::new(server)))
+}
+
+/// What rustls needs to connect to servers whose certificate comes from an authority in this PEM file.
+///
+/// # Errors
+/// The file cannot be read, or has no certificates.
+pub fn client_config(authorities: &Path) -> Result<Arc<ClientConfig>, TlsError> {
+    let refused = |source| TlsError::Refused { path: authorities.to_owned(), source };
+    let mut trusted = RootCertStore::empty();
+    // The system's file may have some that rustls cannot make use of.
+    let (added, _) = trusted.add_parsable_certificates(read_chain(authorities)?);
+    if added == 0 {
+        return Err(TlsError::NotPem { path: authorities.to_owned(), what: "certificate", convert: "x509" });
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(refused)?
+        .with_root_certificates(trusted)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 /// The handshake as the server. None, if the client cannot do it, or not in time; `connection` tells which it is, in the log.
@@ -432,7 +452,7 @@ fn date(kind: u8, text: &[u8]) -> Option<OffsetDateTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+    use rustls::pki_types::ServerName;
     use std::os::unix::fs::PermissionsExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio_rustls::TlsConnector;

@@ -2,7 +2,7 @@
 
 use crate::reply::Reply;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use shared::sasl::Mechanism;
+use shared::sasl::{Mechanism, prepare};
 use std::borrow::Cow;
 
 /// A command with its arguments.
@@ -110,9 +110,9 @@ fn split(line: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// RFC 6856 §2.2: names are UTF-8.
+/// RFC 6856 §2.2: names are UTF-8, and prepared by RFC 4013 before they are compared.
 fn text(argument: Option<&[u8]>) -> Option<String> {
-    str::from_utf8(argument?).ok().map(str::to_owned)
+    str::from_utf8(argument?).ok().map(|name| prepare(name).into_owned())
 }
 
 fn number(digits: &[u8]) -> Option<usize> {
@@ -178,10 +178,11 @@ mod tests {
     #[test]
     fn commands_are_understood_in_any_case() {
         let digest = [0xc4, 0xc9, 0x33, 0x4b, 0xac, 0x56, 0x0e, 0xcc, 0x97, 0x9e, 0x58, 0x00, 0x1b, 0x3e, 0x22, 0xfb];
-        let table: [(&[u8], Command); 22] = [
+        let table: [(&[u8], Command); 23] = [
             (b"user bob", Command::User("bob".to_owned())),
             (b"USER bob ", Command::User("bob".to_owned())),
             (b"USER h\xc3\xa5kan b", Command::User("håkan b".to_owned())),
+            (b"USER ha\xcc\x8akan", Command::User("håkan".to_owned())),
             (b"PASS hungry", Command::Pass(b"hungry".to_vec())),
             (b"Pass  two words ", Command::Pass(b" two words ".to_vec())),
             (b"PASS \xff", Command::Pass(b"\xff".to_vec())),

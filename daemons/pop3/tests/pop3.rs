@@ -16,7 +16,7 @@ use shared::{
     maildir::{Listing, Maildir},
     message::Stuffing,
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
-    transcript::{Heard, Transport},
+    transcript::{Heard, Subscription, Transport},
     wire::{Crlf, LineEnd},
 };
 use std::{
@@ -468,6 +468,18 @@ async fn a_new_configuration_is_for_new_sessions_and_a_wrong_one_is_for_nobody()
     result.unwrap();
 }
 
+/// The transcript of a whole conversation.
+async fn to_the_end(listener: &mut Subscription) -> String {
+    let mut told = String::new();
+    while !told.contains("@ close") {
+        match listener.next().await {
+            Some(Heard::Event(event)) => writeln!(told, "{event}").unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+    told
+}
+
 #[tokio::test]
 async fn nothing_that_was_said_behind_stls_in_clear_is_obeyed() {
     let (mailboxes, shared) = (Mailboxes::new(), shared());
@@ -484,13 +496,7 @@ async fn nothing_that_was_said_behind_stls_in_clear_is_obeyed() {
         drop(client);
     })
     .await;
-    let mut told = String::new();
-    while !told.contains("@ close") {
-        match listener.next().await {
-            Some(Heard::Event(event)) => writeln!(told, "{event}").unwrap(),
-            other => panic!("{other:?}"),
-        }
-    }
+    let told = to_the_end(&mut listener).await;
     assert!(told.contains("octets sent in clear before the TLS handshake are dropped"), "{told}");
     assert!(!told.contains("USER") && !told.contains("STAT"), "{told}");
 }
@@ -506,13 +512,7 @@ async fn the_transcript_has_whole_messages_and_no_password() {
         say(&mut client, "QUIT").await;
     })
     .await;
-    let mut told = String::new();
-    while !told.contains("@ close") {
-        match listener.next().await {
-            Some(Heard::Event(event)) => writeln!(told, "{event}").unwrap(),
-            other => panic!("{other:?}"),
-        }
-    }
+    let told = to_the_end(&mut listener).await;
     for line in ["C: PASS ********\n", "S: +OK 498 octets\nS: Return-Path: ", "S: Do you like ketchup?\n", "S: .\n"] {
         assert!(told.contains(line), "{told}");
     }

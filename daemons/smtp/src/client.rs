@@ -14,8 +14,10 @@ use crate::{
     address::{Mailbox, ReversePath},
     answer::{Answer, Class, Malformed},
     envelope::{Account, Body, Charset, Envelope, Fate, Recipient, Reports, Ret, Status},
+    session::{Channel, Plaintext},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use shared::sasl::{Mechanism, Prover};
 use std::{
     borrow::Cow,
     collections::{BTreeSet, VecDeque},
@@ -32,6 +34,8 @@ const RECIPIENTS_MAX: usize = 100;
 const GROUP_MAX: usize = 50;
 /// RFC 5321 §4.5.3.1.4: a command has at most 512 octets with its CR LF.
 const COMMAND_OCTETS_MAX: usize = 512;
+/// How we log in, best first: with SCRAM the password never travels.
+const MECHANISMS: [Mechanism; 3] = [Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login];
 
 /// How we introduce ourselves.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct Hello {
     pub tls: Tls,
     /// Who we are, where one must log in.
     pub login: Option<Login>,
+    /// For SCRAM, which is not tried without: printable, without comma, and never the same twice.
+    pub nonce: Option<String>,
 }
 
 /// Whether to encrypt.
@@ -51,15 +57,21 @@ pub enum Tls {
     IfOffered,
     /// It was tried and failed.
     Never,
+    /// Nothing is sent without.
+    Required,
+    /// RFC 8314 §3.3: it came before all else.
+    Begun,
 }
 
-/// Who we are to a server that wants to know. Said over TLS only.
+/// Who we are to a server that wants to know.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// The user's name.
     pub user: String,
     /// The password.
     pub secret: String,
+    /// Whether it may be said where everybody can read it.
+    pub plaintext: Plaintext,
 }
 
 impl std::fmt::Debug for Login {
@@ -147,8 +159,6 @@ pub enum Extension {
     Dsn,
     /// RFC 3207.
     StartTls,
-    /// RFC 4954, with the mechanism PLAIN (RFC 4616).
-    AuthPlain,
 }
 
 /// What a server offers.
@@ -157,6 +167,8 @@ pub struct Offer {
     extensions: BTreeSet<Extension>,
     /// RFC 1870 §4: the largest message; nothing, if there is no limit or it is not told.
     octets_max: Option<u64>,
+    /// RFC 4954 §3: the ways to log in that we know, too, best first.
+    mechanisms: Vec<Mechanism>,
 }
 
 impl Offer {
@@ -177,7 +189,13 @@ impl Offer {
                 "SMTPUTF8" => Some(Extension::SmtpUtf8),
                 "DSN" => Some(Extension::Dsn),
                 "STARTTLS" => Some(Extension::StartTls),
-                "AUTH" if words.any(|mechanism| mechanism.eq_ignore_ascii_case("PLAIN")) => Some(Extension::AuthPlain),
+                "AUTH" => {
+                    let names: Vec<&str> = words.collect();
+                    let offered =
+                        |mechanism: &Mechanism| names.iter().any(|name| name.eq_ignore_ascii_case(mechanism.name()));
+                    offer.mechanisms = MECHANISMS.into_iter().filter(offered).collect();
+                    None
+                }
                 _ => None,
             });
         }
@@ -216,8 +234,10 @@ enum State {
     StartTls,
     /// RFC 3207: the handshake is the driver's.
     Handshake,
-    /// RFC 4954: the answer to AUTH; with a response that did not fit into it.
-    Auth(Option<String>),
+    /// RFC 4954: an exchange of AUTH is under way.
+    Auth(Auth),
+    /// RFC 4954 §4: we have given it up, for this reason.
+    Cancelled(Account),
     /// RFC 5321 §3.3 may begin.
     Ready,
     /// RFC 5321 §3.3.
@@ -238,11 +258,14 @@ enum Dialect {
     Old,
 }
 
-/// What carries the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Channel {
-    Clear,
-    Encrypted,
+/// An exchange of AUTH.
+#[derive(Debug)]
+struct Auth {
+    prover: Prover,
+    /// A first message that did not fit into the command.
+    initial: Option<Vec<u8>>,
+    /// What can be tried if this is refused.
+    untried: VecDeque<Mechanism>,
 }
 
 /// Whether the server still remembers a transaction that was not finished.
@@ -327,8 +350,9 @@ pub struct Client {
 impl Client {
     /// A new session; the server has the first word.
     pub fn new(hello: Arc<Hello>, peer: Peer) -> (Self, Step) {
-        let (state, channel) = (State::Greeting, Channel::Clear);
-        let client = Self { hello, peer, state, channel, offer: Offer::default(), slate: Slate::Clean };
+        let channel = if hello.tls == Tls::Begun { Channel::Encrypted } else { Channel::Clear };
+        let client =
+            Self { hello, peer, state: State::Greeting, channel, offer: Offer::default(), slate: Slate::Clean };
         (client, Step::Hear(Awaited::Greeting))
     }
 
@@ -385,14 +409,8 @@ impl Client {
             }
 
             // --- AUTH, RFC 4954 §4 ---
-            State::Auth(Some(response)) if answer.class() == Class::GoOn => {
-                self.state = State::Auth(None);
-                Step::SaySecret(response, Awaited::Other)
-            }
-            State::Auth(_) if answer.class() == Class::Done => self.ready(),
-            // The mail is good, our configuration is not: it waits until somebody has mended that.
-            State::Auth(_) => {
-                let account = Account { status: Status(4, 7, 8), ..self.heard("refused our login", answer) };
+            State::Auth(auth) => self.on_answer_within_auth(auth, answer),
+            State::Cancelled(account) => {
                 self.state = State::Unwanted;
                 Step::Unready(Fate::Deferred(account))
             }
@@ -431,27 +449,81 @@ impl Client {
     /// The server knows who we are, and we know what it offers.
     fn introduced(&mut self) -> Step {
         let clear = self.channel == Channel::Clear;
-        if clear && self.hello.tls == Tls::IfOffered && self.offer.has(Extension::StartTls) {
+        if clear && self.hello.tls != Tls::Never && self.offer.has(Extension::StartTls) {
             self.state = State::StartTls;
             return Step::Say(vec!["STARTTLS".to_owned()], Awaited::Other);
         }
-        let Some(login) = self.hello.login.clone() else { return self.ready() };
-        // RFC 4954 §4: PLAIN without encryption tells the password to everybody on the way.
-        if clear {
+        // RFC 3207 §4.1: what to do when the server has no TLS is "determined by the local policy".
+        if clear && self.hello.tls == Tls::Required {
+            return self.unready(Status(4, 7, 4), "offers no TLS, and mail may not go there without");
+        }
+        let Some(login) = &self.hello.login else { return self.ready() };
+        if self.offer.mechanisms.is_empty() {
+            return self
+                .unready(Status(4, 7, 0), "offers no AUTH with SCRAM-SHA-256, PLAIN or LOGIN, and we know no other");
+        }
+        // RFC 4954 §4: PLAIN and LOGIN tell the password to everybody on the way.
+        let private = !clear || login.plaintext == Plaintext::Allowed;
+        let (telling, scram): (Vec<Mechanism>, _) = self.offer.mechanisms.iter().partition(|way| way.shows_password());
+        let scram = scram.into_iter().filter(|_| self.hello.nonce.is_some());
+        // What is wrong for one of the two is wrong for the other, and each wrong guess makes the server wait longer.
+        let untried = scram.chain(telling.into_iter().take(usize::from(private))).collect();
+        self.log_in(untried)
+    }
+
+    /// RFC 4954 §4: the next way to log in.
+    fn log_in(&mut self, mut untried: VecDeque<Mechanism>) -> Step {
+        let (Some(mechanism), Some(login)) = (untried.pop_front(), &self.hello.login) else {
             return self.unready(Status(4, 7, 0), "is reached without TLS, and our password is not said in clear");
-        }
-        if !self.offer.has(Extension::AuthPlain) {
-            return self.unready(Status(4, 7, 0), "offers no AUTH PLAIN, and we know no other way to log in");
-        }
-        let response = BASE64_STANDARD.encode(format!("\0{}\0{}", login.user, login.secret));
-        let line = format!("AUTH PLAIN {response}");
-        // RFC 4954 §4: with its initial response the command has the length of any command; a longer one goes alone.
-        if line.len() + 2 > COMMAND_OCTETS_MAX {
-            self.state = State::Auth(Some(response));
-            return Step::Say(vec!["AUTH PLAIN".to_owned()], Awaited::Other);
-        }
-        self.state = State::Auth(None);
+        };
+        let nonce = self.hello.nonce.as_deref().unwrap_or_default();
+        let (prover, initial) = Prover::begin(mechanism, &login.user, login.secret.as_bytes(), nonce);
+        let command = format!("AUTH {}", mechanism.name());
+        let whole = initial.as_ref().map(|initial| format!("{command} {}", BASE64_STANDARD.encode(initial)));
+        // With its first message the command has the length of any command; a longer one goes alone.
+        let (line, initial) = match whole {
+            Some(whole) if whole.len() + 2 <= COMMAND_OCTETS_MAX => (whole, None),
+            _ => (command, initial),
+        };
+        self.state = State::Auth(Auth { prover, initial, untried });
         Step::Say(vec![line], Awaited::Other)
+    }
+
+    fn on_answer_within_auth(&mut self, auth: Auth, answer: &Answer) -> Step {
+        let Auth { prover, initial, untried } = auth;
+        match answer.class() {
+            Class::GoOn => {
+                let challenge = || BASE64_STANDARD.decode(answer.lines().next().unwrap_or_default());
+                let (prover, response) = match (initial, challenge()) {
+                    (Some(initial), _) => (prover, initial),
+                    (None, Ok(challenge)) => match prover.on_challenge(&challenge) {
+                        Ok(next) => next,
+                        Err(malformed) => return self.cancel(&malformed.to_string()),
+                    },
+                    (None, Err(_)) => return self.cancel("its challenge is not base64"),
+                };
+                self.state = State::Auth(Auth { prover, initial: None, untried });
+                Step::SaySecret(BASE64_STANDARD.encode(response), Awaited::Other)
+            }
+            Class::Done if prover.is_done() => self.ready(),
+            // RFC 5802 §3: a client that does not check the server's signature could as well talk with somebody else.
+            Class::Done => self.unready(Status(4, 7, 0), "lets us in without a proof that it knows our password"),
+            // Not every account can log in in every way that its server offers.
+            Class::Never if !untried.is_empty() => self.log_in(untried),
+            // The mail is good, our configuration is not: it waits until somebody has mended that.
+            Class::Never | Class::NotNow => {
+                let account = Account { status: Status(4, 7, 8), ..self.heard("refused our login", answer) };
+                self.state = State::Unwanted;
+                Step::Unready(Fate::Deferred(account))
+            }
+        }
+    }
+
+    /// RFC 4954 §4: "If the client wishes to cancel the authentication exchange, it issues a line with a single "*"."
+    fn cancel(&mut self, why: &str) -> Step {
+        let account = self.own(Status(4, 7, 0), &format!("is not to be logged in to: {why}"));
+        self.state = State::Cancelled(account);
+        Step::Say(vec!["*".to_owned()], Awaited::Other)
     }
 
     fn ready(&mut self) -> Step {
@@ -675,7 +747,7 @@ impl Client {
             State::Greeting => ", and has not greeted".into(),
             State::Hello(_) => " when we had said our name".into(),
             State::StartTls | State::Handshake => " when TLS was to begin".into(),
-            State::Auth(_) => " when we logged in".into(),
+            State::Auth(_) | State::Cancelled(_) => " when we logged in".into(),
             State::Sending(sending) => match (sending.message, sending.awaited.front()) {
                 (Message::UnderWay, _) => " in the middle of the message".into(),
                 // RFC 1047: the one case in which nobody can know. A message twice is better than none.
@@ -853,11 +925,11 @@ fn is_too_many(answer: &Answer) -> bool {
 
 /// Stars what is secret in what we say.
 pub fn mask(line: &[u8]) -> Cow<'_, [u8]> {
-    const SHOWN: &[u8] = b"AUTH PLAIN";
-    if line.len() > SHOWN.len() && line.starts_with(SHOWN) {
-        return [SHOWN, b" ********"].concat().into();
+    let mut words = line.splitn(3, |octet| *octet == b' ');
+    match (words.next(), words.next(), words.next()) {
+        (Some(b"AUTH"), Some(mechanism), Some(_)) => [b"AUTH ", mechanism, b" ********"].concat().into(),
+        _ => line.into(),
     }
-    line.into()
 }
 
 #[cfg(test)]
@@ -891,7 +963,7 @@ mod tests {
 
     /// A session that is ready.
     fn ready(pipelining: &str) -> Client {
-        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login: None };
+        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login: None, nonce: None };
         let peer = Peer { name: "b".to_owned(), label: "b [127.0.0.1]:25".to_owned() };
         let (mut client, _) = Client::new(Arc::new(hello), peer);
         client.on_answer(&answer("220 b"));
@@ -907,14 +979,16 @@ mod tests {
     #[test]
     fn passwords_are_starred() {
         assert_eq!(&*mask(b"AUTH PLAIN AGFsaWNlAGNyZXBlcw=="), b"AUTH PLAIN ********");
+        assert_eq!(&*mask(b"AUTH SCRAM-SHA-256 biws bj1h"), b"AUTH SCRAM-SHA-256 ********");
         assert_eq!(&*mask(b"AUTH PLAIN"), b"AUTH PLAIN");
-        assert_eq!(&*mask(b"MAIL FROM:<a@b>"), b"MAIL FROM:<a@b>");
+        assert_eq!(&*mask(b"MAIL FROM:<a@b> RET=FULL X"), b"MAIL FROM:<a@b> RET=FULL X");
     }
 
     #[test]
     fn a_password_too_long_for_one_command_is_said_in_two() {
-        let login = Some(Login { user: "alice".to_owned(), secret: "x".repeat(400) });
-        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login };
+        let (user, plaintext) = ("alice".to_owned(), Plaintext::OverTls);
+        let login = Some(Login { user, secret: "x".repeat(400), plaintext });
+        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login, nonce: None };
         let peer = Peer { name: "b".to_owned(), label: "b [127.0.0.1]:25".to_owned() };
         let (mut client, _) = Client::new(Arc::new(hello), peer);
         client.encrypted();

@@ -4,8 +4,9 @@ use crate::{
     address::{Domain, Host},
     authenticity::{Authenticator, DkimKey, Signer},
     body::{Bounds, Stray},
-    courier::{Couriers, Settings, Timeouts},
-    mx::{Resolver, Route},
+    courier::{Couriers, Security, Settings, Timeouts},
+    mx::Resolver,
+    relay::Relay,
     route::{Faults, House, Residents, Target},
     schedule::Schedule,
     session::LINE_OCTETS_MAX,
@@ -15,6 +16,7 @@ use shared::{
     Shared,
     config::keep,
     daemon::StartError,
+    tls::{self, TlsError},
     units::{Network, Size, Span, private_networks},
     wire::{Limits, LineEnd},
 };
@@ -104,10 +106,16 @@ pub struct Config {
     pub warn: Span,
     /// Name servers that tell where mail goes, as address and port; empty asks those of /etc/resolv.conf.
     pub resolvers: Vec<SocketAddr>,
-    /// Domains whose mail goes to a fixed host, without a look at MX: `{ "hamburger.edu" = "127.77.2.25:8025" }`.
-    pub routes: BTreeMap<String, String>,
-    /// The host that takes all mail to others; empty looks for each domain's own.
-    pub smart_host: String,
+    /// Domains whose mail goes to a fixed host, without a look at MX: `{ "hamburger.edu" = "127.77.2.25:8025" }`. A host can be a table, too,
+    /// like that of `smart_host`.
+    pub routes: BTreeMap<String, Relay>,
+    /// The host that takes all mail to others; without one each domain's own is looked for. Its address alone, or a table: `tls` is
+    /// "opportunistic" (where it is offered), "required", or "verified" (with a certificate for this name, from one of `tls_roots`); `tls_first` is
+    /// for port 465; `user` and `password_file` log in, by SCRAM-SHA-256, PLAIN or LOGIN, and then `tls` is "verified" unless it says
+    /// otherwise; `allow_plaintext_auth` says the password in clear, too, for lessons only.
+    pub smart_host: Option<Relay>,
+    /// A PEM file with the authorities whose certificates are good for `tls = "verified"`.
+    pub tls_roots: PathBuf,
     /// The port of other servers.
     pub peer_port: u16,
     /// The address that connections to other servers come from; `0.0.0.0` lets the system choose.
@@ -162,7 +170,9 @@ impl Default for Config {
             warn: Span::secs(4 * 3600),
             resolvers: vec![],
             routes: BTreeMap::new(),
-            smart_host: String::new(),
+            smart_host: None,
+            // Where Debian, Alpine and Arch have those of the web.
+            tls_roots: PathBuf::from("/etc/ssl/certs/ca-certificates.crt"),
             peer_port: 25,
             send_from: std::net::Ipv4Addr::UNSPECIFIED.into(),
             send_ipv6: true,
@@ -307,16 +317,30 @@ impl Config {
     /// A route or the smart host is none, or the system's name servers cannot be read.
     pub fn couriers(&self, shared: &Shared, house: &House) -> Result<Couriers, StartError> {
         let mut routes = HashMap::new();
-        for (domain, route) in &self.routes {
-            routes.insert(parse::<Domain>("routes", domain)?, parse::<Route>("routes", route)?);
+        for (domain, relay) in &self.routes {
+            let neighbour = relay.neighbour().map_err(|problem| unfit("routes", format!("{domain}: {problem}")))?;
+            routes.insert(parse::<Domain>("routes", domain)?, neighbour);
         }
-        let smart_host = (!self.smart_host.is_empty()).then(|| parse("smart_host", &self.smart_host)).transpose()?;
+        let smart_host = self.smart_host.as_ref().map(Relay::neighbour).transpose();
+        let smart_host = smart_host.map_err(|problem| unfit("smart_host", problem))?;
+        let verified = routes.values().chain(&smart_host).any(|neighbour| neighbour.security == Security::Verified);
+        let trust = verified.then(|| tls::client_config(&self.tls_roots)).transpose();
+        let trust = trust.map_err(|error| match error {
+            TlsError::Unreadable { path, source } => unfit(
+                "tls_roots",
+                format!(
+                    "{}: {source}; the package ca-certificates has such a file, a lab has its own ca.crt",
+                    path.display()
+                ),
+            ),
+            error => unfit("tls_roots", error),
+        })?;
         let settings = Settings {
             hello: house.name.clone(),
             resolvers: self.resolvers.clone(),
             routes,
             smart_host,
-            smart_host_login: None,
+            trust,
             port: self.peer_port,
             from: self.sends_from(),
             our_names: house.domains.iter().cloned().chain(house.name.parse()).collect(),

@@ -22,12 +22,14 @@ use prometheus_client::metrics::counter::Counter;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::net::{RecvFlags, recv};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use serde::{Deserialize, Serialize};
 use shared::{
+    login::nonce,
     message::{CHUNK_OCTETS, Shown, Stuffing, read},
     metrics::Metrics,
     tls,
@@ -36,6 +38,7 @@ use shared::{
 };
 use std::{
     collections::HashMap,
+    fmt,
     fs::File,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -61,11 +64,11 @@ pub struct Settings {
     /// The name servers to ask, `127.77.1.2:8053`; without any, those of `/etc/resolv.conf`.
     pub resolvers: Vec<SocketAddr>,
     /// Domains whose mail goes to a fixed host, without a look at MX records.
-    pub routes: HashMap<Domain, Route>,
+    pub routes: HashMap<Domain, Neighbour>,
     /// Where [`Destination::SmartHost`] is.
-    pub smart_host: Option<Route>,
-    /// Who we are there; said over TLS only.
-    pub smart_host_login: Option<Login>,
+    pub smart_host: Option<Neighbour>,
+    /// What verifies certificates; needed for [`Security::Verified`].
+    pub trust: Option<Arc<ClientConfig>>,
     /// The port of other servers: 25.
     pub port: u16,
     /// Our end of connections, where it matters; the lab tells its hosts apart by it.
@@ -78,6 +81,46 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long to wait for what a server says.
     pub timeouts: Timeouts,
+}
+
+/// A host that mail goes to without a look at MX records.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// Where it is.
+    pub route: Route,
+    /// How private it must be.
+    pub security: Security,
+    /// What comes first.
+    pub begin: Begin,
+    /// Who we are there.
+    pub login: Option<Login>,
+}
+
+impl From<Route> for Neighbour {
+    fn from(route: Route) -> Self {
+        Self { route, security: Security::Opportunistic, begin: Begin::InClear, login: None }
+    }
+}
+
+/// How private a connection must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// RFC 7435: encrypted where that is offered, and in clear where it is not, or fails.
+    Opportunistic,
+    /// Encrypted, whoever the other end is: nobody can read along.
+    Required,
+    /// Encrypted, and the other end has a certificate for the name that we know it by: nobody can put himself in its place.
+    Verified,
+}
+
+/// What comes first on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// The greeting; TLS begins with STARTTLS (RFC 3207).
+    InClear,
+    /// TLS (RFC 8314 §3.3).
+    WithTls,
 }
 
 /// How long to wait for what a server says; RFC 5321 §4.5.3.2 has the figures.
@@ -161,6 +204,27 @@ struct Target {
     port: u16,
     /// Its address, if that was given.
     address: Option<IpAddr>,
+    security: Security,
+    begin: Begin,
+    login: Option<Login>,
+}
+
+impl Target {
+    /// One that the DNS names.
+    fn exchanger(server: Server, port: u16) -> Self {
+        Self { server, port, address: None, security: Security::Opportunistic, begin: Begin::InClear, login: None }
+    }
+
+    /// One that the configuration names.
+    fn neighbour(neighbour: &Neighbour, usual_port: u16) -> Self {
+        let Neighbour { route: Route { host, port }, security, begin, login } = neighbour.clone();
+        let address = match &host {
+            Host::Domain(_) => None,
+            Host::Literal(address) => Some(*address),
+        };
+        let server = Server { host: host.to_string(), because: Because::Route };
+        Self { server, port: port.unwrap_or(usual_port), address, security, begin, login }
+    }
 }
 
 /// Why a connection is not open.
@@ -246,7 +310,7 @@ impl Office {
         let literal;
         let route = match to {
             Destination::Literal(address) => {
-                literal = Route { host: Host::Literal(*address), port: None };
+                literal = Route { host: Host::Literal(*address), port: None }.into();
                 Some(&literal)
             }
             Destination::SmartHost => {
@@ -257,17 +321,12 @@ impl Office {
             Destination::Domain(domain) => routes.get(domain),
         };
         if let Some(route) = route {
-            let address = match &route.host {
-                Host::Domain(_) => None,
-                Host::Literal(address) => Some(*address),
-            };
-            let server = Server { host: route.host.to_string(), because: Because::Route };
-            return Ok(vec![Target { server, port: route.port.unwrap_or(*port), address }]);
+            return Ok(vec![Target::neighbour(route, *port)]);
         }
         let Destination::Domain(domain) = to else { return Ok(vec![]) };
         let found = self.resolver.exchangers(domain, cause).await;
         let servers = mx::exchangers(domain, found, our_names, || self.random())?;
-        Ok(servers.into_iter().map(|server| Target { server, port: *port, address: None }).collect())
+        Ok(servers.into_iter().map(|server| Target::exchanger(server, *port)).collect())
     }
 
     fn random(&self) -> u64 {
@@ -287,10 +346,17 @@ impl Office {
 
     /// Opens a connection to this address and says hello.
     async fn open(&self, target: &Target, address: IpAddr, cause: Option<u64>) -> Result<Talk<Stream>, Fate> {
-        match self.introduce(target, address, Tls::IfOffered, cause).await {
+        let tls = match (target.begin, target.security) {
+            (Begin::WithTls, _) => Tls::Begun,
+            (Begin::InClear, Security::Opportunistic) => Tls::IfOffered,
+            (Begin::InClear, Security::Required | Security::Verified) => Tls::Required,
+        };
+        match self.introduce(target, address, tls, cause).await {
             // RFC 7435: where encryption fails, opportunistic security still communicates. The handshake has spoilt the connection, so
             // this takes a new one.
-            Err(NotOpen::NoTls(_)) => self.introduce(target, address, Tls::Never, cause).await.map_err(NotOpen::fate),
+            Err(NotOpen::NoTls(_)) if tls == Tls::IfOffered => {
+                self.introduce(target, address, Tls::Never, cause).await.map_err(NotOpen::fate)
+            }
             talk => talk.map_err(NotOpen::fate),
         }
     }
@@ -302,15 +368,22 @@ impl Office {
         tls: Tls,
         cause: Option<u64>,
     ) -> Result<Talk<Stream>, NotOpen> {
-        let Settings { hello, smart_host, smart_host_login, timeouts, .. } = &self.settings;
-        let (peer, stream, conversation) = self.reach(target, address, cause).await.map_err(NotOpen::Fate)?;
-        let is_smart_host = smart_host.as_ref().is_some_and(|route| route.host.to_string() == target.server.host);
-        let login = smart_host_login.clone().filter(|_| is_smart_host && target.server.because == Because::Route);
-        let hello = Hello { name: hello.clone(), tls, login };
-        let (mut talk, step) = Talk::new(Either::Left(stream), hello, peer, *timeouts, conversation);
+        let Settings { hello, timeouts, .. } = &self.settings;
+        let (peer, stream, mut conversation) = self.reach(target, address, cause).await.map_err(NotOpen::Fate)?;
+        let login = target.login.clone();
+        let hello = Hello { name: hello.clone(), tls, nonce: login.as_ref().and_then(|_| nonce()), login };
+        let stream = match target.begin {
+            Begin::InClear => Either::Left(stream),
+            Begin::WithTls => {
+                let encrypted = self.handshake(target, &peer, stream, &conversation).await?;
+                conversation.now_encrypted();
+                Either::Right(encrypted)
+            }
+        };
+        let (mut talk, step) = Talk::new(stream, hello, peer, *timeouts, conversation);
         let mut step = talk.run(step).await;
         if step == Step::StartTls {
-            talk = self.encrypt(talk).await?;
+            talk = self.encrypt(target, talk).await?;
             let next = talk.client.encrypted();
             step = talk.run(next).await;
         }
@@ -369,30 +442,69 @@ impl Office {
     }
 
     /// RFC 3207 §4.
-    async fn encrypt(&self, talk: Talk<Stream>) -> Result<Talk<Stream>, NotOpen> {
+    async fn encrypt(&self, target: &Target, talk: Talk<Stream>) -> Result<Talk<Stream>, NotOpen> {
         let Talk { wire, client, timeouts, .. } = talk;
         let conversation = wire.conversation().clone();
-        let failed = |why: &dyn std::fmt::Display| {
-            let text = format!("{} offers TLS, which fails: {why}", client.peer().label);
-            conversation.note(&text);
-            let remote = Some(client.peer().name.clone());
-            NotOpen::NoTls(Fate::Deferred(Account { status: Status(4, 7, 0), remote, reply: None, text }))
-        };
-        let peer = &client.peer().name;
-        let name = peer.trim_matches(['[', ']']).trim_start_matches("IPv6:").to_owned();
-        let name = ServerName::try_from(name).map_err(|error| failed(&error))?;
+        let failed = |why: &dyn fmt::Display| no_tls(client.peer(), &conversation, Status(4, 7, 0), why);
         // What the server said in clear behind its 220 is dropped there: somebody else may have put it in.
         let unwired = wire.into_stream_for_tls().await.map_err(|error| failed(&error))?;
         let Either::Left(stream) = unwired.stream else { return Err(failed(&"it has begun already")) };
-        match timeout(timeouts.other, self.tls.connector().connect(name, stream)).await {
-            Ok(Ok(stream)) => {
-                let wire = unwired.rest.over(Either::Right(Box::new(stream)));
-                Ok(Talk { wire, client, listener: Listener::default(), timeouts, answers: 0 })
-            }
-            Ok(Err(error)) => Err(failed(&error)),
-            Err(_) => Err(failed(&"no handshake in time")),
+        let stream = self.handshake(target, client.peer(), stream, &conversation).await?;
+        let wire = unwired.rest.over(Either::Right(stream));
+        Ok(Talk { wire, client, listener: Listener::default(), timeouts, answers: 0 })
+    }
+
+    async fn handshake(
+        &self,
+        target: &Target,
+        peer: &Peer,
+        stream: TcpStream,
+        conversation: &Conversation,
+    ) -> Result<Box<TlsStream<TcpStream>>, NotOpen> {
+        let failed = |status, why: &dyn fmt::Display| no_tls(peer, conversation, status, why);
+        let config = match (target.security, &self.settings.trust) {
+            (Security::Opportunistic | Security::Required, _) => &self.tls.0,
+            (Security::Verified, Some(trust)) => trust,
+            (Security::Verified, None) => return Err(failed(Status(4, 7, 5), &"nobody is trusted here")),
+        };
+        // RFC 8314 §3.4, RFC 6125: the name that the configuration knows the server by, not one that the DNS made of it.
+        let name = peer.name.trim_matches(['[', ']']).trim_start_matches("IPv6:").to_owned();
+        let name = ServerName::try_from(name).map_err(|error| failed(Status(4, 7, 0), &error))?;
+        let connecting = TlsConnector::from(Arc::clone(config)).connect(name, stream);
+        match timeout(self.settings.timeouts.other, connecting).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => match flaw(&error) {
+                Some(flaw) => Err(failed(Status(4, 7, 5), &flaw)),
+                None => Err(failed(Status(4, 7, 0), &error)),
+            },
+            Err(_) => Err(failed(Status(4, 7, 0), &"no handshake in time")),
         }
     }
+}
+
+/// TLS cannot be had.
+fn no_tls(peer: &Peer, conversation: &Conversation, status: Status, why: &dyn fmt::Display) -> NotOpen {
+    let text = format!("{} offers TLS, which fails: {why}", peer.label);
+    conversation.note(&text);
+    NotOpen::NoTls(Fate::Deferred(Account { status, remote: Some(peer.name.clone()), reply: None, text }))
+}
+
+/// What is wrong with the server's certificate, if it is that.
+fn flaw(error: &io::Error) -> Option<String> {
+    let rustls::Error::InvalidCertificate(flaw) = error.get_ref()?.downcast_ref()? else { return None };
+    Some(match flaw {
+        // A signature is bad, too, where somebody of the same name has another key: each lab has an authority of its own.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "nobody whom we trust has signed its certificate".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "its certificate is for another name".to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate is out of date".to_owned()
+        }
+        other => format!("its certificate is not good: {other}"),
+    })
 }
 
 /// What the system says, without its numbers.
@@ -732,15 +844,9 @@ async fn look_through(job: &Job) -> io::Result<Seen> {
 /// The configuration of rustls, which says nothing of itself.
 struct TlsConfig(Arc<ClientConfig>);
 
-impl std::fmt::Debug for TlsConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TlsConfig")
-    }
-}
-
-impl TlsConfig {
-    fn connector(&self) -> TlsConnector {
-        TlsConnector::from(Arc::clone(&self.0))
     }
 }
 
@@ -811,7 +917,7 @@ mod tests {
     fn talk(stream: DuplexStream) -> (Talk<DuplexStream>, Step) {
         let address = ([127, 0, 0, 1], 25).into();
         let conversation = Hub::quiet().transcript("smtp", "crepes.fr").conversation(Transport::Tcp, address, address);
-        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login: None };
+        let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login: None, nonce: None };
         let peer = Peer { name: "hamburger.edu".to_owned(), label: "hamburger.edu [127.0.0.1]:25".to_owned() };
         Talk::new(stream, hello, peer, Timeouts::default(), conversation)
     }

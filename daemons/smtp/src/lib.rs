@@ -39,7 +39,7 @@
 //! Reading order: [`address`] and [`envelope`] (the nouns), [`command`], [`reply`], [`route`] (whom an address means), [`session`]
 //! (the state machine, with no socket), [`body`] (what a message is, to the octet). Then [`spool`] (the queue on disk), [`queue`]
 //! (at work), `local` (mailboxes). Then the other side: [`answer`], [`client`] (the same dialogue from the other end), [`mx`],
-//! [`courier`], [`schedule`], [`report`]. `visit` and `server` move the octets.
+//! [`relay`], [`courier`], [`schedule`], [`report`]. `visit` and `server` move the octets.
 
 pub mod address;
 pub mod envelope;
@@ -67,6 +67,7 @@ pub mod answer;
 pub mod client;
 pub mod courier;
 pub mod mx;
+pub mod relay;
 pub mod report;
 pub mod schedule;
 

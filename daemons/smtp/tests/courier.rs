@@ -15,13 +15,15 @@ use shared::{
     transcript::{Heard, Hub},
 };
 use smtp::{
-    courier::{Couriers, Destination, Job, Login, Settings, Timeouts},
-    envelope::{Body, Charset, Envelope, Fate, Notify, Recipient, Ret, Status},
+    courier::{Begin, Connection, Couriers, Destination, Job, Login, Neighbour, Route, Security, Settings, Timeouts},
+    envelope::{Account, Body, Charset, Envelope, Fate, Notify, Recipient, Ret, Status},
+    session::Plaintext,
 };
 use std::{
     collections::HashMap,
     io::Write,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -39,7 +41,7 @@ fn settings(port: u16, resolver: Option<SocketAddr>) -> Settings {
         resolvers: vec![resolver.unwrap_or(([127, 0, 0, 1], 9).into())],
         routes: HashMap::new(),
         smart_host: None,
-        smart_host_login: None,
+        trust: None,
         port,
         from: None,
         our_names: vec!["mail.crepes.fr".parse().unwrap()],
@@ -91,6 +93,11 @@ fn job(recipients: usize, content: &[u8]) -> Job {
         start: 0,
         octets: content.len() as u64,
     }
+}
+
+/// A host at this port of this machine that mail is to go to.
+fn neighbour(port: u16) -> Neighbour {
+    format!("127.0.0.1:{port}").parse::<Route>().unwrap().into()
 }
 
 fn is_relayed(fates: &[Fate]) -> bool {
@@ -175,6 +182,23 @@ async fn listener() -> (TcpListener, u16) {
 
 async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
     Peer::new(listener.accept().await.unwrap().0)
+}
+
+/// Sends over a connection to a server with this offer, which takes everything; what came of it, and what the server has.
+async fn over_a_connection<T>(offer: &str, send: impl AsyncFnOnce(&mut Connection) -> T) -> (T, Vec<(u64, usize)>) {
+    let (listener, port) = listener().await;
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        peer.greet(offer).await;
+        peer.take().await
+    };
+    let send = async {
+        let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
+        let result = send(&mut connection).await;
+        connection.quit().await;
+        result
+    };
+    tokio::join!(send, serve)
 }
 
 // --- The DNS ---------------------------------------------------------------------------------------------------------
@@ -373,11 +397,11 @@ async fn our_end_is_the_address_that_is_configured_for_questions_too() {
 async fn routes_go_before_the_dns_and_a_smart_host_gets_what_is_for_it() {
     let (listener, port) = listener().await;
     let mut settings = settings(25, None);
-    settings.routes.insert("hamburger.edu".parse().unwrap(), format!("127.0.0.1:{port}").parse().unwrap());
+    settings.routes.insert("hamburger.edu".parse().unwrap(), neighbour(port));
     let without = couriers(settings.clone());
     let text = "mail is to go to the smart host, and the configuration names none";
     assert_eq!(without.connect(&Destination::SmartHost, None).await.unwrap_err().account().text, text);
-    settings.smart_host = Some(format!("[127.0.0.1]:{port}").parse().unwrap());
+    settings.smart_host = Some(neighbour(port));
     let couriers = couriers(settings);
     for destination in [to("HAMBURGER.edu"), Destination::SmartHost] {
         let serve = async {
@@ -424,15 +448,16 @@ async fn a_server_that_is_busy_leaves_the_mail_to_the_next_one() {
 
 // --- TLS -------------------------------------------------------------------------------------------------------------
 
-fn acceptor(folder: &std::path::Path) -> TlsAcceptor {
-    let config = LabCa::open_or_create(folder).unwrap().certificate_for(&["elsewhere.net".to_owned()]).unwrap();
+/// With a certificate for `name`; its authority's is in the folder, as `ca.crt`.
+fn acceptor(folder: &Path, name: &str) -> TlsAcceptor {
+    let config = LabCa::open_or_create(folder).unwrap().certificate_for(&[name.to_owned()]).unwrap();
     TlsAcceptor::from(tls::server_config(&config, &[]).unwrap().unwrap())
 }
 
 #[tokio::test]
 async fn mail_is_encrypted_where_it_is_offered_whatever_the_certificate_says() {
     let folder = tempfile::tempdir().unwrap();
-    let acceptor = acceptor(folder.path());
+    let acceptor = acceptor(folder.path(), "elsewhere.net");
     let (listener, port) = listener().await;
     let serve = async {
         let mut peer = accept(&listener).await;
@@ -449,8 +474,8 @@ async fn mail_is_encrypted_where_it_is_offered_whatever_the_certificate_says() {
     };
     let send = async {
         let mut settings = settings(25, None);
-        settings.smart_host = Some(format!("127.0.0.1:{port}").parse().unwrap());
-        settings.smart_host_login = Some(Login { user: "alice".to_owned(), secret: "crepes".to_owned() });
+        let (user, secret, plaintext) = ("alice".to_owned(), "crepes".to_owned(), Plaintext::OverTls);
+        settings.smart_host = Some(Neighbour { login: Some(Login { user, secret, plaintext }), ..neighbour(port) });
         let mut connection = couriers(settings).connect(&Destination::SmartHost, None).await.unwrap();
         assert!(is_relayed(&connection.send(&job(1, b"private\r\n")).await));
         assert!(connection.is_usable());
@@ -458,6 +483,57 @@ async fn mail_is_encrypted_where_it_is_offered_whatever_the_certificate_says() {
     };
     let ((), taken) = tokio::join!(send, serve);
     assert_eq!(taken, [(9, 1)]);
+}
+
+#[tokio::test]
+async fn a_certificate_is_verified_where_that_is_wanted_and_a_wrong_one_stops_the_mail() {
+    let (folder, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (right, wrong) = (acceptor(folder.path(), "127.0.0.1"), acceptor(folder.path(), "elsewhere.net"));
+    let strange = acceptor(others.path(), "127.0.0.1");
+    let (listener, port) = listener().await;
+    for (acceptor, security, begin, want) in [
+        (&right, Security::Verified, Begin::InClear, ""),
+        (&right, Security::Verified, Begin::WithTls, ""),
+        (&wrong, Security::Required, Begin::InClear, ""),
+        (&wrong, Security::Verified, Begin::InClear, "4.7.5 its certificate is for another name"),
+        (&wrong, Security::Verified, Begin::WithTls, "4.7.5 its certificate is for another name"),
+        (&strange, Security::Verified, Begin::InClear, "4.7.5 nobody whom we trust has signed its certificate"),
+    ] {
+        let serve = async {
+            let mut stream = accept(&listener).await;
+            if begin == Begin::InClear {
+                stream.greet("250-STARTTLS\n").await;
+                stream.expect("STARTTLS").await;
+                stream.say("220 go ahead").await;
+            }
+            // Whoever does not like the certificate hangs up.
+            let Ok(stream) = acceptor.accept(stream.0.into_inner()).await else { return };
+            let mut peer = Peer::new(stream);
+            if begin == Begin::WithTls {
+                peer.say("220 mail").await;
+            }
+            if peer.hear().await == "EHLO crepes.fr" {
+                peer.say("250 mail").await;
+                peer.take().await;
+            }
+        };
+        let send = async {
+            let mut settings = settings(25, None);
+            settings.smart_host = Some(Neighbour { security, begin, ..neighbour(port) });
+            settings.trust = Some(tls::client_config(&folder.path().join("ca.crt")).unwrap());
+            match couriers(settings).connect(&Destination::SmartHost, None).await {
+                Ok(connection) => {
+                    connection.quit().await;
+                    String::new()
+                }
+                Err(Fate::Deferred(Account { status, text, .. })) => format!("{status} {text}"),
+                Err(fate) => panic!("{fate:?}"),
+            }
+        };
+        let (told, ()) = tokio::join!(send, serve);
+        let told = told.replace(&format!("[127.0.0.1]:{port} offers TLS, which fails: "), "");
+        assert_eq!(told, want, "{security:?} {begin:?}");
+    }
 }
 
 #[tokio::test]
@@ -487,21 +563,13 @@ async fn where_tls_fails_the_mail_goes_in_clear_over_a_new_connection() {
 
 #[tokio::test]
 async fn five_messages_go_over_one_connection() {
-    let (listener, port) = listener().await;
-    let serve = async {
-        let mut peer = accept(&listener).await;
-        peer.greet("250-PIPELINING\n").await;
-        peer.take().await
-    };
-    let send = async {
-        let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
+    let send = async |connection: &mut Connection| {
         for _ in 0..5 {
             assert!(connection.is_usable());
             assert!(is_relayed(&connection.send(&job(2, b"hello\r\n")).await));
         }
-        connection.quit().await;
     };
-    let ((), taken) = tokio::join!(send, serve);
+    let ((), taken) = over_a_connection("250-PIPELINING\n", send).await;
     assert_eq!(taken, [(7, 2); 5]);
 }
 
@@ -571,39 +639,20 @@ async fn a_server_that_has_hung_up_or_says_something_on_its_own_is_not_used_agai
 
 #[tokio::test]
 async fn many_recipients_are_a_hundred_at_a_time() {
-    let (listener, port) = listener().await;
     for offer in ["", "250-PIPELINING\n"] {
-        let serve = async {
-            let mut peer = accept(&listener).await;
-            peer.greet(offer).await;
-            peer.take().await
-        };
-        let send = async {
-            let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
-            let fates = connection.send(&job(250, b"hello\r\n")).await;
-            assert!(fates.len() == 250 && is_relayed(&fates));
-            connection.quit().await;
-        };
-        let ((), taken) = tokio::join!(send, serve);
+        let send = async |connection: &mut Connection| connection.send(&job(250, b"hello\r\n")).await;
+        let (fates, taken) = over_a_connection(offer, send).await;
+        assert!(fates.len() == 250 && is_relayed(&fates));
         assert_eq!(taken, [(7, 100), (7, 100), (7, 50)]);
     }
 }
 
 #[tokio::test]
 async fn a_large_message_arrives_whole_with_its_dots_doubled() {
-    let (listener, port) = listener().await;
     let content = b".a line that begins with a dot\r\nand one that does not\r\n".repeat(100_000);
-    let serve = async {
-        let mut peer = accept(&listener).await;
-        peer.greet("250-PIPELINING\n").await;
-        peer.take().await
-    };
-    let send = async {
-        let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
-        assert!(is_relayed(&connection.send(&job(1, &content)).await));
-        connection.quit().await;
-    };
-    let ((), taken) = tokio::join!(send, serve);
+    let send = async |connection: &mut Connection| connection.send(&job(1, &content)).await;
+    let (fates, taken) = over_a_connection("250-PIPELINING\n", send).await;
+    assert!(is_relayed(&fates));
     assert_eq!(taken, [(content.len() as u64 + 100_000, 1)]);
 }
 
@@ -667,14 +716,7 @@ async fn a_file_that_has_become_shorter_is_never_sent_as_if_it_were_whole() {
 
 #[tokio::test]
 async fn a_promise_of_utf8_or_eight_bits_that_is_not_needed_stops_nothing() {
-    let (listener, port) = listener().await;
-    let serve = async {
-        let mut peer = accept(&listener).await;
-        peer.greet("").await;
-        peer.take().await
-    };
-    let send = async {
-        let mut connection = couriers(settings(port, None)).connect(&here(), None).await.unwrap();
+    let send = async |connection: &mut Connection| {
         let long = "X: y\r\n".repeat(20_000);
         let mut statuses = vec![];
         for (body, charset, content) in [
@@ -688,10 +730,9 @@ async fn a_promise_of_utf8_or_eight_bits_that_is_not_needed_stops_nothing() {
             let fates = connection.send(&Job { envelope: Arc::new(envelope), ..job }).await;
             statuses.push(fates[0].account().status);
         }
-        connection.quit().await;
         statuses
     };
-    let (statuses, taken) = tokio::join!(send, serve);
+    let (statuses, taken) = over_a_connection("", send).await;
     assert_eq!(statuses, [Status(2, 0, 0), Status(5, 6, 3), Status(5, 6, 7), Status(2, 0, 0)]);
     assert_eq!(taken.len(), 2);
 }

@@ -13,6 +13,7 @@ use smtp::{
     client::{Client, Hello, Login, Loss, Peer, Step, Tls, Transaction},
     courier::{Couriers, Destination, Job, Settings, Timeouts},
     envelope::{Body, Charset, Envelope, Fate, Notify, Occasions, OriginalRecipient, Recipient, Reports, Ret, Xtext},
+    session::Plaintext,
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -124,9 +125,17 @@ fn compare(wanted: &str, fates: &mut VecDeque<String>) -> Result<(), String> {
     Ok(())
 }
 
+/// How we come to the servers of a folder.
 fn hello(folder: &str) -> Hello {
-    let login = (folder == "login").then(|| Login { user: "alice".to_owned(), secret: "crepes".to_owned() });
-    Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login }
+    let login = |plaintext| Some(Login { user: "alice".to_owned(), secret: "crepes".to_owned(), plaintext });
+    let (tls, login) = match folder {
+        "login" => (Tls::IfOffered, login(Plaintext::OverTls)),
+        "login-in-clear" => (Tls::IfOffered, login(Plaintext::Allowed)),
+        "tls-required" => (Tls::Required, None),
+        "tls-first" => (Tls::Begun, login(Plaintext::OverTls)),
+        _ => (Tls::IfOffered, None),
+    };
+    Hello { name: "crepes.fr".to_owned(), tls, login, nonce: Some("ours".to_owned()) }
 }
 
 // --- The session alone -----------------------------------------------------------------------------------------------
@@ -215,18 +224,18 @@ impl Alone {
     }
 }
 
-fn play_alone(folder: &str, name: &str) {
+fn play_alone(folder: &str) {
     play_all(format!("{TRANSCRIPTS}/{folder}"), |script| {
-        let mut alone = Alone::new(hello(name));
+        let mut alone = Alone::new(hello(folder));
         script.for_a_client().on_session(Crlf::new(LineEnd::CrLf, LINE_OCTETS_MAX), |cue| alone.on_cue(cue))
     });
 }
 
 #[test]
 fn transcripts_play_against_the_session() {
-    play_alone("", "");
-    play_alone("tls", "");
-    play_alone("login", "login");
+    for folder in ["", "tls", "tls-required", "tls-first", "login", "login-in-clear"] {
+        play_alone(folder);
+    }
 }
 
 // --- Over TCP ---------------------------------------------------------------------------------------------------------
@@ -241,7 +250,7 @@ fn settings(port: u16) -> Settings {
         resolvers: vec![([127, 0, 0, 1], 9).into()],
         routes: HashMap::new(),
         smart_host: None,
-        smart_host_login: None,
+        trust: None,
         port,
         from: None,
         our_names: vec![],

@@ -14,7 +14,9 @@ use shared::{
 use smtp::{
     Config, Server,
     body::{Flaw, Incoming, Progress},
+    courier::Route,
     queue::Queue,
+    relay::Relay,
     reply::Reply,
     session::{
         Channel, Curiosity, Effect, LINE_OCTETS_MAX, Outcome, Plaintext, Purpose, Session, StartTls, Step, Terms,
@@ -26,6 +28,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, duplex},
@@ -94,6 +97,10 @@ impl House {
             ..Config::default()
         }
     }
+}
+
+fn relay(host: &str) -> Relay {
+    host.parse::<Route>().unwrap().into()
 }
 
 fn files(folder: &Path) -> Vec<String> {
@@ -444,7 +451,7 @@ async fn five_messages_for_one_site_are_one_connection_with_five_transactions() 
     let receiver = shared();
     let mut listener = receiver.transcript.hub().subscribe();
     beside_a_server(there.config(), &receiver, async |hamburger, _| {
-        let routes = BTreeMap::from([("hamburger.edu".to_owned(), hamburger.to_string())]);
+        let routes = BTreeMap::from([("hamburger.edu".to_owned(), relay(&hamburger.to_string()))]);
         let config = Config {
             hostname: "crepes.fr".to_owned(),
             domains: vec!["crepes.fr".to_owned()],
@@ -482,11 +489,87 @@ async fn five_messages_for_one_site_are_one_connection_with_five_transactions() 
 }
 
 #[tokio::test]
+async fn a_login_that_is_refused_keeps_the_mail_waiting_with_the_reason() {
+    let (there, here, folder) = (House::new(), House::new(), tempfile::tempdir().unwrap());
+    let (config, receiver) = smart_host(&there, folder.path());
+    beside_a_server(config, &receiver, async |submission, _| {
+        let config = sending_to(&here, submission, folder.path(), "thirsty");
+        beside_a_server(config, &shared(), async |at, queue| {
+            let mut client = greeted(at).await;
+            send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+            let told = loop {
+                let told = queue.about("list", None).unwrap().join("\n");
+                if told.contains("1 try, next in") {
+                    break told;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            };
+            assert!(
+                told.contains(&format!("[127.0.0.1]:{} refused our login: 535 5.7.8", submission.port())),
+                "{told}"
+            );
+        })
+        .await;
+    })
+    .await;
+    assert!(there.mail("bob").is_empty());
+}
+
+/// A site whose server lets its users send from elsewhere after a login: at two ports, of which the second begins with TLS.
+fn smart_host(house: &House, folder: &Path) -> (Config, Shared) {
+    let authority = shared::tls::LabCa::open_or_create(folder).unwrap();
+    let tls = authority.certificate_for(&["127.0.0.1".to_owned()]).unwrap();
+    let port = || vec![([127, 0, 0, 1], 0).into()];
+    let config = Config { listen: vec![], listen_submission: port(), listen_tls: port(), ..house.config() };
+    (Config { allow_plaintext_auth: false, ..config }, Shared { tls, ..shared() })
+}
+
+/// A server of crepes.fr that sends everything to this one, as bob.
+fn sending_to(house: &House, smart_host: SocketAddr, folder: &Path, password: &str) -> Config {
+    let password_file = folder.join("password");
+    fs::write(&password_file, format!("{password}\n")).unwrap();
+    Config {
+        domains: vec!["crepes.fr".to_owned()],
+        allow: vec!["127.0.0.1".parse().unwrap()],
+        smart_host: Some(Relay { user: "bob".to_owned(), password_file, ..relay(&smart_host.to_string()) }),
+        tls_roots: folder.join("ca.crt"),
+        ..house.config()
+    }
+}
+
+#[tokio::test]
+async fn a_smart_host_that_wants_a_login_gets_one_over_tls_that_is_verified() {
+    let (there, here, folder) = (House::new(), House::new(), tempfile::tempdir().unwrap());
+    let (config, receiver) = smart_host(&there, folder.path());
+    let server = Server::bind(config, &receiver).unwrap();
+    let addresses: Vec<SocketAddr> = server.local_addrs().iter().map(|endpoint| endpoint.address).collect();
+    let shutdown = CancellationToken::new();
+    let test = async {
+        for (number, address) in addresses.into_iter().enumerate() {
+            let mut config = sending_to(&here, address, folder.path(), "hungry");
+            // The second one begins with TLS.
+            config.smart_host.as_mut().unwrap().tls_first = number == 1;
+            beside_a_server(config, &shared(), async |at, queue| {
+                let mut client = greeted(at).await;
+                send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+                queue.empty().await;
+            })
+            .await;
+            assert_eq!(there.mail("bob").len(), number + 1);
+            assert!(there.mail("bob")[number].contains("with ESMTPSA"), "{:?}", there.mail("bob"));
+        }
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(server.run(shutdown.clone()), test);
+    result.unwrap();
+}
+
+#[tokio::test]
 async fn what_cannot_be_delivered_is_tried_as_often_as_the_schedule_says_and_then_reported() {
     let (house, shared) = (House::new(), shared());
     let config = Config {
         // Nobody listens there.
-        routes: BTreeMap::from([("else.example".to_owned(), "127.0.0.1:9".to_owned())]),
+        routes: BTreeMap::from([("else.example".to_owned(), relay("127.0.0.1:9"))]),
         allow: vec!["127.0.0.1".parse().unwrap()],
         retry: vec![shared::units::Span::secs(1)],
         give_up: shared::units::Span::secs(2),
@@ -542,7 +625,7 @@ async fn a_new_configuration_is_for_new_sessions_and_a_wrong_one_is_for_nobody()
         let text = |text: &str| text.to_owned();
         for (key, wrong) in [
             ("smtp.aliases", Config { aliases: BTreeMap::from([(text("x"), vec![text("@")])]), ..new() }),
-            ("smtp.routes", Config { routes: BTreeMap::from([(text("crepes.fr"), text("no host"))]), ..new() }),
+            ("smtp.routes", Config { routes: BTreeMap::from([(text("no domain"), relay("crepes.fr"))]), ..new() }),
             ("smtp.domains", Config { domains: vec![text("-")], ..new() }),
         ] {
             let error = reloader.reload(wrong, &shared).unwrap_err().to_string();

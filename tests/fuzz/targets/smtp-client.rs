@@ -7,6 +7,7 @@ use smtp::{
     answer::{LINE_OCTETS_MAX, Listener},
     client::{Client, Hello, Login, Loss, Peer, Step, Tls, Transaction},
     envelope::{Body, Charset, Envelope, Notify, Recipient, Ret},
+    session::Plaintext,
 };
 use std::sync::Arc;
 
@@ -92,9 +93,10 @@ impl Driver {
 
 fuzz_target!(|data: &[u8]| {
     let Some((mood, said)) = data.split_first() else { return };
-    let login = (mood & 16 != 0).then(|| Login { user: "alice".to_owned(), secret: "crepes".to_owned() });
+    let (user, secret, plaintext) = ("alice".to_owned(), "crepes".to_owned(), Plaintext::Allowed);
+    let login = (mood & 16 != 0).then_some(Login { user, secret, plaintext });
     let tls = if mood & 32 == 0 { Tls::IfOffered } else { Tls::Never };
-    let hello = Hello { name: "crepes.fr".to_owned(), tls, login };
+    let hello = Hello { name: "crepes.fr".to_owned(), tls, login, nonce: Some("n".to_owned()) };
     let peer =
         Peer { name: "mail.hamburger.edu".to_owned(), label: "mail.hamburger.edu [127.77.2.25]:8025".to_owned() };
     let (client, step) = Client::new(Arc::new(hello), peer);
