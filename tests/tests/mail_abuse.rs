@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tests::alone;
@@ -105,10 +106,11 @@ fn a_message_of_a_gibibyte_is_taken_and_sent_on_in_flat_memory() {
     let taking = flood(&mut client, &at_crepes, &text, 1024);
     let idle = memory_octets(at_crepes.pid()).unwrap();
     assert!(client.say(".").unwrap().starts_with("250 "));
-    let (mut sending, mut storing) = (0, 0);
+    let (mut sending, mut storing, begin) = (0, 0, Instant::now());
     while !here.queue().is_empty() {
         sending = sending.max(memory_octets(at_crepes.pid()).unwrap().saturating_sub(idle));
         storing = storing.max(memory_octets(at_hamburger.pid()).unwrap().saturating_sub(before));
+        assert!(begin.elapsed() < 60 * PATIENCE, "it does not arrive");
         pause();
     }
     let letter = tests::mail::files(&there.folder().join("mail/bob/new")).pop().unwrap();
