@@ -274,30 +274,31 @@ fn a_queue_or_a_mailbox_that_cannot_be_written_to_is_451_and_the_log_says_why() 
 #[test]
 #[ignore = "mounts a small file system, which needs user namespaces: tests/run clients"]
 fn a_full_disk_is_452_and_nothing_is_lost() {
-    if !alone::test("a_full_disk_is_452_and_nothing_is_lost").unwrap() {
-        return;
-    }
-    let site = hamburger();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(site.folder()).status();
-    assert!(mounted.unwrap().success());
-    let mut running = site.start().unwrap();
-    let large = "ketchup and pickles, over and over\r\n".repeat(MIB / 35);
-    send(site.address(), ALICE, &[BOB], "Subject: before").unwrap();
-    // By way of the queue, and straight into a mailbox.
-    for to in [&[BOB, BOBS_LISTS][..], &[BOB]] {
-        let mut client = Client::greeted(site.address()).unwrap();
-        let heard = client.send(ALICE, to, &large).unwrap();
-        assert!(heard.starts_with("452 4.3.1 "), "{heard}");
-        let log = running.wait_for("cannot store a message").unwrap();
-        assert!(log.contains("No space left on device"), "{log}");
-        assert_eq!((site.queue().len(), site.begun().len(), site.begun_letters("bob").len()), (0, 0, 0));
-        // The client is still there, and so is room for what is small.
-        assert!(client.send(ALICE, &[BOB], "Subject: after").unwrap().starts_with("250 "));
-    }
-    let subjects: Vec<String> = site
-        .mail("bob")
-        .iter()
-        .filter_map(|mail| Some(mail.lines().find(|line| line.starts_with("Subject: "))?.to_owned()))
-        .collect();
-    assert_eq!(subjects, ["Subject: before", "Subject: after", "Subject: after"]);
+    alone::test(|| {
+        let site = hamburger();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(site.folder()).status();
+        assert!(mounted.unwrap().success());
+        let mut running = site.start().unwrap();
+        let large = "ketchup and pickles, over and over\r\n".repeat(MIB / 35);
+        send(site.address(), ALICE, &[BOB], "Subject: before").unwrap();
+        // By way of the queue, and straight into a mailbox.
+        for to in [&[BOB, BOBS_LISTS][..], &[BOB]] {
+            let mut client = Client::greeted(site.address()).unwrap();
+            let heard = client.send(ALICE, to, &large).unwrap();
+            assert!(heard.starts_with("452 4.3.1 "), "{heard}");
+            let log = running.wait_for("cannot store a message").unwrap();
+            assert!(log.contains("No space left on device"), "{log}");
+            assert_eq!((site.queue().len(), site.begun().len(), site.begun_letters("bob").len()), (0, 0, 0));
+            // The client is still there, and so is room for what is small.
+            assert!(client.send(ALICE, &[BOB], "Subject: after").unwrap().starts_with("250 "));
+        }
+        let subjects: Vec<String> = site
+            .mail("bob")
+            .iter()
+            .filter_map(|mail| Some(mail.lines().find(|line| line.starts_with("Subject: "))?.to_owned()))
+            .collect();
+        assert_eq!(subjects, ["Subject: before", "Subject: after", "Subject: after"]);
+    })
+    .unwrap();
 }
