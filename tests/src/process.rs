@@ -265,6 +265,12 @@ pub fn memory_octets(pid: u32) -> Result<u64> {
     octets_in(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
 
+/// The memory of one process that holds no part of a file, in octets: what it has asked for by itself. How it grows is its own doing, while
+/// its share of what others have mapped too changes with them.
+pub fn own_memory_octets(pid: u32) -> Result<u64> {
+    octets_in(&format!("/proc/{pid}/smaps_rollup"), "Anonymous:")
+}
+
 /// The most memory that a process ever had, in octets, what it shares with others counted whole (RSS).
 fn resident_octets_max(pid: u32) -> Result<u64> {
     octets_in(&format!("/proc/{pid}/status"), "VmHWM:")
