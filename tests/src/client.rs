@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::process::find_program;
 use crate::program::{Ended, Running, command_at, run};
 
 /// How many seconds a program may take: a server that does not hang up must fail the test, not stop it for ever.
 const SECONDS_MAX: &str = "20";
+/// How timeout(1) ends when the time was not enough.
+const TOO_LONG: Option<i32> = Some(124);
 
 /// A program of this Debian package.
 fn client(program: &str, package: &str) -> Result<Command> {
@@ -31,7 +33,10 @@ pub fn run_client(program: &str, package: &str, arguments: &[&str], files: &[(&s
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     }
     let mut command = client(program, package)?;
-    run(command.args(arguments).current_dir(folder.path()).env("HOME", folder.path()).stdin(Stdio::null()))
+    let ended =
+        run(command.args(arguments).current_dir(folder.path()).env("HOME", folder.path()).stdin(Stdio::null()))?;
+    ensure!(ended.code != TOO_LONG, "{program} was not done within {SECONDS_MAX} s: {ended:?}");
+    Ok(ended)
 }
 
 /// The same for a script of the shell, which runs a program and looks at what it leaves.
@@ -56,7 +61,8 @@ pub fn type_into(program: &str, package: &str, address: SocketAddr, text: &str) 
     let mut shown = String::new();
     child.stdout.take().context("its standard output is piped")?.read_to_string(&mut shown)?;
     drop(keyboard);
-    child.wait()?;
+    let ended = child.wait()?;
+    ensure!(ended.code() != TOO_LONG, "the server does not hang up on {program} within {SECONDS_MAX} s: {shown}");
     Ok(shown)
 }
 

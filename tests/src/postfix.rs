@@ -49,6 +49,7 @@ impl Postfix {
 
 /// Starts it as [`Postfix::start`] does in this folder: `queue` is there and `mail/user`, the mailbox.
 pub fn start_in(folder: &Path, domain: &str, address: SocketAddr, next: SocketAddr) -> Result<Server> {
+    ensure!(rustix::process::geteuid().is_root(), "Postfix starts for root only: run this as root");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let place = folder.display();
     let [queue, data, mail, config] = ["queue", "data", "mail", "postfix"].map(|name| folder.join(name));

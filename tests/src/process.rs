@@ -210,25 +210,35 @@ impl Server {
     }
 
     fn stop(&mut self) -> Result<()> {
-        let workers = self.processes()?;
+        let tree = self.processes()?;
+        let begin = Instant::now();
         if self.child.try_wait()?.is_none() {
             signal(self.child.id(), Signal::TERM)?;
-            let begin = Instant::now();
-            while self.child.try_wait()?.is_none() {
-                if begin.elapsed() > PATIENCE {
-                    // The parent last, so that it does not replace the workers that are gone.
-                    self.child.kill()?;
-                    self.child.wait()?;
-                    for worker in workers {
-                        signal(worker, Signal::KILL).ok();
-                    }
-                    bail!("it did not end within {PATIENCE:?} after SIGTERM and was killed");
-                }
+            while self.child.try_wait()?.is_none() && begin.elapsed() < PATIENCE {
                 pause();
             }
         }
+        // Who has outlived the first one, as Postfix's master does, is told too.
+        let left = || tree.iter().copied().filter(|pid| is_running(*pid));
+        left().for_each(|pid| drop(signal(pid, Signal::TERM)));
+        while left().next().is_some() {
+            if begin.elapsed() > PATIENCE {
+                // The first one first, so that it does not replace the workers that are gone.
+                self.child.kill()?;
+                left().for_each(|pid| drop(signal(pid, Signal::KILL)));
+                self.child.wait()?;
+                bail!("it did not end within {PATIENCE:?} after SIGTERM and was killed");
+            }
+            pause();
+        }
         Ok(())
     }
+}
+
+/// Whether there is such a process that has not ended; one whose end nobody has looked at yet has.
+fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 impl Drop for Server {
@@ -263,6 +273,12 @@ fn bind_to_one_processor(thread: Option<Pid>) -> Result<()> {
 /// The memory of one process in octets, its share of what it has in common with others included (PSS).
 pub fn memory_octets(pid: u32) -> Result<u64> {
     octets_in(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// The memory of one process that holds no part of a file, in octets: what it has asked for by itself. How it grows is its own doing, while
+/// its share of what others have mapped too changes with them.
+pub fn own_memory_octets(pid: u32) -> Result<u64> {
+    octets_in(&format!("/proc/{pid}/smaps_rollup"), "Anonymous:")
 }
 
 /// The most memory that a process ever had, in octets, what it shares with others counted whole (RSS).
@@ -320,6 +336,21 @@ mod tests {
         assert_eq!(field(line, StatField::UserTicks), Some(1234));
         assert_eq!(field(line, StatField::SystemTicks), Some(567));
         assert_eq!(field("42 (cut", StatField::Parent), None);
+    }
+
+    #[test]
+    fn who_outlives_the_first_process_is_ended_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let shell = find_program("sh", "dash").unwrap();
+        let script = ["-c", "setsid sleep 1000 & wait"];
+        let server = Server::start(&shell, script, listener.local_addr().unwrap(), &folder.path().join("out")).unwrap();
+        while server.processes().unwrap().len() < 2 {
+            pause();
+        }
+        let tree = server.processes().unwrap();
+        drop(server);
+        assert!(!tree.into_iter().any(is_running));
     }
 
     #[test]

@@ -81,131 +81,138 @@ fn hamburger() -> Lab {
 #[ignore = "needs unshare and ip: tests/run clients"]
 fn the_textbooks_dialogue_is_said_by_hand_and_its_message_is_there() {
     // CLAIMS C90, C91.
-    if !alone::test("the_textbooks_dialogue_is_said_by_hand_and_its_message_is_there").unwrap() {
-        return;
-    }
-    let lab = Lab::alone(&[]).unwrap();
-    play(lab.address(HAMBURGER, 25), TEXTBOOK);
-    let mail = contents(&mailbox(&lab, "hamburger.edu", "bob"));
-    assert!(mail.iter().any(|message| message.ends_with("Do you like ketchup?\r\nHow about pickles?\r\n")), "{mail:?}");
+    alone::test(|| {
+        let lab = Lab::alone(&[]).unwrap();
+        play(lab.address(HAMBURGER, 25), TEXTBOOK);
+        let mail = contents(&mailbox(&lab, "hamburger.edu", "bob"));
+        assert!(
+            mail.iter().any(|message| message.ends_with("Do you like ketchup?\r\nHow about pickles?\r\n")),
+            "{mail:?}"
+        );
+    })
+    .unwrap();
 }
 
 #[test]
 #[ignore = "needs unshare and ip: tests/run clients"]
 fn alice_writes_to_bob_in_six_steps_over_one_connection_between_their_servers() {
     // CLAIMS C86-C89, C97, C105, C116.
-    if !alone::test("alice_writes_to_bob_in_six_steps_over_one_connection_between_their_servers").unwrap() {
-        return;
-    }
-    let lab = Lab::alone(&[]).unwrap();
-    let before = bobs(&lab);
-    // 1: she writes; the letterhead says another name than the envelope. 2: her server has it.
-    alice_writes(&lab, BOB, "From: Somebody Else <queen@example.org>\r\nSubject: ketchup\r\n\r\nDo you like it?");
-    // 3: it finds his server by MX, and connects. 4: it sends. 5: the message is in his mailbox.
-    until("the message is in bob's mailbox", || bobs(&lab) == before + 1).unwrap();
-    // With the envelope's sender, and the letterhead as it was.
-    let mail = contents(&mailbox(&lab, "hamburger.edu", "bob")).pop().unwrap();
-    assert!(mail.starts_with("Return-Path: <alice@crepes.fr>\r\n"), "{mail}");
-    assert!(mail.contains("From: Somebody Else <queen@example.org>\r\n"), "{mail}");
-    // 6: he reads it.
-    let mut reader = BufReader::new(TcpStream::connect(lab.address(HAMBURGER, 110)).unwrap());
-    reader.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(reader.get_mut(), "USER bob\r\nPASS hungry\r\nRETR {}\r\nQUIT\r\n", before + 1).unwrap();
-    let lines: Vec<String> = reader.lines().map(Result::unwrap).collect();
-    assert!(lines.contains(&"Do you like it?".to_owned()), "{lines:?}");
+    alone::test(|| {
+        let lab = Lab::alone(&[]).unwrap();
+        let before = bobs(&lab);
+        // 1: she writes; the letterhead says another name than the envelope. 2: her server has it.
+        alice_writes(&lab, BOB, "From: Somebody Else <queen@example.org>\r\nSubject: ketchup\r\n\r\nDo you like it?");
+        // 3: it finds his server by MX, and connects. 4: it sends. 5: the message is in his mailbox.
+        until("the message is in bob's mailbox", || bobs(&lab) == before + 1).unwrap();
+        // With the envelope's sender, and the letterhead as it was.
+        let mail = contents(&mailbox(&lab, "hamburger.edu", "bob")).pop().unwrap();
+        assert!(mail.starts_with("Return-Path: <alice@crepes.fr>\r\n"), "{mail}");
+        assert!(mail.contains("From: Somebody Else <queen@example.org>\r\n"), "{mail}");
+        // 6: he reads it.
+        let mut reader = BufReader::new(TcpStream::connect(lab.address(HAMBURGER, 110)).unwrap());
+        reader.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(reader.get_mut(), "USER bob\r\nPASS hungry\r\nRETR {}\r\nQUIT\r\n", before + 1).unwrap();
+        let lines: Vec<String> = reader.lines().map(Result::unwrap).collect();
+        assert!(lines.contains(&"Do you like it?".to_owned()), "{lines:?}");
 
-    // The same as `tomte events` tells it, of three hosts: each step comes after the one before.
-    let at_crepes = lab.heard(CREPES, "Message accepted").unwrap();
-    let at_resolver = lab.heard("resolver.crepes.fr", "hamburger.edu. MX").unwrap();
-    let at_hamburger = lab.heard(HAMBURGER, "POP3 server signing off").unwrap();
-    let mut last = 0;
-    for (step, host, events, line) in [
-        (1, CREPES, &at_crepes, "RCPT TO:<bob@hamburger.edu>"),
-        (2, CREPES, &at_crepes, "the message is safe on disk as "),
-        (3, "resolver.crepes.fr", &at_resolver, "hamburger.edu. MX"),
-        (4, HAMBURGER, &at_hamburger, "RCPT TO:<bob@hamburger.edu>"),
-        (5, HAMBURGER, &at_hamburger, "the message is safe on disk as "),
-        (6, HAMBURGER, &at_hamburger, "RETR "),
-    ] {
-        let said = events.iter().find(|said| said.line.contains(line));
-        let said = said.unwrap_or_else(|| panic!("no step {step}, `{line}`, in {events:?}"));
-        println!("{step}  {host}  {}", said.line);
-        assert!(said.at >= last, "step {step} before the one that it follows");
-        last = said.at;
-    }
-    // EHLO is said twice over it, for TLS begins a conversation anew.
-    let hello = at_hamburger.iter().filter(|said| said.line.starts_with("EHLO "));
-    let servers: BTreeSet<SocketAddr> = hello.map(|said| said.remote).collect();
-    assert_eq!(servers.len(), 1, "one connection from server to server: {servers:?}");
-    assert!(servers.iter().all(|server| server.ip() == lab.address(CREPES, 25).ip()), "and no third one: {servers:?}");
+        // The same as `tomte events` tells it, of three hosts: each step comes after the one before.
+        let at_crepes = lab.heard(CREPES, "Message accepted").unwrap();
+        let at_resolver = lab.heard("resolver.crepes.fr", "hamburger.edu. MX").unwrap();
+        let at_hamburger = lab.heard(HAMBURGER, "POP3 server signing off").unwrap();
+        let mut last = 0;
+        for (step, host, events, line) in [
+            (1, CREPES, &at_crepes, "RCPT TO:<bob@hamburger.edu>"),
+            (2, CREPES, &at_crepes, "the message is safe on disk as "),
+            (3, "resolver.crepes.fr", &at_resolver, "hamburger.edu. MX"),
+            (4, HAMBURGER, &at_hamburger, "RCPT TO:<bob@hamburger.edu>"),
+            (5, HAMBURGER, &at_hamburger, "the message is safe on disk as "),
+            (6, HAMBURGER, &at_hamburger, "RETR "),
+        ] {
+            let said = events.iter().find(|said| said.line.contains(line));
+            let said = said.unwrap_or_else(|| panic!("no step {step}, `{line}`, in {events:?}"));
+            println!("{step}  {host}  {}", said.line);
+            assert!(said.at >= last, "step {step} before the one that it follows");
+            last = said.at;
+        }
+        // EHLO is said twice over it, for TLS begins a conversation anew.
+        let hello = at_hamburger.iter().filter(|said| said.line.starts_with("EHLO "));
+        let servers: BTreeSet<SocketAddr> = hello.map(|said| said.remote).collect();
+        assert_eq!(servers.len(), 1, "one connection from server to server: {servers:?}");
+        assert!(
+            servers.iter().all(|server| server.ip() == lab.address(CREPES, 25).ip()),
+            "and no third one: {servers:?}"
+        );
+    })
+    .unwrap();
 }
 
 #[test]
 #[ignore = "needs unshare and ip: tests/run clients"]
 fn a_message_is_in_bobs_mailbox_at_once() {
     // CLAIMS C105. The fastest of several, because this machine may have other work.
-    if !alone::test("a_message_is_in_bobs_mailbox_at_once").unwrap() {
-        return;
-    }
-    let lab = Lab::alone(&[]).unwrap();
-    let mut fastest = PATIENCE;
-    for _ in 0..5 {
-        let (before, begin) = (bobs(&lab), Instant::now());
-        alice_writes(&lab, BOB, "Subject: now");
-        until("the message is there", || bobs(&lab) > before).unwrap();
-        fastest = fastest.min(begin.elapsed());
-    }
-    println!("from alice's first word to bob's mailbox: {fastest:?}");
-    assert!(fastest.as_millis() < 100, "{fastest:?}");
+    alone::test(|| {
+        let lab = Lab::alone(&[]).unwrap();
+        let mut fastest = PATIENCE;
+        for _ in 0..5 {
+            let (before, begin) = (bobs(&lab), Instant::now());
+            alice_writes(&lab, BOB, "Subject: now");
+            until("the message is there", || bobs(&lab) > before).unwrap();
+            fastest = fastest.min(begin.elapsed());
+        }
+        println!("from alice's first word to bob's mailbox: {fastest:?}");
+        assert!(fastest.as_millis() < 100, "{fastest:?}");
+    })
+    .unwrap();
 }
 
 #[test]
 #[ignore = "needs unshare and ip: tests/run clients"]
 fn mail_waits_for_a_server_that_is_down_and_is_listed_held_shown_and_thrown_away() {
     // CLAIMS C98.
-    if !alone::test("mail_waits_for_a_server_that_is_down_and_is_listed_held_shown_and_thrown_away").unwrap() {
-        return;
-    }
-    let lab = without_hamburger();
-    alice_writes(&lab, BOB, "Subject: ketchup");
-    until("a try has failed", || queue(&lab, &["list", "--host", CREPES]).contains("1 try, next in")).unwrap();
-    let list = queue(&lab, &["list", "--host", CREPES]);
-    for wanted in ["from <alice@crepes.fr>", "to bob@hamburger.edu", "refused", "1 message waits"] {
-        assert!(list.contains(wanted), "no `{wanted}`: {list}");
-    }
-    let id = waiting(&lab);
-    let shown = queue(&lab, &["show", &id]);
-    assert!(shown.contains("MAIL FROM:<alice@crepes.fr>") && shown.contains("Subject: ketchup"), "{shown}");
-    assert!(queue(&lab, &["hold", &id]).contains("held"));
-    let there = hamburger();
-    let before = bobs(&there);
-    queue(&lab, &["flush"]);
-    assert!(queue(&lab, &["list", "--host", CREPES]).contains("held"), "what is held does not go");
-    queue(&lab, &["release", &id]);
-    queue(&lab, &["flush", &id]);
-    until("the message is there", || bobs(&there) == before + 1).unwrap();
-    until("nothing waits", || queue(&lab, &["list", "--host", CREPES]).contains("the queue is empty")).unwrap();
-    drop(there);
-    alice_writes(&lab, BOB, "Subject: on second thoughts");
-    until("a try has failed", || queue(&lab, &["list", "--host", CREPES]).contains("1 try, next in")).unwrap();
-    assert!(queue(&lab, &["delete", &waiting(&lab)]).contains("deleted"));
-    assert!(queue(&lab, &["list", "--host", CREPES]).contains("the queue is empty"));
+    alone::test(|| {
+        let lab = without_hamburger();
+        alice_writes(&lab, BOB, "Subject: ketchup");
+        until("a try has failed", || queue(&lab, &["list", "--host", CREPES]).contains("1 try, next in")).unwrap();
+        let list = queue(&lab, &["list", "--host", CREPES]);
+        for wanted in ["from <alice@crepes.fr>", "to bob@hamburger.edu", "refused", "1 message waits"] {
+            assert!(list.contains(wanted), "no `{wanted}`: {list}");
+        }
+        let id = waiting(&lab);
+        let shown = queue(&lab, &["show", &id]);
+        assert!(shown.contains("MAIL FROM:<alice@crepes.fr>") && shown.contains("Subject: ketchup"), "{shown}");
+        assert!(queue(&lab, &["hold", &id]).contains("held"));
+        let there = hamburger();
+        let before = bobs(&there);
+        queue(&lab, &["flush"]);
+        assert!(queue(&lab, &["list", "--host", CREPES]).contains("held"), "what is held does not go");
+        queue(&lab, &["release", &id]);
+        queue(&lab, &["flush", &id]);
+        until("the message is there", || bobs(&there) == before + 1).unwrap();
+        until("nothing waits", || queue(&lab, &["list", "--host", CREPES]).contains("the queue is empty")).unwrap();
+        drop(there);
+        alice_writes(&lab, BOB, "Subject: on second thoughts");
+        until("a try has failed", || queue(&lab, &["list", "--host", CREPES]).contains("1 try, next in")).unwrap();
+        assert!(queue(&lab, &["delete", &waiting(&lab)]).contains("deleted"));
+        assert!(queue(&lab, &["list", "--host", CREPES]).contains("the queue is empty"));
+    })
+    .unwrap();
 }
 
 #[test]
 #[ignore = "needs unshare and ip: tests/run clients"]
 fn mail_that_cannot_be_delivered_comes_back_with_the_reason() {
     // CLAIMS C98: at once for nobody, after the limit for a server that stays away.
-    if !alone::test("mail_that_cannot_be_delivered_comes_back_with_the_reason").unwrap() {
-        return;
-    }
-    let lab = Lab::alone(&[]).unwrap();
-    alice_writes(&lab, "nobody@hamburger.edu", "Subject: is there anybody");
-    until("the report is there", || !files(&mailbox(&lab, "crepes.fr", "alice")).is_empty()).unwrap();
-    let report = contents(&mailbox(&lab, "crepes.fr", "alice")).pop().unwrap();
-    for wanted in ["Return-Path: <>", "nobody@hamburger.edu", "550", "Action: failed", "Subject: is there anybody"] {
-        assert!(report.contains(wanted), "no `{wanted}`: {report}");
-    }
+    alone::test(|| {
+        let lab = Lab::alone(&[]).unwrap();
+        alice_writes(&lab, "nobody@hamburger.edu", "Subject: is there anybody");
+        until("the report is there", || !files(&mailbox(&lab, "crepes.fr", "alice")).is_empty()).unwrap();
+        let report = contents(&mailbox(&lab, "crepes.fr", "alice")).pop().unwrap();
+        for wanted in ["Return-Path: <>", "nobody@hamburger.edu", "550", "Action: failed", "Subject: is there anybody"]
+        {
+            assert!(report.contains(wanted), "no `{wanted}`: {report}");
+        }
+    })
+    .unwrap();
 }
 
 #[test]
@@ -228,35 +235,35 @@ fn mail_for_a_server_that_stays_away_comes_back_after_the_limit() {
 #[ignore = "needs unshare and ip: tests/run clients"]
 fn strangers_may_write_to_bob_under_any_name_and_to_nobody_elsewhere() {
     // CLAIMS C97, C100.
-    if !alone::test("strangers_may_write_to_bob_under_any_name_and_to_nobody_elsewhere").unwrap() {
-        return;
-    }
-    let lab = Lab::alone(&[]).unwrap();
-    let mut client = Client::greeted(lab.address(HAMBURGER, 25)).unwrap();
-    let heard = client.send("queen@example.org", &[BOB], "Subject: you have won").unwrap();
-    assert!(heard.starts_with("250 "), "{heard}");
-    let heard = client.send("queen@example.org", &[ALICE], "Subject: you have won").unwrap();
-    assert!(heard.starts_with("550 5.7.1 ") || heard.starts_with("554 5.7.1 "), "{heard}");
+    alone::test(|| {
+        let lab = Lab::alone(&[]).unwrap();
+        let mut client = Client::greeted(lab.address(HAMBURGER, 25)).unwrap();
+        let heard = client.send("queen@example.org", &[BOB], "Subject: you have won").unwrap();
+        assert!(heard.starts_with("250 "), "{heard}");
+        let heard = client.send("queen@example.org", &[ALICE], "Subject: you have won").unwrap();
+        assert!(heard.starts_with("550 5.7.1 ") || heard.starts_with("554 5.7.1 "), "{heard}");
+    })
+    .unwrap();
 }
 
 #[test]
 #[ignore = "needs unshare and ip: tests/run clients"]
 fn five_messages_take_one_connection() {
     // CLAIMS C94.
-    if !alone::test("five_messages_take_one_connection").unwrap() {
-        return;
-    }
-    let lab = without_hamburger();
-    for number in 1..=5 {
-        alice_writes(&lab, BOB, &format!("Subject: {number}"));
-    }
-    until("all were tried", || queue(&lab, &["list", "--host", CREPES]).matches(" next in ").count() == 5).unwrap();
-    let there = hamburger();
-    let before = bobs(&there);
-    queue(&lab, &["flush"]);
-    until("all are there", || bobs(&there) == before + 5).unwrap();
-    let heard = there.heard_times(HAMBURGER, "Message accepted", 5).unwrap();
-    let connections: BTreeSet<SocketAddr> = heard.iter().map(|said| said.remote).collect();
-    let transactions = heard.iter().filter(|said| said.line.starts_with("MAIL FROM:")).count();
-    assert_eq!((connections.len(), transactions), (1, 5), "{heard:?}");
+    alone::test(|| {
+        let lab = without_hamburger();
+        for number in 1..=5 {
+            alice_writes(&lab, BOB, &format!("Subject: {number}"));
+        }
+        until("all were tried", || queue(&lab, &["list", "--host", CREPES]).matches(" next in ").count() == 5).unwrap();
+        let there = hamburger();
+        let before = bobs(&there);
+        queue(&lab, &["flush"]);
+        until("all are there", || bobs(&there) == before + 5).unwrap();
+        let heard = there.heard_times(HAMBURGER, "Message accepted", 5).unwrap();
+        let connections: BTreeSet<SocketAddr> = heard.iter().map(|said| said.remote).collect();
+        let transactions = heard.iter().filter(|said| said.line.starts_with("MAIL FROM:")).count();
+        assert_eq!((connections.len(), transactions), (1, 5), "{heard:?}");
+    })
+    .unwrap();
 }

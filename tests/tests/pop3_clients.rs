@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use tests::client::{run_client, run_script, type_into};
 use tests::lab::Lab;
@@ -111,7 +112,10 @@ fn a_kill_in_the_middle_of_quit_leaves_each_message_whole_or_gone() {
         assert_eq!(fs::read_dir(&new).unwrap().count(), MESSAGES, "before QUIT nothing is removed");
         write!(stream, "QUIT\r\n").unwrap();
         // The kill comes when so many are gone.
-        while fs::read_dir(&new).unwrap().count() > MESSAGES - round * MESSAGES / 8 {}
+        let begin = Instant::now();
+        while fs::read_dir(&new).unwrap().count() > MESSAGES - round * MESSAGES / 8 {
+            assert!(begin.elapsed() < PATIENCE, "nothing is removed");
+        }
         running.signal(Signal::KILL).unwrap();
         drop(running.end().unwrap());
         let left: Vec<_> = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -119,6 +123,7 @@ fn a_kill_in_the_middle_of_quit_leaves_each_message_whole_or_gone() {
         in_the_middle += usize::from(!left.is_empty() && left.len() < MESSAGES);
     }
     println!("{in_the_middle} of 6 kills came in the middle");
+    assert!(in_the_middle > 0, "nothing was shown");
 }
 
 // --- Real programs ---------------------------------------------------------------------------------------------------
@@ -262,8 +267,9 @@ fn mpop_fetches_with_each_of_its_ways_to_log_in() {
             address.port(),
             if tls == "tls off" { String::new() } else { format!("tls_trust_file {authority}\n") },
         );
-        let script = "mpop --file=rc --debug >&2 && cat inbox 2>/dev/null; exit 0";
+        let script = "mpop --file=rc --debug >&2; echo code $?; cat inbox 2>/dev/null";
         let said = run_script("mpop", "mpop", script, &[("rc", &rc)]).unwrap();
+        assert!(said.out.starts_with("code 0\n"), "{auth} {tls}: {said:?}");
         if host == HAMBURGER {
             for message in messages(&lab) {
                 let (_, body) = message.split_once("\r\n\r\n").unwrap();

@@ -85,7 +85,7 @@ fn stopped(running: Running) -> Ended {
 
 #[test]
 fn help_begins_with_examples_and_the_version_is_told() {
-    for name in ["tomte-web", "tomte-wordlength"] {
+    for name in ["tomte-dns", "tomte-pop3", "tomte-smtp", "tomte-web", "tomte-wordlength"] {
         let help = run(command(name).unwrap().arg("--help")).unwrap().with_code(0).unwrap().out;
         assert!(help.starts_with(&format!("Examples:\n  {name}")), "{help}");
         for flag in ["--config <FILE>", "--set <TABLE.KEY=VALUE>", "--check-config", "--print-config"] {
