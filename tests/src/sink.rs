@@ -108,7 +108,9 @@ mod tests {
         assert!(whole.ends_with("221 bye\r\n"), "{whole}");
         let mut client = TcpStream::connect(start().unwrap()).unwrap();
         client.set_nodelay(true).unwrap();
-        said.iter().for_each(|octet| client.write_all(&[*octet]).unwrap());
+        for octet in said {
+            client.write_all(&[*octet]).unwrap();
+        }
         let mut heard = String::new();
         client.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, whole);
