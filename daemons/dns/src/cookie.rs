@@ -136,8 +136,8 @@ impl OwnCookies {
     /// Our cookie for `server`, at our address `own`, `secs` seconds after any fixed moment.
     ///
     /// Two servers that compare what they were shown must not see that it was the same client (RFC 7873 §4.1, RFC 9018 §3), nor must one
-    /// server see it of a client that has moved; so both addresses go into the hash. The number of the day is hashed with them: to whoever does
-    /// not know the secret that is as good as another secret.
+    /// server see it of a client that has moved; so both addresses go into the hash. The number of the day is hashed with them: to
+    /// whoever does not know the secret that is as good as another secret.
     pub fn client(&self, own: IpAddr, server: SocketAddr, secs: u64) -> [u8; CLIENT_OCTETS] {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write(&(secs / OWN_SECS).to_be_bytes());

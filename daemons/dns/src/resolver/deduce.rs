@@ -10,21 +10,23 @@
 //! a client needs to keep the answer; and what is proved about a name is for [`validate`](super::validate) to say, from the same records
 //! that the zone's own server would have sent.
 //!
-//! NSEC only. RFC 8198 §5.2 permits NSEC3 too, but there each question would cost hashes, also those that the gaps do not answer; and most large
-//! zones that have it opt out, which proves nothing. Nor is data made of wildcards (§5.3): it is kept under the names that it was asked for.
+//! NSEC3 hides names, and its gaps are between hashes; else it is the same. What opts out proves nothing. Data made of wildcards (§5.3)
+//! is not deduced: it is kept under the names that it was asked for.
 
 use super::{
     Checking, Resolver,
     cache::{Denial, Set},
-    validate::{self, Claim, Gap, Gaps},
+    validate::{self, Claim, Gap, Gaps, HashedGap, HashedGaps, Proved, Work},
 };
 use crate::{
+    denial::{Hash, Nsec3Hash},
     name::{Name, NameRef, Suffixes},
     rdata::Type,
 };
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering as Memory},
@@ -33,6 +35,9 @@ use std::{
 
 /// Octets that are spent on gaps: about ten thousand of them.
 const GAPS_OCTETS_MAX: usize = 8 << 20;
+/// Rounds of SHA-1 that one look may take to find the gaps; the validator takes as many. RFC 9276 §3.1 wants one for each name, and a name
+/// seldom has more than four labels below its zone. Whoever needs more must be asked.
+const HASHES_MAX: usize = 32;
 /// What a gap takes besides its records: its place in the tree, and its owner there.
 const GAP_OCTETS: usize = 192;
 
@@ -47,13 +52,22 @@ pub struct Denials {
 #[derive(Debug, Default)]
 struct Zones {
     /// By name in lower case.
-    gaps: HashMap<Box<[u8]>, BTreeMap<InOrder, KnownGap>>,
+    gaps: HashMap<Box<[u8]>, Chain>,
     octets: usize,
 }
 
-#[derive(Clone, Debug)]
+/// The gaps of a zone. It has one chain of them: when it changes, the one that was told last counts.
+#[derive(Debug)]
+enum Chain {
+    Nsec(BTreeMap<InOrder, KnownGap>),
+    Nsec3(Nsec3Hash, BTreeMap<Hash, KnownGap>),
+}
+
+/// A gap, by where it begins.
+#[derive(Debug)]
 struct KnownGap {
-    nsec: Arc<Set>,
+    /// NSEC or NSEC3.
+    set: Arc<Set>,
     soa: Arc<Set>,
     until: u64,
 }
@@ -88,7 +102,7 @@ pub enum Absent {
 pub struct Deduced {
     /// What.
     pub absent: Absent,
-    /// The SOA and the NSEC sets that the zone's server would have sent.
+    /// The SOA and the NSEC or NSEC3 sets that the zone's server would have sent.
     pub denial: Denial,
     /// Seconds that it is good for.
     pub ttl: u32,
@@ -109,12 +123,142 @@ impl Resolver {
 
 impl KnownGap {
     fn octets(&self) -> usize {
-        GAP_OCTETS + self.nsec.octets() + self.soa.octets()
+        GAP_OCTETS + self.set.octets() + self.soa.octets()
     }
 
-    fn read(&self) -> Option<Gap<'_>> {
-        self.nsec.rdata().next().and_then(|rdata| Gap::parse(self.nsec.owner.borrow(), rdata))
+    fn in_clear(&self) -> Option<Gap<'_>> {
+        Gap::parse(self.set.owner.borrow(), self.set.rdata().next()?)
     }
+
+    fn hashed(&self) -> Option<HashedGap<'_>> {
+        HashedGap::parse(&self.set, self.soa.owner.borrow(), self.set.rdata().next()?)
+    }
+}
+
+/// Adds a gap, unless it is there already: one gap may prove two things.
+fn add<'g>(used: &mut Vec<&'g KnownGap>, gap: &'g KnownGap) {
+    if !used.iter().any(|known| Arc::ptr_eq(&known.set, &gap.set)) {
+        used.push(gap);
+    }
+}
+
+/// What is not there, by what can be proved.
+fn absent(rtype: Type, mut is_proved: impl FnMut(Claim) -> bool) -> Option<Absent> {
+    let claims = [(Claim::NoName, Absent::Name), (Claim::NoData(rtype), Absent::Type)];
+    claims.into_iter().find(|(claim, _)| is_proved(*claim)).map(|(_, absent)| absent)
+}
+
+impl Chain {
+    /// What the zone has proved about a name, and the gaps that it takes: those of the name, and of the wildcard which could stand for it.
+    fn prove(&self, zone: NameRef<'_>, name: &Suffixes<'_>, rtype: Type) -> Option<(Absent, Vec<&KnownGap>)> {
+        let whole = name.suffix(name.count());
+        let wildcard = |encloser: usize| name.suffix(encloser).wildcard().ok();
+        match self {
+            // RFC 8198 §5.1.
+            Chain::Nsec(gaps) => {
+                let before = |name: Name| gaps.range(..=InOrder(name)).next_back().map(|(_, gap)| gap);
+                let first = before(whole.to_name())?;
+                let (mut used, mut proofs) = (vec![first], Gaps { zone, gaps: vec![first.in_clear()?] });
+                if let Ok(encloser) = proofs.encloser(whole) {
+                    let second = before(wildcard(encloser)?)?;
+                    add(&mut used, second);
+                    proofs.gaps.push(second.in_clear()?);
+                }
+                let absent = absent(rtype, |claim| proofs.prove(whole, claim).is_ok())?;
+                Some((absent, used))
+            }
+            // RFC 8198 §5.2: the closest encloser has a hash of its own, and what is next below it lies in a gap.
+            Chain::Nsec3(hash, gaps) => {
+                let (top, count) = (zone.label_count(), name.count());
+                if (count - top + 2) * (usize::from(hash.iterations) + 1) > HASHES_MAX {
+                    return None;
+                }
+                // The last gap goes on before the first hash.
+                let before =
+                    |hash: Hash| gaps.range(..=hash).next_back().or_else(|| gaps.last_key_value()).map(|(_, gap)| gap);
+                let (mut used, mut below) = (vec![], None);
+                for labels in (top..=count).rev() {
+                    let hashed = hash.hash(name.suffix(labels));
+                    let Some(gap) = gaps.get(&hashed) else {
+                        below = Some(hashed);
+                        continue;
+                    };
+                    used.push(gap);
+                    if let Some(below) = below {
+                        add(&mut used, before(below)?);
+                        add(&mut used, before(hash.hash(wildcard(labels)?.borrow()))?);
+                    }
+                    break;
+                }
+                let all = used.iter().filter_map(|gap| gap.hashed()).collect();
+                let (proofs, mut work) = (HashedGaps { zone, hash: hash.clone(), gaps: all }, Work::default());
+                let is_proved = |claim| proofs.prove(whole, claim, &mut work) == Ok(Proved::Secure);
+                let absent = absent(rtype, is_proved)?;
+                Some((absent, used))
+            }
+        }
+    }
+
+    /// One without gaps, that this one fits into. `None` if it cannot be read.
+    fn for_gap(gap: &KnownGap) -> Option<Self> {
+        match gap.set.rtype {
+            Type::NSEC => gap.in_clear().map(|_| Chain::Nsec(BTreeMap::new())),
+            _ => gap.hashed().map(|it| Chain::Nsec3(it.how(), BTreeMap::new())),
+        }
+    }
+
+    /// Whether the gaps of both are of one chain.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Chain::Nsec(_), Chain::Nsec(_)) => true,
+            (Chain::Nsec3(how, _), Chain::Nsec3(other, _)) => how == other,
+            _ => false,
+        }
+    }
+
+    /// Puts a gap that fits into its place. Returns how many octets it has pushed out.
+    fn put(&mut self, gap: KnownGap) -> Option<usize> {
+        match self {
+            Chain::Nsec(gaps) => {
+                let Gap { owner, next, .. } = gap.in_clear()?;
+                let (from, to) = (InOrder(owner.to_name()), InOrder(next.to_name()));
+                Some(replace(gaps, from, &to, gap))
+            }
+            Chain::Nsec3(_, gaps) => {
+                let HashedGap { hash, next, .. } = gap.hashed()?;
+                Some(replace(gaps, hash, &next, gap))
+            }
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&KnownGap) -> bool) {
+        match self {
+            Chain::Nsec(gaps) => gaps.retain(|_, gap| keep(gap)),
+            Chain::Nsec3(_, gaps) => gaps.retain(|_, gap| keep(gap)),
+        }
+    }
+
+    fn octets(&self) -> usize {
+        match self {
+            Chain::Nsec(gaps) => gaps.values().map(KnownGap::octets).sum(),
+            Chain::Nsec3(_, gaps) => gaps.values().map(KnownGap::octets).sum(),
+        }
+    }
+}
+
+/// Puts a gap in the place of one that begins where it does, and of all that begin in it: these names are there no more, and what they
+/// have denied would hide it. Returns the octets of all these.
+fn replace<K: Ord + Clone>(gaps: &mut BTreeMap<K, KnownGap>, from: K, to: &K, gap: KnownGap) -> usize {
+    let places = |range| gaps.range(range).map(|(place, _)| K::clone(place)).collect::<Vec<K>>();
+    // The last gap goes on before the first name.
+    let inside = if from < *to {
+        places((Bound::Excluded(&from), Bound::Excluded(to)))
+    } else {
+        [places((Bound::Excluded(&from), Bound::Unbounded)), places((Bound::Unbounded, Bound::Excluded(to)))].concat()
+    };
+    let mut octets: usize = inside.iter().filter_map(|place| gaps.remove(place)).map(|old| old.octets()).sum();
+    octets += gaps.insert(from, gap).map_or(0, |old| old.octets());
+    octets
 }
 
 impl Denials {
@@ -128,9 +272,10 @@ impl Denials {
         // denial's own TTL has been cut down to.
         let until = now + u64::from(denial.ttl());
         let Some(soa) = denial.soa.as_ref().filter(|soa| soa.owner.borrow() == zone && until > now) else { return };
-        let is_gap = |set: &&Arc<Set>| set.rtype == Type::NSEC && validate::is_signed_by(set, zone);
-        for nsec in denial.proofs.iter().filter(is_gap) {
-            let gap = KnownGap { nsec: Arc::clone(nsec), soa: Arc::clone(soa), until };
+        let is_gap =
+            |set: &&Arc<Set>| matches!(set.rtype, Type::NSEC | Type::NSEC3) && validate::is_signed_by(set, zone);
+        for set in denial.proofs.iter().filter(is_gap) {
+            let gap = KnownGap { set: Arc::clone(set), soa: Arc::clone(soa), until };
             self.lock().put(zone, gap, now);
             self.has_any.store(true, Memory::Relaxed);
         }
@@ -145,35 +290,14 @@ impl Denials {
         // RFC 4035 §3.1.4.1: DS is for the zone above to deny.
         let deepest = if rtype == Type::DS { suffixes.count().checked_sub(1)? } else { suffixes.count() };
         let zones = self.lock();
-        let (zone, gaps) = (0..=deepest).rev().find_map(|labels| {
+        let (zone, chain) = (0..=deepest).rev().find_map(|labels| {
             let zone = suffixes.suffix(labels);
-            zones.gaps.get(&wire[wire.len() - zone.as_wire().len()..]).map(|gaps| (zone, gaps))
+            zones.gaps.get(&wire[wire.len() - zone.as_wire().len()..]).map(|chain| (zone, chain))
         })?;
-        let before = |name: NameRef<'_>| {
-            let (_, gap) = gaps.range(..=InOrder(name.to_name())).next_back()?;
-            (gap.until > now).then_some(gap)
-        };
-        // RFC 8198 §5.1: the gap of the name, and that of the wildcard which could stand for it.
-        let first = before(name)?;
-        let mut used = vec![first];
-        if let Ok(encloser) = (Gaps { zone, gaps: vec![first.read()?] }).encloser(name) {
-            let second = before(suffixes.suffix(encloser).wildcard().ok()?.borrow())?;
-            if !Arc::ptr_eq(&first.nsec, &second.nsec) {
-                used.push(second);
-            }
-        }
-        let gaps = Gaps { zone, gaps: used.iter().filter_map(|gap| gap.read()).collect() };
-        let absent = if gaps.prove(name, Claim::NoName).is_ok() {
-            Absent::Name
-        } else {
-            gaps.prove(name, Claim::NoData(rtype)).ok()?;
-            Absent::Type
-        };
-        let until = used.iter().map(|gap| gap.until).min()?;
-        let denial = Denial {
-            soa: Some(Arc::clone(&first.soa)),
-            proofs: used.iter().map(|gap| Arc::clone(&gap.nsec)).collect(),
-        };
+        let (absent, used) = chain.prove(zone, &suffixes, rtype)?;
+        let until = used.iter().map(|gap| gap.until).min().filter(|until| *until > now)?;
+        let soa = used.first().map(|gap| Arc::clone(&gap.soa));
+        let denial = Denial { soa, proofs: used.iter().map(|gap| Arc::clone(&gap.set)).collect() };
         Some(Deduced { absent, denial, ttl: (until - now) as u32 })
     }
 
@@ -191,6 +315,7 @@ impl Denials {
 
 impl Zones {
     fn put(&mut self, zone: NameRef<'_>, gap: KnownGap, now: u64) {
+        let Some(empty) = Chain::for_gap(&gap) else { return };
         let octets = gap.octets();
         if self.octets + octets > GAPS_OCTETS_MAX {
             self.retain(|_, gap| gap.until > now);
@@ -200,19 +325,24 @@ impl Zones {
                 self.retain(|_, _| false);
             }
         }
-        let gaps = self.gaps.entry(zone.as_wire().to_ascii_lowercase().into()).or_default();
-        self.octets += octets;
-        if let Some(old) = gaps.insert(InOrder(gap.nsec.owner.clone()), gap) {
-            self.octets -= old.octets();
+        let chain = self.gaps.entry(zone.as_wire().to_ascii_lowercase().into()).or_insert(Chain::Nsec(BTreeMap::new()));
+        if !chain.is_like(&empty) {
+            self.octets -= chain.octets();
+            *chain = empty;
+        }
+        if let Some(old) = chain.put(gap) {
+            self.octets = self.octets + octets - old;
         }
     }
 
     fn retain(&mut self, keep: impl Fn(NameRef<'_>, &KnownGap) -> bool) {
-        self.gaps.retain(|zone, gaps| {
+        self.octets = 0;
+        self.gaps.retain(|zone, chain| {
             let zone = NameRef::parse(zone);
-            gaps.retain(|_, gap| zone.is_ok_and(|zone| keep(zone, gap)));
-            !gaps.is_empty()
+            chain.retain(|gap| zone.is_ok_and(|zone| keep(zone, gap)));
+            let octets = chain.octets();
+            self.octets += octets;
+            octets > 0
         });
-        self.octets = self.gaps.values().flat_map(BTreeMap::values).map(KnownGap::octets).sum();
     }
 }

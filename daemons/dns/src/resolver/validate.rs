@@ -688,7 +688,8 @@ pub fn cut(
     Ok((cut, proofs.ttl))
 }
 
-/// Whether a set says that `zone` has signed it, and is in it: then it is worth being checked, and whatever is proved rests on such sets only.
+/// Whether a set says that `zone` has signed it, and is in it: then it is worth being checked, and whatever is proved rests on such sets
+/// only.
 pub(super) fn is_signed_by(set: &Set, zone: NameRef<'_>) -> bool {
     set.owner.borrow().is_within(zone)
         && set.signatures.iter().any(|rrsig| Rrsig::parse(rrsig).is_some_and(|rrsig| rrsig.signer == zone))
@@ -743,8 +744,7 @@ impl<'p> Proofs<'p> {
                 if nsec3.iter().any(|gap| (gap.iterations, gap.salt) != (first.iterations, first.salt)) {
                     return Err(Bogus::Malformed);
                 }
-                let hash = Nsec3Hash { iterations: first.iterations, salt: first.salt.to_vec() };
-                Kind::Nsec3(HashedGaps { zone, hash, gaps: nsec3 })
+                Kind::Nsec3(HashedGaps { zone, hash: first.how(), gaps: nsec3 })
             }
         };
         Ok(Self { kind, ttl })
@@ -801,8 +801,8 @@ impl Types<'_> {
 /// An NSEC record.
 #[derive(Clone, Copy)]
 pub(super) struct Gap<'p> {
-    owner: NameRef<'p>,
-    next: NameRef<'p>,
+    pub(super) owner: NameRef<'p>,
+    pub(super) next: NameRef<'p>,
     types: Types<'p>,
 }
 
@@ -896,9 +896,9 @@ fn labels_in_common(one: NameRef<'_>, other: NameRef<'_>) -> usize {
 
 /// An NSEC3 record.
 #[derive(Clone, Copy)]
-struct HashedGap<'p> {
-    hash: Hash,
-    next: Hash,
+pub(super) struct HashedGap<'p> {
+    pub(super) hash: Hash,
+    pub(super) next: Hash,
     flags: u8,
     iterations: u16,
     salt: &'p [u8],
@@ -907,7 +907,7 @@ struct HashedGap<'p> {
 
 impl<'p> HashedGap<'p> {
     /// `None` for a record that is to be ignored.
-    fn parse(set: &'p Set, zone: NameRef<'_>, rdata: &'p [u8]) -> Option<Self> {
+    pub(super) fn parse(set: &'p Set, zone: NameRef<'_>, rdata: &'p [u8]) -> Option<Self> {
         let owner = set.owner.borrow();
         // RFC 5155 §3: the hash is the only label below the zone.
         let hash = hash_in_label(owner).filter(|_| owner.parent() == Some(zone))?;
@@ -923,6 +923,11 @@ impl<'p> HashedGap<'p> {
         Some(Self { hash, next: *next, flags: *flags, iterations, salt, types: Types(types) })
     }
 
+    /// How its names are hashed.
+    pub(super) fn how(&self) -> Nsec3Hash {
+        Nsec3Hash { iterations: self.iterations, salt: self.salt.to_vec() }
+    }
+
     /// Whether a hash lies in the gap. The last gap goes on before the first hash.
     fn is_around(&self, hash: Hash) -> bool {
         if self.hash < self.next { self.hash < hash && hash < self.next } else { hash > self.hash || hash < self.next }
@@ -933,10 +938,11 @@ impl<'p> HashedGap<'p> {
     }
 }
 
-struct HashedGaps<'p> {
-    zone: NameRef<'p>,
-    hash: Nsec3Hash,
-    gaps: Vec<HashedGap<'p>>,
+/// NSEC3 records of a zone, of one chain, whose signatures are right.
+pub(super) struct HashedGaps<'p> {
+    pub(super) zone: NameRef<'p>,
+    pub(super) hash: Nsec3Hash,
+    pub(super) gaps: Vec<HashedGap<'p>>,
 }
 
 /// How much of a name exists (RFC 5155 §8.3).
@@ -976,7 +982,8 @@ impl<'p> HashedGaps<'p> {
         Err(Bogus::NoProof)
     }
 
-    fn prove(&self, name: NameRef<'_>, claim: Claim, work: &mut Work) -> Result<Proved, Bogus> {
+    /// How well they prove a claim about `name`.
+    pub(super) fn prove(&self, name: NameRef<'_>, claim: Claim, work: &mut Work) -> Result<Proved, Bogus> {
         let suffixes = Suffixes::of(name);
         let wildcard = |encloser: usize| suffixes.suffix(encloser).wildcard().map_err(|_| Bogus::NoProof);
         let by = |gap: &HashedGap<'_>| if gap.opts_out() { Proved::OptOut } else { Proved::Secure };

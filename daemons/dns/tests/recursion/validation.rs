@@ -169,7 +169,8 @@ async fn what_lies_in_a_known_gap_is_not_asked_for() {
         let questions = if deduces { 0 } else { 5 };
         assert_eq!(asked.load(Ordering::SeqCst), before + questions);
         assert_eq!(internet.counted("recursion_deduced"), 5 - questions as u64);
-        // Who sets CD proves for himself; whom the operator does not trust proves nothing; and what is elsewhere, or there, or below a DNAME, is in no gap.
+        // Who sets CD proves for himself; whom the operator does not trust proves nothing; and what is elsewhere, or there, or below
+        // a DNAME, is in no gap.
         for (name, rtype, flags) in [
             ("nonsense.evil.fr", Type::A, CD),
             ("net.evil.fr", Type::A, 0),
