@@ -153,7 +153,7 @@ impl Bench {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
         let server = match kind {
             Kind::Ours => start_ours(&flags.choices.program(kind)?, &folder, address, sink)?,
-            Kind::Postfix => postfix::start_in(&folder, DOMAIN, address, sink)?,
+            Kind::Postfix => postfix::start_in(&folder, DOMAIN, address, sink, "")?,
         };
         Ok(Self { kind, server, folder })
     }

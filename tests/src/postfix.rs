@@ -32,7 +32,7 @@ impl Postfix {
     /// Starts it as the server of `domain`, with one mailbox for whoever is written to there; all other mail goes to `next`.
     pub fn start(domain: &str, address: SocketAddr, next: SocketAddr) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let server = start_in(folder.path(), domain, address, next)?;
+        let server = start_in(folder.path(), domain, address, next, "smtp_tls_security_level = may\n")?;
         Ok(Self { server, folder })
     }
 
@@ -47,8 +47,8 @@ impl Postfix {
     }
 }
 
-/// Starts it as [`Postfix::start`] does in this folder: `queue` is there and `mail/user`, the mailbox.
-pub fn start_in(folder: &Path, domain: &str, address: SocketAddr, next: SocketAddr) -> Result<Server> {
+/// Starts it as [`Postfix::start`] does in this folder: `queue` is there and `mail/user`, the mailbox. `more` are lines of its `main.cf`.
+pub fn start_in(folder: &Path, domain: &str, address: SocketAddr, next: SocketAddr, more: &str) -> Result<Server> {
     ensure!(rustix::process::geteuid().is_root(), "Postfix starts for root only: run this as root");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let place = folder.display();
@@ -68,7 +68,7 @@ pub fn start_in(folder: &Path, domain: &str, address: SocketAddr, next: SocketAd
          virtual_mailbox_domains = {domain}\nvirtual_mailbox_base = {place}/mail\nvirtual_mailbox_maps = static:user/\n\
          virtual_uid_maps = static:65534\nvirtual_gid_maps = static:65534\nvirtual_minimum_uid = 100\n\
          virtual_mailbox_limit = 0\nsmtpd_client_connection_count_limit = 0\n\
-         relayhost = [{}]:{}\nsmtp_tls_security_level = may\n",
+         relayhost = [{}]:{}\n{more}",
         next.ip(),
         next.port()
     );
