@@ -109,7 +109,7 @@ pub struct Config {
     /// Domains whose mail goes to a fixed host, without a look at MX: `{ "hamburger.edu" = "127.77.2.25:8025" }`. A host can be a table, too,
     /// like that of `smart_host`.
     pub routes: BTreeMap<String, Relay>,
-    /// The host that takes all mail to others; without one each domain's own is looked for. Its address alone, or a table: `tls` is
+    /// The host that takes all mail to others but those in `routes`; without one each domain's own is looked for. Its address alone, or a table: `tls` is
     /// "opportunistic" (where it is offered), "required", or "verified" (with a certificate for this name, from one of `tls_roots`); `tls_first` is
     /// for port 465; `user` and `password_file` log in, by SCRAM-SHA-256, PLAIN or LOGIN, and then `tls` is "verified" unless it says
     /// otherwise; `allow_plaintext_auth` says the password in clear, too, for lessons only.

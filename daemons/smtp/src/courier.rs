@@ -261,6 +261,18 @@ impl Couriers {
         Ok(Self(Arc::new(Office { settings, transcript, resolver, random, tls, counters })))
     }
 
+    /// Where mail for a host of others goes: its own route, else the smart host, else where the DNS says.
+    pub fn destination(&self, host: &Host) -> Destination {
+        let Settings { routes, smart_host, .. } = &self.0.settings;
+        match host {
+            Host::Domain(domain) if smart_host.is_none() || routes.contains_key(domain) => {
+                Destination::Domain(domain.clone())
+            }
+            Host::Literal(address) if smart_host.is_none() => Destination::Literal(*address),
+            Host::Domain(_) | Host::Literal(_) => Destination::SmartHost,
+        }
+    }
+
     /// Opens a connection on which messages can be sent. Tries every server and every address, best first, before it gives up.
     ///
     /// # Errors

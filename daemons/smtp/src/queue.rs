@@ -12,7 +12,7 @@
 //! with five transactions (RFC 5321 §4.5.4.1). When a site does not answer, all that waits for it is deferred at once.
 
 use crate::{
-    address::{ForwardPath, Host, Mailbox, ReversePath},
+    address::{ForwardPath, Mailbox, ReversePath},
     courier::{Connection, Couriers, Destination, Job},
     crash,
     envelope::{Account, Body, Envelope, Fate, Notify, Recipient, Reports, Status},
@@ -156,8 +156,6 @@ pub(crate) struct Rules {
     pub(crate) terms: Arc<Terms>,
     pub(crate) couriers: Couriers,
     pub(crate) schedule: Schedule,
-    /// Whether all mail to others goes to one host.
-    pub(crate) smart_host: bool,
     pub(crate) limits: Limits,
 }
 
@@ -295,11 +293,10 @@ impl Queue {
 
     fn way(&self, to: &Mailbox) -> Way {
         let rules = self.rules();
-        match to.host() {
-            host if rules.terms.house.is_ours(host) => Way::Local,
-            _ if rules.smart_host => Way::Remote(Destination::SmartHost),
-            Host::Domain(domain) => Way::Remote(Destination::Domain(domain.clone())),
-            Host::Literal(address) => Way::Remote(Destination::Literal(*address)),
+        if rules.terms.house.is_ours(to.host()) {
+            Way::Local
+        } else {
+            Way::Remote(rules.couriers.destination(to.host()))
         }
     }
 

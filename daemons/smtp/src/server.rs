@@ -96,7 +96,6 @@ impl Made {
                 curiosity: if config.verify { Curiosity::Answered } else { Curiosity::Declined },
             }),
             schedule: config.schedule(),
-            smart_host: config.smart_host.is_some(),
             limits: QueueLimits {
                 couriers: config.deliveries,
                 couriers_per_destination: config.deliveries_per_destination,

@@ -401,8 +401,14 @@ async fn routes_go_before_the_dns_and_a_smart_host_gets_what_is_for_it() {
     let without = couriers(settings.clone());
     let text = "mail is to go to the smart host, and the configuration names none";
     assert_eq!(without.connect(&Destination::SmartHost, None).await.unwrap_err().account().text, text);
+    let host = |text: &str| text.parse::<smtp::address::Host>().unwrap();
+    assert_eq!(without.destination(&host("umass.edu")), to("umass.edu"));
     settings.smart_host = Some(neighbour(port));
     let couriers = couriers(settings);
+    // Who has a way of its own does not go the general one.
+    assert_eq!(couriers.destination(&host("HAMBURGER.edu")), to("hamburger.edu"));
+    assert_eq!(couriers.destination(&host("umass.edu")), Destination::SmartHost);
+    assert_eq!(couriers.destination(&host("[127.0.0.9]")), Destination::SmartHost);
     for destination in [to("HAMBURGER.edu"), Destination::SmartHost] {
         let serve = async {
             let mut peer = accept(&listener).await;
