@@ -7,7 +7,7 @@
 //! ```
 //!
 //! So who asks for random names makes no work for others. A gap is kept only when it has been validated and its zone's SOA with it, which
-//! a client needs to keep the answer; and what is proved about a name is for [`validate`](super::validate) to say, from the same records
+//! a client needs to keep the answer; and what is proved about a name is for [`validate`] to say, from the same records
 //! that the zone's own server would have sent.
 //!
 //! NSEC3 hides names, and its gaps are between hashes; else it is the same. What opts out proves nothing. Data made of wildcards (§5.3)
