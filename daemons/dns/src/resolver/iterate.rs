@@ -277,6 +277,13 @@ pub enum Cached {
     No,
 }
 
+/// Whether something in the cache has been judged that nobody had looked at before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    Something,
+    Nothing,
+}
+
 /// RFC 8767 §4: the TTL of what is past its time.
 const STALE_TTL: u32 = 30;
 
@@ -428,7 +435,10 @@ impl Resolver {
                 return Err(Failure::Circle(sname));
             }
             if task.checking == Checking::On && !self.anchors.is_empty() {
-                cached = Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await?;
+                // What could not be told before its judgement can be now.
+                if Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await? == Judged::Something {
+                    cached = Cached::Perhaps;
+                }
             }
             // Step 1.
             let look = || self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now());
@@ -486,13 +496,13 @@ impl Resolver {
 
     /// Judges what the cache has of a name that nobody has looked at yet: it came on the way to something else, or for a client that
     /// wanted it unchecked. What is bogus is forgotten.
-    async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<Cached, Failure> {
+    async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<Judged, Failure> {
         let is_fit = |found: &Found| !found.is_stale;
         let Some((owner, found)) = self.look_once(name.borrow(), rtype, self.now(), is_fit) else {
-            return Ok(Cached::No);
+            return Ok(Judged::Nothing);
         };
         if self.believes(found.origin.security, task.checking) {
-            return Ok(Cached::Perhaps);
+            return Ok(Judged::Nothing);
         }
         let (end, kept_type) = match &found.content {
             Content::Set(set) => (End::Data(Arc::clone(set)), set.rtype),
@@ -512,7 +522,7 @@ impl Resolver {
             Err(Doubt::Bogus(..)) => self.cache.forget(owner, kept_type, &found.content),
             Err(Doubt::Failed(failure)) => return Err(failure),
         }
-        Ok(Cached::Perhaps)
+        Ok(Judged::Something)
     }
 
     /// Steps 2 to 4b, and that what was found is what its zone has signed. It is kept if that is so.

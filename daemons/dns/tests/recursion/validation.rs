@@ -345,3 +345,19 @@ async fn minimised_names_and_many_clients_do_not_change_the_verdict() {
     assert_eq!(gist(&deep), (Rcode::NXDOMAIN, true, vec![]));
     internet.stop().await;
 }
+
+/// Where validation looks first whether something is kept, a name of ours at the end of others' aliases is found all the same.
+#[tokio::test]
+async fn an_alias_of_others_may_lead_to_a_name_of_ours() {
+    let internet = Internet::signed(|config| config.local = vec!["www.school.edu A 192.0.2.77".to_owned()]);
+    for turn in ["asked", "cached"] {
+        let answer = internet.send(&query_with("alias.crepes.fr", Type::A, 0)).await;
+        let found = gist(&answer);
+        assert_eq!(found, (Rcode::NOERROR, false, strings(&["192.0.2.77"])), "{turn}: {answer:#?}");
+        // And not only because the cache is asked once more when all else fails (RFC 8767).
+        let failed =
+            [internet.counted("recursion_limits{limit=\"aliases\"}"), internet.counted("recursion{result=\"stale\"}")];
+        assert_eq!(failed, [0, 0], "{turn}");
+    }
+    internet.stop().await;
+}
