@@ -15,7 +15,7 @@
 //! Where each command waits for the answer to the last one, a round trip is mostly two processors that wake each other up, and how long
 //! that takes depends on whether they had gone to sleep. So the column `single` shows how long a client waits, and hardly what a server
 //! does. On one processor nobody is woken up from sleep: `single-cpu` shows the servers. Beside both stands what a [`parrot`] does, which
-//! has its one answer ready: nobody can be faster.
+//! has its one answer ready: a server that sleeps until it is spoken to is hardly faster.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,7 +1,12 @@
 //! One client: carries out what the [session](crate::session) decides.
 //!
 //! Files are opened and read at once when the kernel has them in memory, and on the pool for blocking work when it has not, so
-//! that a slow disk holds up nobody else.
+//! that a slow disk holds up nobody else. Who asks for one message after the other finds the next one read already:
+//!
+//! ```text
+//!   client   RETR 1 ------.         .-> takes the answer ---- RETR 2 -.         .-> ...
+//!   we                    '-> send -'   open and read 2               '-> send -'   open and read 3
+//! ```
 
 use crate::{
     body::{Cut, header},
@@ -18,9 +23,9 @@ use bytes::BufMut;
 use shared::{
     login::Answer,
     maildir::{Listing, LockError, Locked, Maildir, Removal, Source},
-    message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read},
+    message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read, read_at},
     transcript::{Conversation, Kind},
-    wire::{Role, Wire, WireError},
+    wire::{Line, Role, Wire, WireError},
 };
 use std::{io, net::IpAddr, path::Path, sync::Arc, time::Instant};
 use tokio::{
@@ -28,6 +33,9 @@ use tokio::{
     task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
+
+/// A message that is read before it is asked for is no larger: a client that then falls silent keeps this much of our memory.
+const AHEAD_OCTETS_MAX: u64 = 16 << 10;
 
 /// How a conversation ended.
 enum End {
@@ -45,15 +53,31 @@ pub(crate) struct Visit {
     session: Session,
     peer: IpAddr,
     maildrop: Option<(Arc<Locked>, Arc<Listing>)>,
-    opened: Option<Opened>,
+    opened: Option<(Opened, Extent)>,
+    /// The message that comes next for whoever reads the mailbox in its order.
+    next: usize,
+    ahead: Option<Ahead>,
 }
 
 /// A message that is about to be sent.
 struct Opened {
-    source: Arc<Source>,
-    extent: Extent,
-    /// What has been read to look at the header.
+    /// Its beginning, which was read to look at the header.
     first: Vec<u8>,
+    /// The file, if there is more in it.
+    rest: Option<Arc<Source>>,
+}
+
+impl Opened {
+    fn new(source: Arc<Source>, first: Vec<u8>) -> Self {
+        let rest = ((first.len() as u64) < source.length()).then_some(source);
+        Self { first, rest }
+    }
+}
+
+/// A message that will probably be asked for, because those before it were.
+enum Ahead {
+    Wanted(usize),
+    Opened(usize, Opened),
 }
 
 /// Serves a client until it leaves, falls silent, or we stop.
@@ -66,7 +90,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
 ) {
     let (connection, peer) = (talk.id(), talk.remote().ip());
     let (session, greeting) = Session::new(Arc::clone(&office.offer), channel, office.stamp(connection));
-    let mut visit = Visit { session, peer, maildrop: None, opened: None, office };
+    let mut visit = Visit { session, peer, maildrop: None, opened: None, next: 0, ahead: None, office };
     let mut wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
     wire.say(greeting.to_string());
     match visit.converse(&mut wire, shutdown).await {
@@ -100,7 +124,7 @@ impl Visit {
     ) -> End {
         loop {
             // A stop is noticed between two commands, never within one.
-            let line = match shutdown.run_until_cancelled(wire.line()).await {
+            let line = match shutdown.run_until_cancelled(self.next_line(wire)).await {
                 Some(Ok(line)) => line,
                 // RFC 1939 §3: "the server should close the TCP connection without removing any messages or sending any
                 // response to the client".
@@ -151,6 +175,17 @@ impl Visit {
             let long = self.session.is_authenticating();
             wire.set_line_octets_max(if long { AUTH_LINE_OCTETS_MAX } else { LINE_OCTETS_MAX });
         }
+    }
+
+    async fn next_line<S: AsyncRead + AsyncWrite + Unpin>(&mut self, wire: &mut Wire<S>) -> Result<Line, WireError> {
+        if let Some(Ahead::Wanted(index)) = self.ahead
+            && wire.buffered_input() == 0
+        {
+            // The answer leaves first: it is while the client takes it that we have time.
+            wire.flush().await?;
+            self.ahead = self.open_ahead(index).map(|opened| Ahead::Opened(index, opened));
+        }
+        wire.line().await
     }
 
     async fn perform<S: AsyncRead + AsyncWrite + Unpin>(
@@ -221,6 +256,20 @@ impl Visit {
 
     /// Opens a message and reads its beginning.
     async fn open(&mut self, index: usize, extent: Extent) -> io::Result<Header> {
+        let opened = match self.ahead.take() {
+            Some(Ahead::Opened(ahead, opened)) if ahead == index => opened,
+            _ => self.open_now(index).await?,
+        };
+        if index == self.next {
+            self.ahead = Some(Ahead::Wanted(index + 1));
+        }
+        self.next = index + 1;
+        let header = header(&opened.first);
+        self.opened = Some((opened, extent));
+        Ok(header)
+    }
+
+    async fn open_now(&self, index: usize) -> io::Result<Opened> {
         let Some((locked, listing)) = &self.maildrop else { return Err(io::ErrorKind::NotFound.into()) };
         let source = match locked.open(listing, index, Patience::Cached) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -231,9 +280,24 @@ impl Visit {
         };
         let source = Arc::new(source);
         let first = read(&source, vec![], 0, source.length()).await?;
-        let header = header(&first);
-        self.opened = Some(Opened { source, extent, first });
-        Ok(header)
+        Ok(Opened::new(source, first))
+    }
+
+    /// As [`Visit::open_now`], if the message is there, small and in memory. Whatever stands in the way is met again, and told, when
+    /// the message is asked for.
+    fn open_ahead(&self, index: usize) -> Option<Opened> {
+        let (locked, listing) = self.maildrop.as_ref()?;
+        if index >= listing.len() {
+            return None;
+        }
+        let source = locked.open(listing, index, Patience::Cached).ok()?;
+        if source.length() > AHEAD_OCTETS_MAX {
+            return None;
+        }
+        let mut first = vec![0; usize::try_from(source.length()).ok()?];
+        let read = read_at(&source, &mut first, 0, Patience::Cached).ok()?;
+        first.truncate(read);
+        Some(Opened::new(Arc::new(source), first))
     }
 
     async fn remove(&mut self, indexes: Vec<usize>) -> Outcome {
@@ -287,7 +351,7 @@ impl Visit {
         wire: &mut Wire<S>,
         reply: &Reply,
     ) -> Result<(), WireError> {
-        let Some(Opened { source, extent, first }) = self.opened.take() else { return Err(WireError::Closed) };
+        let Some((Opened { first, rest }, extent)) = self.opened.take() else { return Err(WireError::Closed) };
         let mut shown = say_first(wire, reply);
         let (mut cut, mut stuffing, mut chunk, mut at) = (Cut::new(extent), Stuffing::default(), first, 0);
         while !chunk.is_empty() {
@@ -297,13 +361,14 @@ impl Visit {
             stuffing.push(&chunk[..wanted], out);
             shown.push(&out[from..]);
             at += chunk.len() as u64;
+            let Some(source) = &rest else { break };
             if wanted < chunk.len() || at >= source.length() {
                 break;
             }
             if wire.buffered_output() >= CHUNK_OCTETS {
                 wire.flush().await?;
             }
-            chunk = read(&source, chunk, at, source.length()).await?;
+            chunk = read(source, chunk, at, source.length()).await?;
         }
         let out = wire.output_mut();
         let from = out.len();

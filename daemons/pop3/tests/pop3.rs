@@ -321,6 +321,44 @@ async fn octets_that_are_told_are_octets_that_are_sent() {
     .await;
 }
 
+/// Who reads in order finds the next message read ahead; nobody else does.
+#[tokio::test]
+async fn in_whatever_order_messages_are_read_they_are_the_same() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    // Around what is read ahead, and around what is read at once.
+    let lengths = [0, 1, 900, 16 << 10, (16 << 10) + 1, 64 << 10, (64 << 10) + 1, 0, 900, 900];
+    for (number, length) in lengths.into_iter().enumerate() {
+        let text: String =
+            (0..length).map(|at| if at % 60 == 59 { '\n' } else { char::from(b'a' + number as u8) }).collect();
+        mailboxes.put(&format!("20000000{number:02}.V1I1M1.h"), text);
+    }
+    beside_a_server(mailboxes.config(), &shared, async |at| {
+        let mut client = logged_in(at).await;
+        let mut backwards = vec![];
+        for number in (1..=12).rev() {
+            backwards.push(retrieve(&mut client, number).await);
+        }
+        backwards.reverse();
+        for number in 1..=12 {
+            assert!(retrieve(&mut client, number).await == backwards[number - 1], "message {number}");
+            // Other commands between, and a step back, change nothing.
+            if number % 3 == 0 {
+                say(&mut client, "NOOP").await;
+                assert!(retrieve(&mut client, number - 1).await == backwards[number - 2], "message {number} - 1");
+                assert!(retrieve(&mut client, number).await == backwards[number - 1], "message {number} again");
+            }
+        }
+        // One that is removed when it has been read ahead can still be read, as whoever has a file open can.
+        retrieve(&mut client, 10).await;
+        retrieve(&mut client, 11).await;
+        say(&mut client, "NOOP").await;
+        fs::remove_file(mailboxes.path("new").join("2000000009.V1I1M1.h")).unwrap();
+        assert!(retrieve(&mut client, 12).await == backwards[11]);
+        assert!(say(&mut client, "RETR 12").await.starts_with("-ERR [SYS/TEMP] message 12 is gone"));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_maildrop_has_one_reader_and_new_mail_waits_for_the_next() {
     let (mailboxes, shared) = (Mailboxes::new(), shared());
