@@ -33,7 +33,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    time::timeout,
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::codec::Decoder;
@@ -237,6 +237,7 @@ pub struct Wire<S> {
     output: BytesMut,
     crlf: Crlf,
     limits: Limits,
+    alarm: Alarm,
     record: Record,
 }
 
@@ -257,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     fn with(stream: S, limits: Limits, record: Record) -> Self {
         let crlf = Crlf::new(limits.line_end, limits.line_octets_max);
-        Self { stream, input: BytesMut::new(), output: BytesMut::new(), crlf, limits, record }
+        Self { stream, input: BytesMut::new(), output: BytesMut::new(), crlf, limits, alarm: Alarm::default(), record }
     }
 
     /// The next line. Before it waits for one, what was said leaves.
@@ -276,18 +277,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             return Ok(self.heard(line));
         }
         self.flush().await?;
-        let idle = self.limits.idle;
-        let line = timeout(idle, self.read_line()).await.map_err(|_| WireError::TimedOut)??;
+        let until = Instant::now() + self.limits.idle;
+        let line = self.read_line(until).await?;
         Ok(self.heard(line))
     }
 
-    async fn read_line(&mut self) -> Result<Line, WireError> {
+    async fn read_line(&mut self, until: Instant) -> Result<Line, WireError> {
         loop {
             if self.input.is_empty() {
                 // Waiting may take minutes; give the memory back until something comes.
                 self.input = BytesMut::new();
             }
-            if poll_fn(|cx| poll_read_some(&mut self.stream, &mut self.input, cx)).await? == 0 {
+            let read = poll_fn(|cx| match poll_read_some(&mut self.stream, &mut self.input, cx) {
+                Poll::Pending => self.alarm.poll(until, cx).map(|()| Err(WireError::TimedOut)),
+                Poll::Ready(read) => Poll::Ready(read.map_err(WireError::from)),
+            });
+            if read.await? == 0 {
                 return Err(WireError::Closed);
             }
             if let Some(line) = self.crlf.next_line(&mut self.input) {
@@ -498,6 +503,30 @@ fn poll_read_some<S: AsyncRead + Unpin>(
     ready!(Pin::new(stream).poll_read(cx, &mut chunk))?;
     input.extend_from_slice(chunk.filled());
     Ok(chunk.filled().len()).into()
+}
+
+/// Ends waits that take too long, one after the other.
+///
+/// Its timer may ring for a wait that is over, and is set again only then: to set one for each line costs more than to read the line, and
+/// wakes up whichever thread watches the timers.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready when it is `until`.
+    fn poll(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= until {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
+    }
 }
 
 // --- What others get to see ------------------------------------------------------------------------------------------
@@ -797,7 +826,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         tokio::select! {
             line = wire.line() => assert!(matches!(line, Err(WireError::TimedOut)), "{line:?}"),
             () = drip => panic!("waited for all the drops"),
@@ -812,13 +841,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn every_wait_has_its_own_idle_time() {
+        let (mut client, stream) = duplex(64);
+        let mut wire = server(stream);
+        // Longer, shorter than what is left of the wait before, and once more as long.
+        for (idle, line_after) in [(10, Some(9)), (20, Some(19)), (5, Some(4)), (5, Some(4)), (20, Some(19)), (3, None)]
+        {
+            wire.set_idle(Duration::from_secs(idle));
+            let began = Instant::now();
+            let speak = async {
+                if let Some(seconds) = line_after {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    client.write_all(b"NOOP\r\n").await.unwrap();
+                }
+            };
+            let (line, ()) = tokio::join!(wire.line(), speak);
+            match line_after {
+                Some(_) => assert_eq!(line.unwrap(), text(b"NOOP")),
+                None => {
+                    assert!(matches!(line, Err(WireError::TimedOut)), "{line:?}");
+                    assert_eq!(began.elapsed(), Duration::from_secs(idle));
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_read_is_given_up() {
         let (_client, stream) = duplex(16);
         let mut wire = server(stream);
         wire.say([b'x'; 100]);
         assert!(matches!(wire.flush().await, Err(WireError::Stuck)));
         // Closing does not try once more.
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         wire.close().await.unwrap();
         assert!(began.elapsed() <= LINGER, "{:?}", began.elapsed());
     }
