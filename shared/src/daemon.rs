@@ -220,22 +220,21 @@ impl Process {
 }
 
 impl Shared {
-    /// What begins TLS as the server, for `protocol` and these names of ALPN; nothing without a certificate. `needed` are addresses that
-    /// cannot be served without it, and the key that has them.
+    /// What begins TLS as the server, with these names of ALPN; nothing without a certificate. `needed` are addresses that cannot be served
+    /// without it, and the key that has them; `service` is what is served there, as in "POP3 over TLS".
     ///
     /// # Errors
     /// The certificate is wrong, or missing and needed.
     pub fn acceptor(
         &self,
-        protocol: &str,
+        service: &str,
         alpn: &[&[u8]],
         (key, needed): (&str, &[SocketAddr]),
     ) -> Result<Option<TlsAcceptor>, StartError> {
         let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
         let config = tls::server_config(&self.tls, alpn).map_err(|error| unfit("tls", error.to_string()))?;
         if config.is_none() && !needed.is_empty() {
-            let problem =
-                format!("{protocol} over TLS needs a certificate: set tls.certificate and tls.key to PEM files");
+            let problem = format!("{service} needs a certificate: set tls.certificate and tls.key to PEM files");
             return Err(unfit(key, problem));
         }
         Ok(config.map(TlsAcceptor::from))

@@ -856,12 +856,11 @@ mod tests {
                 }
             };
             let (line, ()) = tokio::join!(wire.line(), speak);
-            match line_after {
-                Some(_) => assert_eq!(line.unwrap(), text(b"NOOP")),
-                None => {
-                    assert!(matches!(line, Err(WireError::TimedOut)), "{line:?}");
-                    assert_eq!(began.elapsed(), Duration::from_secs(idle));
-                }
+            if line_after.is_some() {
+                assert_eq!(line.unwrap(), text(b"NOOP"));
+            } else {
+                assert!(matches!(line, Err(WireError::TimedOut)), "{line:?}");
+                assert_eq!(began.elapsed(), Duration::from_secs(idle));
             }
         }
     }

@@ -69,6 +69,6 @@ pub mod zone;
 pub mod zonefile;
 
 pub use config::{Config, Dnssec, Key, View, ZoneFile};
-pub use registry::{Reloader, make_keys};
-pub use server::Server;
+pub use registry::make_keys;
+pub use server::{Reloader, Server};
 pub use zonefile::Rewrite;

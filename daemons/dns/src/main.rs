@@ -23,10 +23,10 @@ fn main() -> ExitCode {
     daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
         let server = Server::bind(&config, &daemon.shared)?;
         let reloader = server.reloader();
-        daemon.on_reload(move |config, _| reloader.reload(&config));
+        daemon.on_reload(move |config, shared| reloader.reload(&config, shared));
         let (directory, host) = (daemon.directory(), daemon.shared.host.clone());
-        let zones = (server.reloader(), config);
-        directory.on_reload("dns", &host, move || zones.0.reload(&zones.1).map_err(|error| error.to_string()));
+        let zones = server.reloader();
+        directory.on_reload("dns", &host, move || zones.reload_zones().map_err(|error| error.to_string()));
         if let Some(resolver) = server.resolver() {
             directory.on_cache("dns", &host, move |question| resolver.about(question));
         }

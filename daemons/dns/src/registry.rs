@@ -86,30 +86,6 @@ pub struct Errand {
     pub carrier: Carrier,
 }
 
-/// Lets a running server take a new configuration.
-#[derive(Clone, Debug)]
-pub struct Reloader(pub(crate) Arc<Registry>);
-
-impl Reloader {
-    /// Reads all zones anew, and takes keys, views and lists anew. Addresses, limits and times stay as they were at the
-    /// start. No query is lost: whoever is being answered is answered from the old zones.
-    ///
-    /// # Errors
-    /// The configuration is wrong, then everything stays; or a zone is, then its old data stays, if it was served
-    /// before, and the others are taken.
-    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
-        self.0.reload(config)
-    }
-
-    /// Reads all zones anew, with the configuration as it was.
-    ///
-    /// # Errors
-    /// As [`Reloader::reload`].
-    pub fn reload_zones(&self) -> Result<(), StartError> {
-        self.0.zones_reload()
-    }
-}
-
 /// What a configuration made.
 #[derive(Debug)]
 pub(crate) struct Taken {
@@ -337,14 +313,11 @@ impl Registry {
     }
 
     /// Reads all zones anew, with the configuration as it was.
-    ///
-    /// # Errors
-    /// A zone is wrong; its old data stays.
-    pub fn zones_reload(&self) -> Result<(), StartError> {
+    pub(crate) fn zones_reload(&self) -> Result<(), StartError> {
         self.reload(&self.taken().config.clone())
     }
 
-    fn reload(&self, config: &Config) -> Result<(), StartError> {
+    pub(crate) fn reload(&self, config: &Config) -> Result<(), StartError> {
         let old = self.taken();
         // What is wrong here is wrong with the configuration as a whole: nothing is taken.
         config.refuse_unsafe()?;

@@ -6,16 +6,16 @@ use crate::{
     connection, datagrams,
     message::{Rcode, Received},
     record::{Message, gist},
-    registry::{Registry, Reloader},
+    registry::Registry,
     resolver::{Resolver, iterate::Cached},
     respond::{self, Asker, Carrier, Response, World},
 };
 use prometheus_client::metrics::counter::Counter;
 use shared::{
     Shared,
+    current::Current,
     daemon::{Endpoint, StartError, Workers},
     listener::{BindError, Door, Limits},
-    tls,
     transcript::{Conversation, Transcript, Transport},
 };
 use std::{
@@ -36,10 +36,50 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Server {
     serving: Arc<Serving>,
     door: Door,
+    /// Those that cannot do without a certificate.
+    listen_tls: Vec<SocketAddr>,
     workers: Vec<Sockets>,
     endpoints: Vec<Endpoint>,
     grace: Duration,
     placement: Workers,
+}
+
+/// Lets a running server take a new configuration.
+#[derive(Clone)]
+pub struct Reloader {
+    registry: Arc<Registry>,
+    acceptor: Option<Arc<Current<TlsAcceptor>>>,
+    listen_tls: Vec<SocketAddr>,
+}
+
+impl Reloader {
+    /// Reads all zones anew, and takes keys, views, lists and the certificate anew. Addresses, limits and times stay as they were at the
+    /// start. No query is lost: whoever is being answered is answered from the old zones.
+    ///
+    /// # Errors
+    /// The certificate is wrong, then everything stays; the rest of the configuration is, then everything but the certificate stays; or a
+    /// zone is, then its old data stays, if it was served before, and the others are taken.
+    pub fn reload(&self, config: &Config, shared: &Shared) -> Result<(), StartError> {
+        let fresh = acceptor(shared, &self.listen_tls)?;
+        if let (Some(acceptor), Some(fresh)) = (&self.acceptor, fresh) {
+            acceptor.set(fresh);
+        }
+        self.registry.reload(config)
+    }
+
+    /// Reads all zones anew, with the configuration as it was.
+    ///
+    /// # Errors
+    /// A zone is wrong: its old data stays, if it was served before, and the others are taken.
+    pub fn reload_zones(&self) -> Result<(), StartError> {
+        self.registry.zones_reload()
+    }
+}
+
+/// What begins TLS, for those who come to `listen_tls`.
+fn acceptor(shared: &Shared, listen_tls: &[SocketAddr]) -> Result<Option<TlsAcceptor>, StartError> {
+    // IANA's ALPN name for RFC 7858; a client that offers none is served too.
+    shared.acceptor("DNS over TLS", &[b"dot"], ("dns.listen_tls", listen_tls))
 }
 
 /// One worker's sockets.
@@ -57,7 +97,7 @@ pub(crate) struct Serving {
     pub(crate) send_timeout: Duration,
     pub(crate) transcript: Transcript,
     pub(crate) counters: Counters,
-    acceptor: Option<TlsAcceptor>,
+    acceptor: Option<Arc<Current<TlsAcceptor>>>,
     /// Which address of a set the next connection begins with: most of them ask one question.
     turns: AtomicU16,
 }
@@ -151,13 +191,7 @@ impl Server {
                 worker.tcp.push((Carrier::Tcp, tcp));
             }
         }
-        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
-        // IANA's ALPN name for RFC 7858; a client that offers none is served too.
-        let tls = tls::server_config(&shared.tls, &[b"dot"]).map_err(|error| unfit("tls", error.to_string()))?;
-        if !config.listen_tls.is_empty() && tls.is_none() {
-            let problem = "DNS over TLS needs a certificate: set tls.certificate and tls.key to PEM files".to_owned();
-            return Err(unfit("dns.listen_tls", problem));
-        }
+        let acceptor = acceptor(shared, &config.listen_tls)?;
         for wanted in &config.listen_tls {
             let listeners = shared.sockets.tcp(*wanted, count)?;
             endpoints.push(Endpoint { protocol: "tls", address: listeners[0].local_addr()? });
@@ -173,12 +207,13 @@ impl Server {
             send_timeout: config.send_timeout.0,
             transcript: shared.transcript.clone(),
             counters: Counters::new(shared),
-            acceptor: tls.map(TlsAcceptor::from),
+            acceptor: acceptor.map(|acceptor| Arc::new(Current::new(acceptor))),
             turns: AtomicU16::new(0),
         };
         Ok(Self {
             serving: Arc::new(serving),
             door: Door::new(limits, &shared.metrics),
+            listen_tls: config.listen_tls.clone(),
             workers,
             endpoints,
             grace: config.grace.0,
@@ -191,9 +226,10 @@ impl Server {
         self.endpoints.clone()
     }
 
-    /// A handle for new zones.
+    /// A handle for new configurations and zones.
     pub fn reloader(&self) -> Reloader {
-        Reloader(Arc::clone(&self.serving.registry))
+        let Serving { registry, acceptor, .. } = &*self.serving;
+        Reloader { registry: Arc::clone(registry), acceptor: acceptor.clone(), listen_tls: self.listen_tls.clone() }
     }
 
     /// The local name server in it, if it asks on for its clients.
@@ -292,7 +328,7 @@ impl Serving {
     ) -> io::Result<()> {
         match &self.acceptor {
             Some(acceptor) if carrier == Carrier::Tls => {
-                let handshake = timeout(self.idle_timeout, acceptor.accept(stream));
+                let handshake = timeout(self.idle_timeout, acceptor.get().accept(stream));
                 let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)?;
                 let stream = stream.inspect_err(|error| talk.note(&format!("no TLS: {error}")))?;
                 connection::serve(self, stream, peer, carrier, talk, shutdown).await

@@ -253,7 +253,7 @@ fn a_secondary_follows_its_primary_and_outlives_it() {
     let second = start(&secondary(dir.path(), &[first.address]));
     second.wait_for("www.example", (NOERROR, [127, 0, 0, 2]));
     at.zones[0].notify = vec![second.address];
-    first.reloader.reload(&at).unwrap();
+    first.reloader.reload(&at, &Shared::for_tests("dns")).unwrap();
 
     // NOTIFY and IXFR.
     first.update("new.example", [127, 0, 0, 9]);

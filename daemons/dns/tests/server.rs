@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use dns::{Config, Rewrite, Server, ZoneFile, name::Name, rdata::Type};
-use shared::{Shared, daemon::StartError};
+use shared::{
+    Shared,
+    daemon::StartError,
+    tls::{LabCa, client_config},
+};
 use std::{
     fs,
     net::SocketAddr,
@@ -15,6 +19,7 @@ use tokio::{
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 /// Every zone file of the lab.
@@ -42,9 +47,13 @@ struct Running {
     task: tokio::task::JoinHandle<Result<(), StartError>>,
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test waits for its only task itself")]
 fn start(config: &Config) -> Running {
-    let server = Server::bind(config, &Shared::for_tests("dns")).unwrap();
+    start_with(config, &Shared::for_tests("dns"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test waits for its only task itself")]
+fn start_with(config: &Config, shared: &Shared) -> Running {
+    let server = Server::bind(config, shared).unwrap();
     let address = server.local_addrs()[0].address;
     let (reloader, shutdown) = (server.reloader(), CancellationToken::new());
     Running { address, reloader, task: tokio::spawn(server.run(shutdown.clone())), shutdown }
@@ -245,13 +254,45 @@ async fn a_new_file_is_taken_and_a_wrong_one_is_not() {
     let running = start(&config);
     assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 7);
     write("www A 192.0.2.8");
-    running.reloader.reload(&config).unwrap();
+    running.reloader.reload(&config, &Shared::for_tests("dns")).unwrap();
     assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 8);
     write("www A 192.0.2");
-    let error = running.reloader.reload(&config).unwrap_err().to_string();
+    let error = running.reloader.reload(&config, &Shared::for_tests("dns")).unwrap_err().to_string();
     assert!(error.contains("test.zone:5: `192.0.2` stands where an IPv4 address"), "{error}");
     assert!(error.contains("the old zone stays"), "{error}");
     assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 8);
+    running.stop().await;
+}
+
+/// RFC 7858, from one certificate to the next.
+#[tokio::test]
+async fn a_reload_takes_a_new_certificate_and_keeps_the_old_when_the_new_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = LabCa::open_or_create(dir.path()).unwrap();
+    let certified = |name: &str| {
+        let mut shared = Shared::for_tests("dns");
+        shared.tls = authority.certificate_for(&[name.to_owned()]).unwrap();
+        shared
+    };
+    let config = Config { listen: vec![], listen_tls: vec!["127.0.0.1:0".parse().unwrap()], ..lab() };
+    let running = start_with(&config, &certified("old.example"));
+    let trusted = client_config(&authority.certificate_file()).unwrap();
+    let ask = async |server: &'static str| {
+        let stream = TcpStream::connect(running.address).await.unwrap();
+        let mut stream = TlsConnector::from(trusted.clone()).connect(server.try_into().unwrap(), stream).await.ok()?;
+        let query = query(7, "www.someschool.edu", Type::A);
+        stream.write_all(&[&[0, query.len() as u8], &query[..]].concat()).await.unwrap();
+        let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut answer).await.unwrap();
+        Some(last_address(&answer))
+    };
+    assert_eq!(ask("old.example").await, Some([127, 77, 3, 80]));
+    running.reloader.reload(&config, &certified("new.example")).unwrap();
+    assert_eq!(ask("new.example").await, Some([127, 77, 3, 80]));
+    assert_eq!(ask("old.example").await, None);
+    let problem = running.reloader.reload(&config, &Shared::for_tests("dns")).unwrap_err().to_string();
+    assert!(problem.contains("DNS over TLS needs a certificate"), "{problem}");
+    assert_eq!(ask("new.example").await, Some([127, 77, 3, 80]));
     running.stop().await;
 }
 
@@ -292,12 +333,12 @@ async fn a_zone_is_signed_its_parent_vouches_for_it_and_its_serial_never_goes_ba
     assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 5);
     assert_eq!(running.ask("child.test", Type::DNSKEY).await[7], 1);
     // Read again, and nothing has changed: the same zone.
-    running.reloader.reload(&child).unwrap();
+    running.reloader.reload(&child, &Shared::for_tests("dns")).unwrap();
     assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 5);
     // A new name needs no new serial in the file: it is another version all the same.
     let file = child.zones[0].file.as_ref().unwrap();
     fs::write(file, fs::read_to_string(file).unwrap() + "more A 192.0.2.3\n").unwrap();
-    running.reloader.reload(&child).unwrap();
+    running.reloader.reload(&child, &Shared::for_tests("dns")).unwrap();
     assert_eq!(last_address(&running.ask("more.child.test", Type::A).await)[3], 3);
     assert_eq!(serial(&running.ask("child.test", Type::SOA).await), 6);
     running.stop().await;

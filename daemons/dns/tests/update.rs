@@ -140,7 +140,7 @@ fn an_update_is_served_at_once_and_after_a_restart_and_a_reload() {
     assert_eq!(rcode(&ask(running.address, &query("new.example"))), NXDOMAIN);
     assert_eq!(running.update(&key("ours"), &[("new.example", 1, Type::A, 60, &[127, 0, 0, 9])]), NOERROR);
     assert_eq!(ask(running.address, &query("new.example")).last_chunk(), Some(&[127, 0, 0, 9]));
-    running.reloader.reload(&config).unwrap();
+    running.reloader.reload(&config, &Shared::for_tests("dns")).unwrap();
     assert_eq!(ask(running.address, &query("new.example")).last_chunk(), Some(&[127, 0, 0, 9]));
     running.stop();
     let running = start(&config);
@@ -227,7 +227,7 @@ fn a_wrong_list_or_key_is_told_and_changes_nothing() {
     let with = |change: &dyn Fn(&mut ZoneFile)| {
         let mut config = config.clone();
         change(&mut config.zones[0]);
-        running.reloader.reload(&config).unwrap_err().to_string()
+        running.reloader.reload(&config, &Shared::for_tests("dns")).unwrap_err().to_string()
     };
     for (error, want) in [
         (with(&|zone| zone.update = vec!["key:nobody".to_owned()]), "there is no such key among the `keys`"),

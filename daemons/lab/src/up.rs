@@ -167,7 +167,7 @@ struct Started {
     endpoints: Vec<(&'static str, Endpoint)>,
     web: Option<web::Server>,
     /// With what its zones are read from.
-    dns: Option<(dns::Server, dns::Config)>,
+    dns: Option<dns::Server>,
     pop3: Option<pop3::Server>,
     smtp: Option<smtp::Server>,
     wordlength: Option<wordlength::Server>,
@@ -180,7 +180,7 @@ impl Started {
         let bind = || -> Result<Self, StartError> {
             let web = host.web.as_ref().map(|config| web::Server::bind(config, &shared("web"))).transpose()?;
             let dns = host.dns.clone();
-            let dns = dns.map(|config| dns::Server::bind(&config, &shared("dns")).map(|server| (server, config)));
+            let dns = dns.map(|config| dns::Server::bind(&config, &shared("dns")));
             let dns = dns.transpose()?;
             let pop3 = host.pop3.clone();
             let pop3 = pop3.map(|config| pop3::Server::bind(config, &shared("pop3"))).transpose()?;
@@ -191,7 +191,7 @@ impl Started {
                 wordlength.map(|config| wordlength::Server::bind(config, &shared("wordlength"))).transpose()?;
             let of = |daemon, endpoints: Vec<Endpoint>| endpoints.into_iter().map(move |endpoint| (daemon, endpoint));
             let endpoints = web.iter().flat_map(|server| of("web", server.local_addrs()));
-            let endpoints = endpoints.chain(dns.iter().flat_map(|(server, _)| of("dns", server.local_addrs())));
+            let endpoints = endpoints.chain(dns.iter().flat_map(|server| of("dns", server.local_addrs())));
             let endpoints = endpoints.chain(smtp.iter().flat_map(|server| of("smtp", server.local_addrs())));
             let endpoints = endpoints.chain(pop3.iter().flat_map(|server| of("pop3", server.local_addrs())));
             let endpoints =
@@ -223,9 +223,9 @@ impl Started {
         if let Some(server) = self.web {
             tasks.spawn(end(self.name.clone(), "web", shutdown.clone(), server.run(shutdown.clone())));
         }
-        if let Some((server, config)) = self.dns {
+        if let Some(server) = self.dns {
             let reloader = server.reloader();
-            let reload = move || reloader.reload(&config).map_err(|error| error.to_string());
+            let reload = move || reloader.reload_zones().map_err(|error| error.to_string());
             process.directory.on_reload("dns", &self.name, reload);
             if let Some(resolver) = server.resolver() {
                 process.directory.on_cache("dns", &self.name, move |question| resolver.about(question));

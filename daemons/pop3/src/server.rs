@@ -56,7 +56,7 @@ impl Office {
     /// What a configuration makes; if one part of it is wrong, nothing is taken.
     fn open(config: Config, shared: &Shared, lasting: Arc<Lasting>) -> Result<Self, StartError> {
         // ALPN's registered name for POP3; a client that offers none is served too.
-        let acceptor = shared.acceptor("POP3", &[b"pop3"], ("pop3.listen_tls", &config.listen_tls))?;
+        let acceptor = shared.acceptor("POP3 over TLS", &[b"pop3"], ("pop3.listen_tls", &config.listen_tls))?;
         std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
             let place = config.mailboxes.display();
             let problem = format!("{place}: {error}; name a directory that the daemon's user can write to");

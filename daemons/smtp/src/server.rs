@@ -76,7 +76,7 @@ struct Made {
 impl Made {
     fn new(config: Config, shared: &Shared) -> Result<Self, StartError> {
         // There is no registered ALPN name for SMTP; a client that offers none is served.
-        let acceptor = shared.acceptor("SMTP", &[], ("smtp.listen_tls", &config.listen_tls))?;
+        let acceptor = shared.acceptor("SMTP over TLS", &[], ("smtp.listen_tls", &config.listen_tls))?;
         std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
             let place = config.mailboxes.display();
             unfit("mailboxes", format!("{place}: {error}; name a directory that the daemon's user can write to"))

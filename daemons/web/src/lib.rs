@@ -77,12 +77,12 @@ use log::Log;
 use origin::Sites;
 use shared::{
     Shared,
+    current::Current,
     daemon::{Endpoint, StartError, Workers},
     listener::{Door, Limits},
-    tls,
 };
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -96,7 +96,9 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r
 /// A bound web server.
 pub struct Server {
     door: Door,
-    acceptor: Option<TlsAcceptor>,
+    acceptor: Option<Arc<Current<TlsAcceptor>>>,
+    /// Those that cannot do without a certificate.
+    listen_tls: Vec<SocketAddr>,
     /// Each worker has its own sites and sockets. What is touched with every request is nobody else's: two cores that
     /// count the references to one page spend more time on that than on the page.
     workers: Vec<(Arc<Serving>, Vec<Listener>)>,
@@ -118,24 +120,37 @@ enum Scheme {
 }
 
 /// Lets a running server take a new configuration.
-#[derive(Clone, Debug)]
-pub struct Reloader(Vec<Weak<Serving>>);
+#[derive(Clone)]
+pub struct Reloader {
+    workers: Vec<Weak<Serving>>,
+    acceptor: Option<Arc<Current<TlsAcceptor>>>,
+    listen_tls: Vec<SocketAddr>,
+}
 
 impl Reloader {
-    /// Takes sites, redirects, protections and media types from `config`, and opens the log file anew. Addresses,
+    /// Takes sites, redirects, protections, media types and the certificate anew, and opens the log file anew. Addresses,
     /// limits and times stay as they were at the start.
     ///
     /// # Errors
-    /// A document root is not there; then nothing has changed.
-    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
-        let sites = self.0.iter().map(|_| Sites::new(config)).collect::<Result<Vec<_>, _>>()?;
-        for (serving, sites) in self.0.iter().zip(sites) {
+    /// A document root is not there, or the certificate is wrong; then nothing has changed.
+    pub fn reload(&self, config: &Config, shared: &Shared) -> Result<(), StartError> {
+        let fresh = acceptor(shared, &self.listen_tls)?;
+        let sites = self.workers.iter().map(|_| Sites::new(config)).collect::<Result<Vec<_>, _>>()?;
+        for (serving, sites) in self.workers.iter().zip(sites) {
             if let Some(serving) = serving.upgrade() {
                 serving.reload(sites);
             }
         }
+        if let (Some(acceptor), Some(fresh)) = (&self.acceptor, fresh) {
+            acceptor.set(fresh);
+        }
         Ok(())
     }
+}
+
+/// What begins https, for those who come to `listen_tls`.
+fn acceptor(shared: &Shared, listen_tls: &[SocketAddr]) -> Result<Option<TlsAcceptor>, StartError> {
+    shared.acceptor("https", &[b"http/1.1"], ("web.listen_tls", listen_tls))
 }
 
 impl Server {
@@ -145,11 +160,7 @@ impl Server {
     /// An address cannot be had, a document root is not there, https is wanted without a certificate.
     pub fn bind(config: &Config, shared: &Shared) -> Result<Self, StartError> {
         let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
-        let tls = tls::server_config(&shared.tls, &[b"http/1.1"]).map_err(|error| unfit("tls", error.to_string()))?;
-        if !config.listen_tls.is_empty() && tls.is_none() {
-            let problem = "https needs a certificate: set tls.certificate and tls.key to PEM files".to_owned();
-            return Err(unfit("web.listen_tls", problem));
-        }
+        let acceptor = acceptor(shared, &config.listen_tls)?;
         if config.listen.is_empty() && config.listen_tls.is_empty() {
             return Err(unfit("web.listen", "no address at all; write for example [\"[::]:80\"]".to_owned()));
         }
@@ -177,7 +188,8 @@ impl Server {
         }
         Ok(Self {
             door: Door::new(limits, &shared.metrics),
-            acceptor: tls.map(TlsAcceptor::from),
+            acceptor: acceptor.map(|acceptor| Arc::new(Current::new(acceptor))),
+            listen_tls: config.listen_tls.clone(),
             workers,
             endpoints,
             grace: config.grace.0,
@@ -192,7 +204,11 @@ impl Server {
 
     /// A handle that works as long as the server runs.
     pub fn reloader(&self) -> Reloader {
-        Reloader(self.workers.iter().map(|(serving, _)| Arc::downgrade(serving)).collect())
+        Reloader {
+            workers: self.workers.iter().map(|(serving, _)| Arc::downgrade(serving)).collect(),
+            acceptor: self.acceptor.clone(),
+            listen_tls: self.listen_tls.clone(),
+        }
     }
 
     /// Serves until `shutdown`, then lets sessions finish for the grace time.
@@ -219,7 +235,7 @@ struct Worker {
     listeners: Vec<Listener>,
     serving: Arc<Serving>,
     door: Door,
-    acceptor: Option<TlsAcceptor>,
+    acceptor: Option<Arc<Current<TlsAcceptor>>>,
     shutdown: CancellationToken,
     grace: Duration,
 }
@@ -234,8 +250,9 @@ impl Worker {
             let address = socket.local_addr()?;
             tasks.push(accepting.spawn(async move {
                 let serve_one = |stream, peer| {
-                    let (serving, acceptor, shutdown) = (Arc::clone(&serving), acceptor.clone(), shutdown.clone());
-                    async move { serving.connection(stream, address, peer, acceptor.as_ref(), shutdown).await }
+                    let (serving, shutdown) = (Arc::clone(&serving), shutdown.clone());
+                    let acceptor = acceptor.as_ref().map(|acceptor| acceptor.get());
+                    async move { serving.connection(stream, address, peer, acceptor.as_deref(), shutdown).await }
                 };
                 door.accept(socket, &shutdown, serve_one).await
             }));

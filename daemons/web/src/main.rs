@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
         let server = Server::bind(&config, &daemon.shared)?;
         let reloader = server.reloader();
-        daemon.on_reload(move |config, _| reloader.reload(&config));
+        daemon.on_reload(move |config, shared| reloader.reload(&config, shared));
         daemon.ready(&server.local_addrs());
         server.run(daemon.shutdown.clone()).await
     })

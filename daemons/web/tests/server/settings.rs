@@ -1,7 +1,7 @@
 //! Settings that cannot be meant, and settings that change while the server runs.
 
 use crate::stage::Stage;
-use shared::Shared;
+use shared::{Shared, tls::LabCa};
 use std::fs;
 use web::{Config, Protect, Redirect, Server, Site};
 
@@ -57,12 +57,45 @@ fn a_reload_takes_new_sites_and_rules_and_keeps_the_old_when_the_new_are_wrong()
     let stage = Stage::new();
     assert_eq!(stage.get("/hello.txt", "").status, 200);
     let denied = Config { deny: vec!["/hello.txt".to_owned()], ..stage.config.clone() };
-    stage.reloader.reload(&denied).unwrap();
+    stage.reloader.reload(&denied, &stage.shared).unwrap();
     assert_eq!(stage.get("/hello.txt", "").status, 403);
     assert_eq!(stage.get("/denied.html", "").status, 200);
     let wrong = Config { docroot: "/not/there".into(), ..stage.config.clone() };
-    assert!(stage.reloader.reload(&wrong).is_err());
+    assert!(stage.reloader.reload(&wrong, &stage.shared).is_err());
     assert_eq!(stage.get("/hello.txt", "").status, 403);
+}
+
+/// A certificate lives for ninety days, a server for longer.
+#[test]
+fn a_reload_takes_a_new_certificate_and_keeps_the_old_when_the_new_is_wrong() {
+    let stage = Stage::new();
+    let request = "GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut early = stage.connect_tls();
+    early.send(request);
+    assert_eq!(early.answer().status, 200);
+    let mut renewed = Shared::for_tests("web");
+    let authority = LabCa::open_or_create(&stage.path("../ca")).unwrap();
+    renewed.tls = authority.certificate_for(&["shop.example.org".to_owned()]).unwrap();
+    stage.reloader.reload(&stage.config, &renewed).unwrap();
+    let serves_the_new_one = || {
+        let mut client = stage.connect_tls_to("shop.example.org");
+        client.send(request);
+        client.answer().status == 200
+    };
+    assert!(serves_the_new_one());
+    // Whoever was there keeps talking.
+    early.send(request);
+    assert_eq!(early.answer().status, 200);
+    for (certificate, words) in
+        [(Some(stage.path("hello.txt")), "no certificate in PEM form"), (None, "https needs a certificate")]
+    {
+        let mut wrong = Shared::for_tests("web");
+        wrong.tls.key = certificate.as_ref().and(renewed.tls.key.clone());
+        wrong.tls.certificate = certificate;
+        let problem = stage.reloader.reload(&stage.config, &wrong).unwrap_err().to_string();
+        assert!(problem.contains(words), "{problem}");
+    }
+    assert!(serves_the_new_one());
 }
 
 /// logrotate moves the file away and asks for a reload.
@@ -72,7 +105,7 @@ fn a_reload_opens_the_access_log_anew() {
     let (log, moved) = (stage.path("../access.log"), stage.path("../access.log.1"));
     stage.get("/hello.txt", "");
     fs::rename(&log, &moved).unwrap();
-    stage.reloader.reload(&stage.config).unwrap();
+    stage.reloader.reload(&stage.config, &stage.shared).unwrap();
     // The thread that writes takes what waits to the old file and then opens the new one.
     while !log.exists() {
         std::thread::yield_now();

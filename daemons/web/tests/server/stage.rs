@@ -135,6 +135,11 @@ impl Stage {
 
     /// A client that trusts the lab's authority.
     pub(crate) fn connect_tls(&self) -> Client<StreamOwned<ClientConnection, TcpStream>> {
+        self.connect_tls_to("www.example.org")
+    }
+
+    /// The same, to a host of this name.
+    pub(crate) fn connect_tls_to(&self, name: &'static str) -> Client<StreamOwned<ClientConnection, TcpStream>> {
         let mut trusted = RootCertStore::empty();
         trusted.add(CertificateDer::from_pem_file(self.dir.path().join("ca/ca.crt")).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(shared::tls::provider())
@@ -142,7 +147,7 @@ impl Stage {
             .unwrap()
             .with_root_certificates(trusted)
             .with_no_client_auth();
-        let session = ClientConnection::new(Arc::new(config), "www.example.org".try_into().unwrap()).unwrap();
+        let session = ClientConnection::new(Arc::new(config), name.try_into().unwrap()).unwrap();
         let stream = TcpStream::connect(self.https).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client { stream: StreamOwned::new(session, stream), input: vec![] }
