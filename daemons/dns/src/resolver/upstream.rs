@@ -155,14 +155,32 @@ struct Shown {
     server: Option<Box<[u8]>>,
 }
 
-/// A question that is out, and all that its answer must fit.
-struct Pending<'q> {
+/// Whom we ask what, and how.
+#[derive(Clone, Copy)]
+struct Inquiry<'q> {
+    /// Who remembers its cookie.
     servers: &'q Servers,
     server: SocketAddr,
     question: Question<'q>,
+    manner: Manner,
+}
+
+/// A question that is out, and all that its answer must fit.
+struct Pending<'q> {
+    inquiry: Inquiry<'q>,
     query: Vec<u8>,
     shown: Option<Shown>,
     talk: Conversation,
+}
+
+/// Why octets are not the answer that we wait for.
+enum Unfit {
+    /// Nobody asked for them.
+    Forged(&'static str),
+    /// They may be the answer, but lack the cookie that this server gave before.
+    NoCookie(Message),
+    /// They are no message.
+    Malformed(&'static str),
 }
 
 /// What the cookies in an answer say about it.
@@ -206,7 +224,7 @@ pub enum Trouble {
     /// The system could not send, or the other side has nobody there.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// What came is no message.
+    /// What came is no message, or not the answer.
     #[error("the answer is malformed: {0}")]
     Malformed(&'static str),
     /// Wrong answers came, and no right one.
@@ -276,23 +294,22 @@ impl Upstream {
         question: Question<'_>,
         wait: Duration,
     ) -> Result<Message, Trouble> {
-        let mut manner = if self.cookies.is_some() { Manner::Cookie } else { Manner::Edns };
+        let manner = if self.cookies.is_some() { Manner::Cookie } else { Manner::Edns };
+        let mut inquiry = Inquiry { servers, server, question, manner };
         let mut has_renewed = false;
         let message = loop {
-            let message = match self.ask_udp(servers, server, question, manner, wait).await {
+            let message = match self.ask_udp(inquiry, wait).await {
                 Ok(message) => message,
                 // Over TCP nobody can guess.
-                Err(Trouble::Forged(_) | Trouble::NoCookie) => {
-                    break Box::pin(self.ask_tcp(servers, server, question, manner, wait * 2)).await;
-                }
+                Err(Trouble::Forged(_) | Trouble::NoCookie) => break Box::pin(self.ask_tcp(inquiry, wait * 2)).await,
                 Err(trouble) => break Err(trouble),
             };
-            match (message.rcode(), manner.simpler(&message)) {
+            match (message.rcode(), inquiry.manner.simpler(&message)) {
                 // RFC 7873 §5.3: once more with the cookie that came with the refusal; then over TCP, where none is needed.
                 (Rcode::BADCOOKIE, _) if !has_renewed => has_renewed = true,
-                (Rcode::FORMERR, Some(simpler)) => manner = simpler,
+                (Rcode::FORMERR, Some(simpler)) => inquiry.manner = simpler,
                 (rcode, _) if rcode == Rcode::BADCOOKIE || message.header.is_truncated() => {
-                    break Box::pin(self.ask_tcp(servers, server, question, manner, wait * 2)).await;
+                    break Box::pin(self.ask_tcp(inquiry, wait * 2)).await;
                 }
                 _ => return Ok(message),
             }
@@ -330,38 +347,55 @@ impl Upstream {
         Ok((socket.into(), turn))
     }
 
-    /// The cookies for a question to `server` from our address `own`.
-    fn cookies_for(&self, servers: &Servers, own: IpAddr, server: SocketAddr, manner: Manner) -> Option<Shown> {
-        let cookies = self.cookies.as_ref().filter(|_| manner == Manner::Cookie)?;
-        let client = cookies.client(own, server, self.started.elapsed().as_secs());
-        Some(Shown { client, server: servers.cookie(server, client) })
+    /// What goes out to answer an inquiry from our address `local`, and what must come back.
+    fn pending<'q>(&self, inquiry: Inquiry<'q>, over: Transport, local: SocketAddr) -> io::Result<Pending<'q>> {
+        let Inquiry { servers, server, question, manner } = inquiry;
+        let shown = self.cookies.as_ref().filter(|_| manner == Manner::Cookie).map(|cookies| {
+            let client = cookies.client(local.ip(), server, self.started.elapsed().as_secs());
+            Shown { client, server: servers.cookie(server, client) }
+        });
+        let query = query(question, &self.weakness, manner, shown.as_ref())?;
+        let talk = self.transcript.conversation(over, local, server).because_of(question.cause);
+        Ok(Pending { inquiry, query, shown, talk })
     }
 
-    /// Keeps the cookie that an answer has. Returns what it proves.
-    fn take_cookie<'m>(&self, servers: &Servers, server: SocketAddr, shown: &Shown, answer: &'m Message) -> Proof<'m> {
-        let proof = shown.judge(answer);
-        match proof {
+    /// The answer, if these octets are it. What nobody asked for is counted.
+    fn judge(&self, pending: &Pending<'_>, answer: &mut [u8]) -> Result<Message, Unfit> {
+        let Pending { inquiry: Inquiry { servers, server, question, .. }, query, shown, .. } = pending;
+        let forged = |counter: &Counter, what| {
+            counter.inc();
+            Err(Unfit::Forged(what))
+        };
+        if !Header::parse(answer).is_some_and(Header::is_response) {
+            return forged(&self.counters.not_an_answer, "no answer");
+        } else if !answer.starts_with(&query[..2]) {
+            return forged(&self.counters.wrong_id, "an answer with another id");
+        } else if !has_question(answer, &query[HEADER_OCTETS..], question.name) {
+            return forged(&self.counters.wrong_question, "an answer to another question");
+        }
+        restore_case(answer, question.name);
+        let message = Message::parse(answer).map_err(Unfit::Malformed)?;
+        let Some(shown) = shown else { return Ok(message) };
+        match shown.judge(&message) {
+            Proof::None => Ok(message),
             Proof::Right(given) => {
                 self.counters.cookies.inc();
                 // It seldom is another one.
                 if !given.is_empty() && shown.server.as_deref() != Some(given) {
-                    servers.keep_cookie(server, shown.client, Some(given));
+                    servers.keep_cookie(*server, shown.client, Some(given));
                 }
+                Ok(message)
             }
-            Proof::Missing => servers.keep_cookie(server, shown.client, None),
-            Proof::None | Proof::Wrong => {}
+            Proof::Wrong => forged(&self.counters.wrong_cookie, "an answer with another cookie than ours"),
+            Proof::Missing => {
+                servers.keep_cookie(*server, shown.client, None);
+                Err(Unfit::NoCookie(message))
+            }
         }
-        proof
     }
 
-    async fn ask_udp(
-        &self,
-        servers: &Servers,
-        server: SocketAddr,
-        question: Question<'_>,
-        manner: Manner,
-        wait: Duration,
-    ) -> Result<Message, Trouble> {
+    async fn ask_udp(&self, inquiry: Inquiry<'_>, wait: Duration) -> Result<Message, Trouble> {
+        let Inquiry { server, question, manner, .. } = inquiry;
         self.counters.udp.inc();
         let (socket, _turn) = self.socket_to(server).await?;
         // Nobody looks at the address if nobody listens, but our cookie depends on it.
@@ -369,13 +403,10 @@ impl Upstream {
         if self.transcript.is_heard() || manner == Manner::Cookie && local.ip().is_unspecified() {
             local = socket.local_addr()?;
         }
-        let shown = self.cookies_for(servers, local.ip(), server, manner);
-        let query = query(question, &self.weakness, manner, shown.as_ref())?;
-        let talk = self.transcript.conversation(Transport::Udp, local, server).because_of(question.cause);
-        tell_question(&talk, question, query.len());
+        let pending = self.pending(inquiry, Transport::Udp, local)?;
+        tell_question(&pending.talk, question, pending.query.len());
         let deadline = Instant::now() + wait;
-        socket.send(&query)?;
-        let pending = Pending { servers, server, question, query, shown, talk };
+        socket.send(&pending.query)?;
         // The question is out before epoll knows of the socket, which never waits for room to write: one wake-up for each question.
         #[expect(
             deprecated,
@@ -399,79 +430,50 @@ impl Upstream {
 
     /// Takes a datagram from the socket: the answer, or `None` if it is something else.
     fn take(&self, pending: &Pending<'_>, socket: &UdpSocket) -> io::Result<Option<Result<Message, Trouble>>> {
-        let Pending { servers, server, question, query, shown, talk } = pending;
         let mut buffer = [0; UDP_OCTETS as usize + 1];
         let octets = socket.recv(&mut buffer)?;
         let answer = &mut buffer[..octets];
-        let pass_over = |counter: &Counter, what: &str| {
-            counter.inc();
-            talk.note(&format!("{what} is passed over"));
-            Ok(None)
-        };
-        if !Header::parse(answer).is_some_and(Header::is_response) {
-            return pass_over(&self.counters.not_an_answer, "no answer");
-        } else if !answer.starts_with(&query[..2]) {
-            return pass_over(&self.counters.wrong_id, "an answer with another id");
-        } else if !has_question(answer, &query[HEADER_OCTETS..], question.name) {
-            return pass_over(&self.counters.wrong_question, "an answer to another question");
-        }
-        restore_case(answer, question.name);
-        let message = Message::parse(answer).map_err(Trouble::Malformed);
-        let proof = shown.as_ref().zip(message.as_ref().ok());
-        match proof.map(|(shown, message)| self.take_cookie(servers, *server, shown, message)) {
-            Some(Proof::Wrong) => {
-                return pass_over(&self.counters.wrong_cookie, "an answer with another cookie than ours");
+        let message = match self.judge(pending, answer) {
+            Ok(message) => Ok(message),
+            Err(Unfit::Malformed(why)) => Err(Trouble::Malformed(why)),
+            Err(Unfit::Forged(what)) => {
+                pending.talk.note(&format!("{what} is passed over"));
+                return Ok(None);
             }
             // RFC 7873 §5.3: "the response MUST be discarded". But a server may have stopped giving cookies, or be one of several
             // behind one address, and must not be lost for that. So its cookie is forgotten, and it is asked over TCP: if it still
             // gives cookies, that answer has one, which is remembered; if not, the next question over UDP is one to a stranger.
             // Whoever has guessed all else gains a question over TCP by it, and no answer of his is believed.
-            Some(Proof::Missing) => {
+            Err(Unfit::NoCookie(_)) => {
                 self.counters.no_cookie.inc();
-                talk.note("an answer without the cookie is passed over: over TCP nobody can guess");
+                pending.talk.note("an answer without the cookie is passed over: over TCP nobody can guess");
                 return Ok(Some(Err(Trouble::NoCookie)));
             }
-            Some(Proof::Right(_) | Proof::None) | None => {}
-        }
-        tell_answer(talk, answer, &message);
+        };
+        tell_answer(&pending.talk, answer, &message);
         Ok(Some(message))
     }
 
-    async fn ask_tcp(
-        &self,
-        servers: &Servers,
-        server: SocketAddr,
-        question: Question<'_>,
-        manner: Manner,
-        wait: Duration,
-    ) -> Result<Message, Trouble> {
+    async fn ask_tcp(&self, inquiry: Inquiry<'_>, wait: Duration) -> Result<Message, Trouble> {
+        let Inquiry { server, question, .. } = inquiry;
         self.counters.tcp.inc();
         let exchange = async {
             let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.bind(self.source_for(server))?;
             let mut stream = socket.connect(server).await?;
-            let local = stream.local_addr()?;
-            let shown = self.cookies_for(servers, local.ip(), server, manner);
-            let query = query(question, &self.weakness, manner, shown.as_ref())?;
-            let talk = self.transcript.conversation(Transport::Tcp, local, server).because_of(question.cause);
+            let pending = self.pending(inquiry, Transport::Tcp, stream.local_addr()?)?;
+            let Pending { query, talk, .. } = &pending;
             talk.opened();
-            tell_question(&talk, question, query.len());
-            stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).await?;
+            tell_question(talk, question, query.len());
+            stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], query].concat()).await?;
             let mut answer = vec![0; usize::from(stream.read_u16().await?)];
             stream.read_exact(&mut answer).await?;
-            let is_ours = answer.starts_with(&query[..2])
-                && Header::parse(&answer).is_some_and(Header::is_response)
-                && has_question(&answer, &query[HEADER_OCTETS..], question.name);
-            restore_case(&mut answer, question.name);
-            let mut message = if is_ours { Message::parse(&answer) } else { Err("it is no answer of ours") };
-            let proof = shown.as_ref().zip(message.as_ref().ok());
-            if let Some(Proof::Wrong) = proof.map(|(shown, message)| self.take_cookie(servers, server, shown, message))
-            {
-                self.counters.wrong_cookie.inc();
-                message = Err("it has another cookie than ours");
-            }
-            let message = message.map_err(Trouble::Malformed);
-            tell_answer(&talk, &answer, &message);
+            let message = match self.judge(&pending, &mut answer) {
+                // Nobody can answer in the server's place here.
+                Ok(message) | Err(Unfit::NoCookie(message)) => Ok(message),
+                Err(Unfit::Forged(why) | Unfit::Malformed(why)) => Err(Trouble::Malformed(why)),
+            };
+            tell_answer(talk, &answer, &message);
             talk.closed();
             message
         };
