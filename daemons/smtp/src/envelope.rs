@@ -135,6 +135,13 @@ pub struct OriginalRecipient {
     pub address: Xtext,
 }
 
+impl OriginalRecipient {
+    /// The address that a message had before it was forwarded.
+    pub fn of(mailbox: &Mailbox) -> Self {
+        Self { kind: "rfc822".to_owned(), address: Xtext::encode(&mailbox.to_string()) }
+    }
+}
+
 impl fmt::Display for OriginalRecipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{};{}", self.kind, self.address.encoded())

@@ -15,7 +15,7 @@ use crate::{
     address::{ForwardPath, Mailbox, ReversePath},
     courier::{Connection, Couriers, Destination, Job},
     crash,
-    envelope::{Account, Body, Envelope, Fate, Notify, Recipient, Reports, Status},
+    envelope::{Account, Body, Envelope, Fate, OriginalRecipient, Recipient, Reports, Status},
     local::{Mailboxes, Room},
     report::{Action, Addressee, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
     route::{MayRelay, POSTMASTER, Target},
@@ -86,8 +86,8 @@ struct Message {
     under_way: BTreeSet<usize>,
     /// Whether an earlier process may have delivered it.
     attempt: Attempt,
-    /// Whoever writes its state does so in turn.
-    pen: Arc<tokio::sync::Mutex<()>>,
+    /// Whoever writes its state down does so in turn.
+    pen: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -469,10 +469,10 @@ impl Queue {
 
     /// Delivers a message to recipients that are here. Blocks.
     fn deliver(&self, id: Id, recipients: &[usize]) -> Option<HashMap<usize, Fate>> {
-        let (stored, attempt) = {
+        let (stored, state, attempt) = {
             let book = self.book();
             let message = book.messages.get(&id)?;
-            (message.stored.clone(), message.attempt)
+            (message.stored.clone(), message.state.clone(), message.attempt)
         };
         let file = match self.0.spool.message(id) {
             Ok(file) => file,
@@ -482,25 +482,37 @@ impl Queue {
             }
         };
         let fate = |index: &usize| {
-            let recipient = stored.envelope.recipients.get(*index)?;
-            Some((*index, self.deliver_one(&stored, &file, *index, recipient, attempt)))
+            let Progress { forwarded, .. } = state.recipients.get(*index)?;
+            let copy = if *forwarded { Copy::Sent } else { Copy::Due };
+            let letter = Letter { stored: &stored, file: &file, index: *index, attempt };
+            Some((*index, self.deliver_one(&letter, stored.envelope.recipients.get(*index)?, copy)))
         };
         Some(recipients.iter().filter_map(fate).collect())
     }
 
-    fn deliver_one(&self, stored: &Stored, file: &File, index: usize, recipient: &Recipient, attempt: Attempt) -> Fate {
+    fn deliver_one(&self, letter: &Letter<'_>, recipient: &Recipient, copy: Copy) -> Fate {
         let Rules { mailboxes, terms, .. } = &*self.rules();
-        let Stored { id, envelope, start, octets } = stored;
+        let Letter { stored: Stored { id, envelope, start, octets }, file, index, attempt } = letter;
         let Some(account) = terms.house.account(recipient.to.local()) else {
             return Fate::Failed(ours(Status(5, 1, 1), "there is no such mailbox here"));
         };
         match mailboxes.forward(&account) {
             Ok(None) => {}
-            Ok(Some(targets)) => match self.forward(stored, file, recipient, &account, &targets) {
-                Ok(Forwarded::Away(account)) => return Fate::Delivered(account),
-                Ok(Forwarded::AndKept) => {}
-                Err(fate) => return fate,
-            },
+            Ok(Some(targets)) => {
+                let (others, keeps) = self.forwarding(recipient, &account, &targets);
+                // It is sent on once, however often its mailbox has to be tried.
+                if copy == Copy::Due
+                    && !others.is_empty()
+                    && let Err(fate) = self.send_on(letter, recipient, others)
+                {
+                    return fate;
+                }
+                if keeps == Keeps::Nothing {
+                    // RFC 3461 §5.2.7: the copy goes on with what its sender wants to hear, and is what will be reported.
+                    let account = ours(Status(2, 0, 0), "forwarded");
+                    return Fate::Relayed { account, reports: Reports::Itself };
+                }
+            }
             Err(error) => tracing::warn!(%id, account, %error, "cannot read .forward; the mailbox gets the message"),
         }
         match mailboxes.room(&account, *octets) {
@@ -512,9 +524,9 @@ impl Queue {
             }
             Err(error) => tracing::warn!(%id, account, %error, "cannot tell how full a mailbox is"),
         }
-        let name = mailboxes.name(*id, index);
+        let name = mailboxes.name(*id, *index);
         let placed =
-            name.and_then(|name| mailboxes.deliver(&account, name, attempt, &envelope.from, (file, *start, *octets)));
+            name.and_then(|name| mailboxes.deliver(&account, name, *attempt, &envelope.from, (file, *start, *octets)));
         match placed {
             Ok(Placed::Now) => Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account}"))),
             Ok(Placed::Before) => {
@@ -527,27 +539,23 @@ impl Queue {
         }
     }
 
-    /// Sends a message on to whom its recipient forwards (RFC 5321 §3.9.1: the reverse-path stays).
-    fn forward(
-        &self,
-        stored: &Stored,
-        file: &File,
-        recipient: &Recipient,
-        account: &str,
-        targets: &[Target],
-    ) -> Result<Forwarded, Fate> {
+    /// Who gets a copy of what comes for an account, and what the account's mailbox keeps. If nobody could get one, it keeps the message:
+    /// better there than nowhere.
+    fn forwarding(&self, recipient: &Recipient, account: &str, targets: &[Target]) -> (Vec<Recipient>, Keeps) {
         let house = &self.rules().terms.house;
-        let (mut recipients, mut kept) = (vec![], Forwarded::Away(ours(Status(2, 0, 0), "forwarded")));
+        let (mut others, mut keeps) = (vec![], Keeps::Nothing);
+        // RFC 3461 §5.2.7: whoever is told of the copy must recognise the address that he wrote to.
+        let orcpt = recipient.orcpt.clone().unwrap_or_else(|| OriginalRecipient::of(&recipient.to));
         for target in targets {
             let mailboxes = match target {
                 Target::Name(name) if house.account(name).as_deref() == Some(account) => {
-                    kept = Forwarded::AndKept;
+                    keeps = Keeps::Message;
                     continue;
                 }
                 Target::Address(mailbox)
                     if house.is_ours(mailbox.host()) && house.account(mailbox.local()).as_deref() == Some(account) =>
                 {
-                    kept = Forwarded::AndKept;
+                    keeps = Keeps::Message;
                     continue;
                 }
                 Target::Name(name) => house.names(name).unwrap_or_default(),
@@ -556,44 +564,33 @@ impl Queue {
                     .map(|meant| meant.mailboxes)
                     .unwrap_or_default(),
             };
-            let orcpt = recipient.orcpt.clone();
             let notify = recipient.notify;
-            recipients.extend(mailboxes.into_iter().map(|to| Recipient { to, notify, orcpt: orcpt.clone() }));
+            others.extend(mailboxes.into_iter().map(|to| Recipient { to, notify, orcpt: Some(orcpt.clone()) }));
         }
-        if recipients.is_empty() {
-            // Nobody that could have it: better in the mailbox than nowhere.
-            return Ok(Forwarded::AndKept);
+        if others.is_empty() {
+            keeps = Keeps::Message;
         }
-        let mark = format!("Delivered-To: {}\r\n", recipient.to);
-        let copy = || -> io::Result<Option<Stored>> {
-            let mut original = vec![0; stored.octets.min(ORIGINAL_OCTETS_MAX as u64) as usize];
-            file.read_exact_at(&mut original, stored.start)?;
-            let header = memchr::memmem::find(&original, b"\r\n\r\n").map_or(&original[..], |end| &original[..end + 2]);
-            if memchr::memmem::find(header, mark.as_bytes()).is_some() {
-                return Ok(None);
-            }
-            let envelope = Envelope { recipients: recipients.clone(), ..Envelope::clone(&stored.envelope) };
-            let mut draft = self.0.spool.draft(Id::new(SystemTime::now()), envelope);
-            draft.buffer().extend_from_slice(mark.as_bytes());
-            let mut at = 0;
-            while at < stored.octets {
-                let wanted = (stored.octets - at).min(crate::spool::BUFFER_OCTETS as u64) as usize;
-                let held = draft.buffer().len();
-                draft.buffer().resize(held + wanted, 0);
-                file.read_exact_at(&mut draft.buffer()[held..], stored.start + at)?;
-                at += wanted as u64;
-                if draft.is_full() {
-                    draft.spill()?;
-                }
-            }
-            draft.commit(stored.envelope.body).map(Some)
-        };
-        match copy() {
+        (others, keeps)
+    }
+
+    /// Sends a copy to whom its recipient forwards (RFC 5321 §3.9.1: the reverse-path stays), and notes that.
+    fn send_on(&self, letter: &Letter<'_>, recipient: &Recipient, others: Vec<Recipient>) -> Result<(), Fate> {
+        let Letter { stored, file, index, .. } = letter;
+        match self.copy(stored, file, recipient, others) {
             Ok(Some(copy)) => {
                 tracing::info!(id = %stored.id, to = %recipient.to, copy = %copy.id, "forwarded");
-                let cause = self.book().messages.get(&stored.id).and_then(|message| message.cause);
+                crash::here("copied");
+                let cause = {
+                    let mut book = self.book();
+                    let message = book.messages.get_mut(&stored.id);
+                    message.and_then(|message| {
+                        message.state.recipients[*index].forwarded = true;
+                        message.cause
+                    })
+                };
+                self.note_or_tell(stored.id);
                 self.add(copy, cause);
-                Ok(kept)
+                Ok(())
             }
             Ok(None) => {
                 Err(Fate::Failed(ours(Status(5, 4, 6), "it has been forwarded here before: it runs in a circle")))
@@ -605,98 +602,167 @@ impl Queue {
         }
     }
 
+    /// A copy for others, safe on disk; none, if it has been forwarded for this recipient before.
+    fn copy(
+        &self,
+        stored: &Stored,
+        file: &File,
+        recipient: &Recipient,
+        others: Vec<Recipient>,
+    ) -> io::Result<Option<Stored>> {
+        let mark = format!("Delivered-To: {}\r\n", recipient.to);
+        let mut original = vec![0; stored.octets.min(ORIGINAL_OCTETS_MAX as u64) as usize];
+        file.read_exact_at(&mut original, stored.start)?;
+        let header = memchr::memmem::find(&original, b"\r\n\r\n").map_or(&original[..], |end| &original[..end + 2]);
+        if memchr::memmem::find(header, mark.as_bytes()).is_some() {
+            return Ok(None);
+        }
+        let envelope = Envelope { recipients: others, ..Envelope::clone(&stored.envelope) };
+        let mut draft = self.0.spool.draft(Id::new(SystemTime::now()), envelope);
+        draft.buffer().extend_from_slice(mark.as_bytes());
+        let mut at = 0;
+        while at < stored.octets {
+            let wanted = (stored.octets - at).min(crate::spool::BUFFER_OCTETS as u64) as usize;
+            let held = draft.buffer().len();
+            draft.buffer().resize(held + wanted, 0);
+            file.read_exact_at(&mut draft.buffer()[held..], stored.start + at)?;
+            at += wanted as u64;
+            if draft.is_full() {
+                draft.spill()?;
+            }
+        }
+        draft.commit(stored.envelope.body).map(Some)
+    }
+
     // --- What came of it ---------------------------------------------------------------------------------------------
 
     /// Notes what came of a try, tells the sender what it must know, removes what is done.
-    async fn settle(&self, id: Id, recipients: Vec<usize>, fate: impl FnMut(usize) -> Fate) {
-        let mut fate = fate;
-        let Some(pen) = self.book().messages.get(&id).map(|message| Arc::clone(&message.pen)) else { return };
-        let _pen = pen.lock().await;
+    async fn settle(&self, id: Id, recipients: Vec<usize>, mut fate: impl FnMut(usize) -> Fate) {
         let now = SystemTime::now();
-        let mut news = vec![];
-        let (stored, state) = {
-            let mut book = self.book();
-            let Some(message) = book.messages.get_mut(&id) else { return };
-            for recipient in recipients {
-                let fate = fate(recipient);
-                news.extend(self.judge(message, recipient, fate, now));
+        let (stored, outcomes) = {
+            let book = self.book();
+            let Some(message) = book.messages.get(&id) else { return };
+            let outcome = |recipient: &usize| self.judge(message, *recipient, fate(*recipient), now);
+            (message.stored.clone(), recipients.iter().filter_map(outcome).collect())
+        };
+        let queue = self.clone();
+        if spawn_blocking(move || queue.take_note(&stored, outcomes, now)).await.is_err() {
+            // It panicked, which the log tells. What is not noted has not happened.
+            let again = unix(now + self.report_again());
+            if let Some(message) = self.book().messages.get_mut(&id) {
+                for recipient in recipients {
+                    message.under_way.remove(&recipient);
+                    message.state.recipients[recipient].next_try = again;
+                }
+            }
+            self.put_on_agenda(id);
+        }
+    }
+
+    /// Reports, then notes, in this order: a report that is made twice is better than one that is not made. Blocks.
+    fn take_note(&self, stored: &Stored, outcomes: Vec<Outcome>, now: SystemTime) {
+        crash::here("tried");
+        let news: Vec<&News> = outcomes.iter().filter_map(|outcome| outcome.news.as_ref()).collect();
+        let report = self.report(stored, &news, now);
+        crash::here("reported");
+        if let Some(message) = self.book().messages.get_mut(&stored.id) {
+            for Outcome { recipient, mut progress, news } in outcomes {
+                match news.map(|news| news.action).filter(|_| report.is_err()) {
+                    // RFC 5321 §6.1: who has taken over a message delivers it, or tells its sender. What nobody can be told has not failed
+                    // yet: it is tried once more, and told then.
+                    Some(Action::Failed) => {
+                        (progress.done, progress.next_try) = (false, unix(now + self.report_again()));
+                    }
+                    Some(Action::Delayed { .. }) => progress.warned = false,
+                    Some(Action::Delivered | Action::Relayed) | None => {}
+                }
+                message.state.recipients[recipient] = progress;
                 message.under_way.remove(&recipient);
             }
-            if news.iter().any(|piece| matches!(piece.action, Action::Delayed { .. })) {
-                message.state.warned = true;
-            }
-            let (stored, state) = (message.stored.clone(), message.state.clone());
-            let due = message.due().map(|due| (due, id));
-            book.agenda.extend(due);
-            (stored, state)
-        };
-        self.0.bell.notify_one();
-        let done = state.is_done();
-        let queue = self.clone();
-        let written = spawn_blocking(move || {
-            // In this order: a report that is made twice is better than one that is not made.
-            crash::here("tried");
-            let reports = queue.report(&stored, &news, now);
-            crash::here("reported");
-            let noted = if state.is_done() { queue.0.spool.remove(id) } else { queue.0.spool.note(id, &state) };
-            if let Err(error) = noted {
-                tracing::error!(%id, %error, "cannot note what came of a try; it may be made again");
-            }
-            reports
-        });
-        for report in written.await.unwrap_or_default() {
-            self.add(report, None);
         }
-        if done {
-            let mut book = self.book();
-            book.messages.remove(&id);
-            self.0.counters.waiting(&book);
-            drop(book);
-            self.0.gone.notify_waiters();
+        match report {
+            Ok(report) => report.into_iter().for_each(|report| self.add(report, None)),
+            Err(error) => tracing::error!(about = %stored.id, %error, "cannot store a report; what it is about waits"),
+        }
+        self.put_on_agenda(stored.id);
+        self.note_or_tell(stored.id);
+    }
+
+    /// How long a message waits whose failure could not be told.
+    fn report_again(&self) -> Duration {
+        self.rules().schedule.delays.first().copied().unwrap_or(Duration::from_mins(1))
+    }
+
+    /// Sees to it that a message is looked at when it is due.
+    fn put_on_agenda(&self, id: Id) {
+        let mut book = self.book();
+        let due = book.messages.get(&id).and_then(Message::due);
+        book.agenda.extend(due.map(|due| (due, id)));
+        drop(book);
+        self.0.bell.notify_one();
+    }
+
+    /// Writes down what is known of a message now, or removes it, if nothing is left to do. Blocks.
+    fn note(&self, id: Id) -> io::Result<()> {
+        let Some(pen) = self.book().messages.get(&id).map(|message| Arc::clone(&message.pen)) else { return Ok(()) };
+        let _turn = pen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at with the pen in hand: whoever writes last writes what is newest.
+        let Some(state) = self.book().messages.get(&id).map(|message| message.state.clone()) else { return Ok(()) };
+        if !state.is_done() {
+            return self.0.spool.note(id, &state);
+        }
+        let removed = self.0.spool.remove(id);
+        let mut book = self.book();
+        book.messages.remove(&id);
+        self.0.counters.waiting(&book);
+        drop(book);
+        self.0.gone.notify_waiters();
+        removed
+    }
+
+    fn note_or_tell(&self, id: Id) {
+        if let Err(error) = self.note(id) {
+            tracing::error!(%id, %error, "cannot note what came of a try; it may be made again");
         }
     }
 
     /// What a fate means for a recipient; what its sender must know of it.
-    fn judge(&self, message: &mut Message, recipient: usize, fate: Fate, now: SystemTime) -> Option<News> {
+    fn judge(&self, message: &Message, recipient: usize, fate: Fate, now: SystemTime) -> Option<Outcome> {
         let (counters, schedule) = (&self.0.counters, &self.rules().schedule);
-        let (id, warned) = (message.stored.id, message.state.warned);
-        let Recipient { to, notify, .. } = message.stored.envelope.recipients.get(recipient)?.clone();
-        let progress = message.state.recipients.get_mut(recipient)?;
+        let id = message.stored.id;
+        let Recipient { to, notify, .. } = message.stored.envelope.recipients.get(recipient)?;
+        let mut progress = message.state.recipients.get(recipient)?.clone();
         progress.tries += 1;
         let tries = progress.tries;
-        let done = |progress: &mut Progress, account: &Account| {
-            (progress.done, progress.last) = (true, account.to_string());
-        };
         let news = |action, account| Some(News { recipient, action, account });
-        match fate {
+        progress.last = fate.account().to_string();
+        progress.done = !matches!(fate, Fate::Deferred(_));
+        let news = match fate {
             Fate::Delivered(account) => {
                 counters.delivered.inc();
                 tracing::info!(%id, %to, tries, how = %account, "delivered");
-                done(progress, &account);
                 if notify.of_success() { news(Action::Delivered, account) } else { None }
             }
             Fate::Relayed { account, reports } => {
                 counters.relayed.inc();
                 tracing::info!(%id, %to, tries, how = %account, "relayed");
-                done(progress, &account);
                 let told = notify.of_success() && reports == Reports::NotItself;
                 if told { news(Action::Relayed, account) } else { None }
             }
             Fate::Failed(account) => {
                 counters.failed.inc();
                 tracing::warn!(%id, %to, tries, because = %account, "failed");
-                done(progress, &account);
                 news(Action::Failed, account)
             }
             Fate::Deferred(account) => {
                 counters.deferred.inc();
-                progress.last = account.to_string();
-                let warned = if warned { Warned::Yes } else { Warned::NotYet };
+                let warned = if progress.warned { Warned::Yes } else { Warned::NotYet };
                 let so_far = schedule::Progress { arrived: id.arrived(), tries, warned };
                 match schedule.next(&so_far, now, chance(id, tries)) {
                     schedule::Next::Again { at, until, warn } => {
                         // Rounded up: within its second it is not due yet, or it would be tried again and again.
                         progress.next_try = unix(at + Duration::from_millis(999));
+                        progress.warned |= warn == Warn::Now;
                         let wait = at.duration_since(now).unwrap_or_default();
                         tracing::info!(%id, %to, tries, because = %account, next = ?wait, "deferred");
                         if warn == Warn::Now { news(Action::Delayed { until }, account) } else { None }
@@ -707,28 +773,17 @@ impl Queue {
                         // RFC 3463 §3.5: 4.4.7 "delivery time expired"; it is permanent now.
                         let account = Account { status: Status(5, 4, 7), text, ..account };
                         tracing::warn!(%id, %to, tries, because = %account, "failed");
-                        done(progress, &account);
+                        (progress.done, progress.last) = (true, account.to_string());
                         news(Action::Failed, account)
                     }
                 }
             }
-        }
+        };
+        Some(Outcome { recipient, progress, news })
     }
 
-    /// Writes the reports that are needed, and makes them safe. Blocks.
-    fn report(&self, stored: &Stored, news: &[News], now: SystemTime) -> Vec<Stored> {
-        let wanted = |piece: &&News| {
-            let notify = stored.envelope.recipients.get(piece.recipient).map_or(Notify::Never, |r| r.notify);
-            match piece.action {
-                Action::Failed => notify.of_failure(),
-                Action::Delayed { .. } => notify.of_delay(),
-                Action::Delivered | Action::Relayed | Action::Expanded => notify.of_success(),
-            }
-        };
-        let news: Vec<&News> = news.iter().filter(wanted).collect();
-        if news.is_empty() {
-            return vec![];
-        }
+    /// Makes the report that is needed, if one is, and makes it safe. Blocks.
+    fn report(&self, stored: &Stored, news: &[&News], now: SystemTime) -> io::Result<Option<Stored>> {
         let house = &self.rules().terms.house;
         let postmaster = house.names(POSTMASTER).and_then(|mailboxes| mailboxes.into_iter().next());
         let addressee = match (&stored.envelope.from, &postmaster) {
@@ -738,11 +793,11 @@ impl Queue {
                 let failed = news.iter().any(|piece| piece.action == Action::Failed);
                 let own = stored.envelope.recipients.iter().any(|recipient| recipient.to == *postmaster);
                 if !failed || own {
-                    return vec![];
+                    return Ok(None);
                 }
                 Addressee::Postmaster(postmaster)
             }
-            (ReversePath::Null, None) => return vec![],
+            (ReversePath::Null, None) => return Ok(None),
         };
         let id = Id::new(now);
         let original = self.0.spool.message(stored.id).and_then(|file| {
@@ -772,21 +827,14 @@ impl Queue {
             original: &original,
             octets: stored.octets,
         };
-        let Some(built) = report.build() else { return vec![] };
+        let Some(built) = report.build() else { return Ok(None) };
         let body = if built.message.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
         let mut draft = self.0.spool.draft(id, built.envelope);
         draft.buffer().extend_from_slice(&built.message);
-        match draft.commit(body) {
-            Ok(report) => {
-                self.0.counters.reports.inc();
-                tracing::info!(id = %report.id, about = %stored.id, "report");
-                vec![report]
-            }
-            Err(error) => {
-                tracing::error!(about = %stored.id, %error, "cannot store a report");
-                vec![]
-            }
-        }
+        let report = draft.commit(body)?;
+        self.0.counters.reports.inc();
+        tracing::info!(id = %report.id, about = %stored.id, "report");
+        Ok(Some(report))
     }
 }
 
@@ -797,11 +845,34 @@ struct News {
     account: Account,
 }
 
-/// Where a forwarded message is.
-enum Forwarded {
-    Away(Account),
-    /// And the mailbox gets it too.
-    AndKept,
+/// What came of a try for one recipient.
+struct Outcome {
+    recipient: usize,
+    progress: Progress,
+    news: Option<News>,
+}
+
+/// A message at the door of a mailbox.
+struct Letter<'q> {
+    stored: &'q Stored,
+    file: &'q File,
+    /// Which recipient.
+    index: usize,
+    attempt: Attempt,
+}
+
+/// Whether others have their copy of a forwarded message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copy {
+    Due,
+    Sent,
+}
+
+/// What the mailbox of a forwarder keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeps {
+    Message,
+    Nothing,
 }
 
 impl Message {
@@ -911,13 +982,23 @@ impl Queue {
         match question {
             Question::List => self.list(),
             Question::Show(id) => self.show(*id),
-            Question::Flush(which) => self.change(*which, "will be tried now", |state, now| {
+            Question::Flush(which) => self.change(*which, |state, now| {
+                if state.held {
+                    return "is held; release it first";
+                }
                 for progress in state.recipients.iter_mut().filter(|progress| !progress.done) {
                     progress.next_try = unix(now);
                 }
+                "will be tried now"
             }),
-            Question::Hold(which) => self.change(*which, "held", |state, _| state.held = true),
-            Question::Release(which) => self.change(*which, "released", |state, _| state.held = false),
+            Question::Hold(which) => self.change(*which, |state, _| {
+                state.held = true;
+                "held"
+            }),
+            Question::Release(which) => self.change(*which, |state, _| {
+                state.held = false;
+                "released"
+            }),
             Question::Delete(which) => self.delete(*which),
         }
     }
@@ -974,24 +1055,20 @@ impl Queue {
         lines
     }
 
-    fn change(&self, which: Which, what: &str, change: impl Fn(&mut State, SystemTime)) -> Vec<String> {
+    /// Changes what is known of messages. `change` says in words what it did.
+    fn change(&self, which: Which, change: impl Fn(&mut State, SystemTime) -> &'static str) -> Vec<String> {
         let now = SystemTime::now();
         let mut lines = vec![];
         for id in self.named(which) {
-            let state = {
-                let mut book = self.book();
-                let Some(message) = book.messages.get_mut(&id) else {
-                    lines.push(format!("no message {id} waits"));
-                    continue;
-                };
-                change(&mut message.state, now);
-                message.state.clone()
+            let Some(done) = self.book().messages.get_mut(&id).map(|message| change(&mut message.state, now)) else {
+                lines.push(format!("no message {id} waits"));
+                continue;
             };
-            match self.0.spool.note(id, &state) {
-                Ok(()) => lines.push(format!("{id} {what}")),
-                Err(error) => lines.push(format!("{id} {what}, but that cannot be noted on disk: {error}")),
+            match self.note(id) {
+                Ok(()) => lines.push(format!("{id} {done}")),
+                Err(error) => lines.push(format!("{id} {done}, but that cannot be noted on disk: {error}")),
             }
-            self.line_up(id, now);
+            self.put_on_agenda(id);
         }
         if lines.is_empty() {
             lines.push("the queue is empty".to_owned());

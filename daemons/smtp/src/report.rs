@@ -14,8 +14,8 @@ use crate::{
     address::{Host, Mailbox, ReversePath},
     envelope::{Account, Body, Charset, Envelope, Notify, Recipient, Ret, Status},
 };
-use shared::{transcript::readable, units::Span};
-use std::time::{Duration, SystemTime};
+use shared::transcript::readable;
+use std::time::SystemTime;
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 /// How wide lines are: RFC 5322 §2.1.1 would have 78, and quoting adds to them.
@@ -90,8 +90,6 @@ pub enum Action {
     Delivered,
     /// Gone to a server that does not report.
     Relayed,
-    /// Gone to several mailboxes, by an alias.
-    Expanded,
 }
 
 /// A report that is ready to be queued.
@@ -101,18 +99,6 @@ pub struct Built {
     pub envelope: Envelope,
     /// The message, its lines ended by CR LF, not dot-stuffed.
     pub message: Vec<u8>,
-}
-
-/// The account of a message that is given up: what happened last, and how long it was tried.
-pub fn given_up(last: &Account, after: Duration) -> Account {
-    let whole_minutes = Span::secs(after.as_secs() / 60 * 60);
-    let tried = if whole_minutes.0.is_zero() { Span::secs(after.as_secs()) } else { whole_minutes };
-    // RFC 3463 §3.5, X.4.7: delivery time expired.
-    Account {
-        status: Status(4, 4, 7),
-        text: format!("it was tried for {tried}; at last, {}", last.text),
-        ..last.clone()
-    }
 }
 
 impl Report<'_> {
@@ -173,7 +159,7 @@ impl Report<'_> {
             (Addressee::Postmaster(_), _) => true,
             (Addressee::Sender, Action::Failed) => notify.of_failure(),
             (Addressee::Sender, Action::Delayed { .. }) => notify.of_delay(),
-            (Addressee::Sender, Action::Delivered | Action::Relayed | Action::Expanded) => notify.of_success(),
+            (Addressee::Sender, Action::Delivered | Action::Relayed) => notify.of_success(),
         }
     }
 
@@ -211,7 +197,7 @@ impl Report<'_> {
             format!("{whose} could not be delivered")
         } else if all(|action| matches!(action, Action::Delayed { .. })) {
             format!("{whose} has not been delivered yet")
-        } else if all(|action| matches!(action, Action::Delivered | Action::Expanded)) {
+        } else if all(|action| matches!(action, Action::Delivered)) {
             format!("{whose} has been delivered")
         } else if all(|action| matches!(action, Action::Relayed)) {
             format!("{whose} has been passed on")
@@ -236,7 +222,6 @@ impl Report<'_> {
                 Action::Delayed { .. } => "has not been delivered yet to",
                 Action::Delivered => "has been delivered to",
                 Action::Relayed => "has been passed on, to a server that does not report deliveries, for",
-                Action::Expanded => "has been delivered to all who are behind the address",
             };
             paragraph(&mut text, "", &format!("{whose} {opening}"));
             paragraph(&mut text, "    ", &to.to_string());
@@ -283,7 +268,6 @@ impl Report<'_> {
                     Action::Delayed { .. } => "delayed",
                     Action::Delivered => "delivered",
                     Action::Relayed => "relayed",
-                    Action::Expanded => "expanded",
                 },
             );
             field(&mut text, "Status", &status.to_string());
@@ -343,7 +327,7 @@ fn advice(entry: &Entry<'_>, to: &Mailbox) -> String {
         (Action::Delayed { until }, ..) => {
             format!("nothing. It is tried again until {}; if that fails too, you will hear of it.", date(until))
         }
-        (Action::Delivered | Action::Expanded, ..) => "nothing.".to_owned(),
+        (Action::Delivered, ..) => "nothing.".to_owned(),
         (Action::Relayed, ..) => "nothing. If it cannot be delivered there, you should hear of it.".to_owned(),
         (Action::Failed, 1, 1) => format!("look whether the name before the @ in {to} is right."),
         (Action::Failed, 1, 10) => "find another address; this domain has none that takes mail.".to_owned(),

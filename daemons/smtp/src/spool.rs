@@ -28,6 +28,7 @@
 //! | a try left something to do | `queue/ID`, `tmp/ID.state`, then `queue/ID.state` | the old state or the new one; with the old one that try is made again |
 //! | mailbox has it | the same, and `new/NAME` | the try is made again, finds NAME, and makes no second one |
 //! | another server has it | the same | it is sent again: a duplicate, which RFC 5321 §4.5.4.1 and RFC 1047 prefer to a loss |
+//! | who has a `.forward` has sent a copy on | the same, the copy as a message of its own, then `queue/ID.state` | a second copy, if the state is the old one |
 //! | a report is needed | the same, and the report as a message of its own | a second report |
 //! | nothing left to do | `queue/ID` removed, then `queue/ID.state` | a state without its message, which is removed at start |
 //!
@@ -125,8 +126,6 @@ impl FromStr for Id {
 pub struct State {
     /// Somebody wants it to wait until it is released.
     pub held: bool,
-    /// Its sender has been told that it takes long.
-    pub warned: bool,
     /// In the order of the envelope.
     pub recipients: Vec<Progress>,
 }
@@ -143,6 +142,10 @@ pub struct Progress {
     pub next_try: u64,
     /// What came of the last one, in words.
     pub last: String,
+    /// The sender has been told that it takes long.
+    pub warned: bool,
+    /// Those to whom the recipient forwards have their copy.
+    pub forwarded: bool,
 }
 
 impl State {
@@ -281,7 +284,11 @@ impl Spool {
         let state = match File::open(self.path.join("queue").join(format!("{id}.state"))) {
             Ok(file) => {
                 file.take(STATE_OCTETS_MAX).read_to_string(&mut text)?;
-                toml::from_str(&text).map_err(io::Error::other)?
+                // It is a promise to deliver the message, and none to know how often that was tried.
+                toml::from_str(&text).unwrap_or_else(|error| {
+                    tracing::error!(%id, %error, "what came of a message so far cannot be read; it is tried from the start");
+                    State::default()
+                })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(error) => return Err(error),
@@ -290,7 +297,7 @@ impl Spool {
         let state = if state.recipients.len() == recipients {
             state
         } else {
-            State { held: state.held, warned: state.warned, ..State::new(recipients, id.arrived()) }
+            State { held: state.held, ..State::new(recipients, id.arrived()) }
         };
         Ok((Stored { id, envelope: Arc::new(envelope), start, octets: length - start }, state))
     }
@@ -629,6 +636,19 @@ mod tests {
             fs::write(&bad, text).unwrap();
             assert!(Spool::open(folder.path()).unwrap().1.is_empty(), "{text:?}");
             assert!(bad.exists());
+        }
+    }
+
+    #[test]
+    fn a_message_whose_state_cannot_be_read_waits_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(folder.path()).unwrap().0);
+        let stored = spool.draft(Id::new(SystemTime::now()), envelope()).commit(Body::SevenBit).unwrap();
+        drop(spool);
+        for text in ["", "held = maybe", "\0\0\0", "[[recipients]]\ntries = 1\n"] {
+            fs::write(folder.path().join("queue").join(format!("{}.state", stored.id)), text).unwrap();
+            let (_, waiting) = Spool::open(folder.path()).unwrap();
+            assert_eq!(waiting[0].1, State::new(2, stored.id.arrived()), "{text:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use smtp::{
     address::ReversePath,
     envelope::{Account, Body, Charset, Envelope, Notify, Occasions, OriginalRecipient, Recipient, Ret, Status, Xtext},
-    report::{Action, Addressee, Built, Entry, FULL_OCTETS_MAX, Report, given_up},
+    report::{Action, Addressee, Built, Entry, FULL_OCTETS_MAX, Report},
 };
 use std::{
     fs,
@@ -108,7 +108,9 @@ fn a_failure_says_who_said_what_and_what_to_do() {
     envelope.envid = Some(Xtext::encode("Q=314\r\nBcc: x"));
     envelope.recipients[0].orcpt =
         Some(OriginalRecipient { kind: "rfc822".to_owned(), address: Xtext::encode("somebody+x@someschool.edu") });
-    let (refused, expired) = (refused(), given_up(&down(), Duration::from_secs(5 * 86_400 + 11)));
+    let (refused, down) = (refused(), down());
+    let text = format!("given up after 62 tries in 5 days: {}", down.text);
+    let expired = Account { status: Status(5, 4, 7), text, ..down };
     let failed = Action::Failed;
     let report = report(&envelope, &[(failed, &refused), (failed, &expired), (failed, &refused)], MESSAGE.as_bytes());
     let built = report.build().unwrap();

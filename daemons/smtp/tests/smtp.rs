@@ -589,6 +589,177 @@ async fn what_cannot_be_delivered_is_tried_as_often_as_the_schedule_says_and_the
     assert!(report.starts_with("Return-Path: <>\r\n") && report.contains("Action: failed"), "{report}");
 }
 
+/// What the queue lists, once it says this.
+async fn listed(queue: &Queue, words: &str) -> String {
+    loop {
+        let told = queue.about("list", None).unwrap().join("\n");
+        if told.contains(words) {
+            return told;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A server that has no way to else.example, and tries again every second.
+fn cut_off(house: &House) -> Config {
+    Config {
+        // Nobody listens there.
+        routes: BTreeMap::from([("else.example".to_owned(), relay("127.0.0.1:9"))]),
+        allow: vec!["127.0.0.1".parse().unwrap()],
+        retry: vec![shared::units::Span::secs(1)],
+        ..house.config()
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_delivered_nor_reported_waits() {
+    let (house, shared) = (House::new(), shared());
+    let config = Config { give_up: shared::units::Span::secs(1), ..cut_off(&house) };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "bob@hamburger.edu", &["carol@else.example"], "Subject: precious").await;
+        // From now on nothing can be written into the queue.
+        fs::remove_dir(house.0.path().join("spool/tmp")).unwrap();
+        let told = listed(&queue, "given up after").await;
+        assert!(told.contains("carol@else.example") && told.contains("1 message waits"), "{told}");
+        // It is tried once more, for somebody may have made room.
+        listed(&queue, "given up after 3 tries").await;
+    })
+    .await;
+    assert!(house.queue()[0].contains("Subject: precious"));
+    assert!(house.mail("bob").is_empty());
+}
+
+#[tokio::test]
+async fn a_report_that_cannot_be_delivered_is_the_postmasters() {
+    let (house, shared) = (House::new(), shared());
+    let config = Config { give_up: shared::units::Span::secs(1), ..cut_off(&house) };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "carol@else.example", &["dave@else.example"], "Subject: lost").await;
+        queue.empty().await;
+    })
+    .await;
+    let mail = house.mail("postmaster");
+    assert_eq!(mail.len(), 1, "{mail:?}");
+    assert!(mail[0].contains("A report about a lost message could not be delivered itself."), "{mail:?}");
+}
+
+#[tokio::test]
+async fn each_recipient_that_takes_long_is_told_once() {
+    let (house, shared) = (House::new(), shared());
+    let mut config = Config { warn: shared::units::Span::secs(1), ..cut_off(&house) };
+    config.routes.insert("third.example".to_owned(), relay("127.0.0.2:9"));
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "bob@hamburger.edu", &["a@else.example", "b@third.example"], "Subject: slow").await;
+        while house.mail("bob").len() < 2 {
+            listed(&queue, "1 message waits").await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // They are tried once more without a word.
+        queue.about("flush", None).unwrap();
+        let tries = |told: &str| told.matches("4 tries").count();
+        while tries(&queue.about("list", None).unwrap().join("\n")) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let mail = house.mail("bob").join("\n");
+    let told = |to: &str| mail.matches(&format!("Final-Recipient: rfc822;{to}")).count();
+    assert_eq!(
+        (mail.matches("Action: delayed").count(), told("a@else.example"), told("b@third.example")),
+        (2, 1, 1),
+        "{mail}"
+    );
+}
+
+#[tokio::test]
+async fn a_forwarder_whose_own_mailbox_is_full_sends_on_once() {
+    let (house, shared) = (House::new(), shared());
+    let bobs = house.0.path().join("mail/bob");
+    fs::create_dir_all(bobs.join("new")).unwrap();
+    fs::write(bobs.join("new/1.M1P1Q1.h,S=900,W=900"), "x".repeat(900)).unwrap();
+    fs::write(bobs.join(".forward"), "\\bob, carol").unwrap();
+    let (users, quota) = (["bob", "carol"].map(str::to_owned).to_vec(), shared::units::Size(1000));
+    let config = Config { users, quota, ..cut_off(&house) };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        let queued = ["bob@hamburger.edu", "info@hamburger.edu"];
+        send(&mut client, "", &queued, "Subject: once").await;
+        listed(&queue, "3 tries").await;
+    })
+    .await;
+    let mail = house.mail("carol");
+    assert!(mail.len() == 2 && mail[0].contains("Subject: once"), "{mail:?}");
+}
+
+/// RFC 3461 §5.2.7.
+#[tokio::test]
+async fn success_is_told_by_whoever_has_the_copy_and_names_the_address_that_was_written_to() {
+    let (house, shared) = (House::new(), shared());
+    fs::create_dir_all(house.0.path().join("mail/bob")).unwrap();
+    fs::write(house.0.path().join("mail/bob/.forward"), "carol").unwrap();
+    let config = Config { users: ["alice", "bob", "carol"].map(str::to_owned).to_vec(), ..house.config() };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        say(&mut client, "MAIL FROM:<alice@hamburger.edu>").await;
+        say(&mut client, "RCPT TO:<bob@hamburger.edu> NOTIFY=SUCCESS").await;
+        say(&mut client, "DATA").await;
+        say(&mut client, "Subject: told\r\n\r\n.").await;
+        queue.empty().await;
+    })
+    .await;
+    assert_eq!((house.mail("bob").len(), house.mail("carol").len()), (0, 1));
+    let reports = house.mail("alice");
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    for words in ["Original-Recipient: rfc822;bob@hamburger.edu", "Final-Recipient: rfc822;carol@hamburger.edu"] {
+        assert!(reports[0].contains(words), "{reports:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_held_over_a_restart_is_tried_when_it_is_released() {
+    let (house, shared) = (House::new(), shared());
+    let config = Config { retry: vec![shared::units::Span::secs(2)], ..cut_off(&house) };
+    beside_a_server(config.clone(), &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "bob@hamburger.edu", &["carol@else.example"], "Subject: patience").await;
+        listed(&queue, "1 try, next").await;
+        let told = queue.about("hold", Some("all")).unwrap();
+        assert!(told[0].ends_with(" held"), "{told:?}");
+        let told = queue.about("flush", None).unwrap();
+        assert!(told[0].ends_with(" is held; release it first"), "{told:?}");
+    })
+    .await;
+    beside_a_server(config, &shared, async |_, queue| {
+        listed(&queue, "1 try, held").await;
+        queue.about("release", Some("all")).unwrap();
+        listed(&queue, "2 tries").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_is_flushed_by_many_at_once_notes_each_state_whole() {
+    let (house, shared) = (House::new(), shared());
+    beside_a_server(cut_off(&house), &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        let to: Vec<String> = (0..8).map(|number| format!("u{number}@else.example")).collect();
+        let to: Vec<&str> = to.iter().map(String::as_str).collect();
+        send(&mut client, "bob@hamburger.edu", &to, "Subject: now").await;
+        let hurry = || {
+            let queue = queue.clone();
+            tokio::task::spawn_blocking(move || (0..50).flat_map(|_| queue.about("flush", None).unwrap()).collect())
+        };
+        for answers in [hurry(), hurry(), hurry()] {
+            let answers: Vec<String> = answers.await.unwrap();
+            assert!(answers.iter().all(|line| line.ends_with("will be tried now")), "{answers:?}");
+        }
+    })
+    .await;
+}
+
 /// What the server says of a recipient; the transaction is given up.
 async fn recipient(client: &mut Client, to: &str) -> String {
     assert!(say(client, "MAIL FROM:<alice@crepes.fr>").await.starts_with("250 "));
