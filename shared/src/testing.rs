@@ -755,6 +755,9 @@ impl<S: AsyncRead> Ear<S> {
             loop {
                 match self.crlf.next_line(&mut self.input) {
                     Some(Line::Text(text)) => return Heard::Line(readable(&text)),
+                    Some(Line::BareLf(text)) => {
+                        return Heard::Problem(format!("a bare LF behind `{}`", readable(&text)));
+                    }
                     Some(Line::TooLong) => {
                         return Heard::Problem(format!("a line of more than {LINE_OCTETS_MAX} octets"));
                     }
@@ -796,6 +799,7 @@ mod tests {
             Cue::Line(Line::Text(text)) if text == "TWO" => Said::lines(["one", "two"]),
             Cue::Line(Line::Text(text)) => Said::line(text),
             Cue::Line(Line::TooLong) => Said::line("too long"),
+            Cue::Line(Line::BareLf(_)) => Said::line("bare LF"),
             Cue::Ended => Said::nothing().and_close(),
             Cue::Stage("rain") => Said::nothing(),
             Cue::Stage(other) => return Err(format!("`@ {other}` is unknown")),

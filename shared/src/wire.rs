@@ -20,7 +20,7 @@ use crate::{
     transcript::{Conversation, readable},
 };
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr_iter, memchr2};
+use memchr::{memchr, memchr2};
 use std::{
     borrow::Cow,
     collections::VecDeque,
@@ -44,7 +44,8 @@ use tokio_util::codec::Decoder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineEnd {
     /// CR LF and nothing else. Mail needs this: who takes a bare LF for a line end and hands the message to somebody
-    /// who does not (or the other way round) lets a stranger smuggle commands into the gap.
+    /// who does not (or the other way round) lets a stranger smuggle commands into the gap. Still a bare LF is told at once
+    /// ([`Line::BareLf`]): who types into `nc` without `-C` would wait for an answer for ever.
     CrLf,
     /// A bare LF too, for protocols that people type: `nc` sends LF unless told otherwise (`nc -C`).
     CrLfOrLf,
@@ -57,6 +58,9 @@ pub enum Line {
     Text(Bytes),
     /// The line was longer than allowed. It has been read to its end and thrown away.
     TooLong,
+    /// A piece of a line that has a bare LF, with its end: what stands before the LF, or what comes behind it, up to the next CR LF. Nothing
+    /// of it counts.
+    BareLf(Bytes),
 }
 
 /// A CR or LF that stands alone in a line.
@@ -86,6 +90,8 @@ pub struct Crlf {
     /// The octets at the front of the buffer that hold no line end, so that nothing is looked at twice.
     scanned: usize,
     state: Reading,
+    /// Whether a bare LF stands before what is being read, in the same line.
+    spoiled: bool,
     /// What the last line took on the wire, its end and its excess included.
     last_line_octets: usize,
 }
@@ -102,13 +108,15 @@ enum Reading {
 impl Crlf {
     /// Lines of at most `octets_max` octets. As RFC 5321 §4.5.3.1 counts them, that includes the line end.
     pub fn new(end: LineEnd, octets_max: usize) -> Self {
-        Self { end, octets_max, scanned: 0, state: Reading::Line, last_line_octets: 0 }
+        Self { end, octets_max, scanned: 0, state: Reading::Line, spoiled: false, last_line_octets: 0 }
     }
 
     /// Takes the next whole line off the front of `buffer`, if there is one.
     pub fn next_line(&mut self, buffer: &mut BytesMut) -> Option<Line> {
         if let Some((text_octets, line_octets)) = self.find_end(buffer) {
             self.scanned = 0;
+            let is_bare = self.end == LineEnd::CrLf && line_octets - text_octets == 1;
+            let spoiled = is_bare | replace(&mut self.spoiled, is_bare);
             let dropped = match replace(&mut self.state, Reading::Line) {
                 Reading::Line => 0,
                 Reading::Excess { dropped } => dropped,
@@ -118,9 +126,12 @@ impl Crlf {
                 buffer.advance(line_octets);
                 return Some(Line::TooLong);
             }
-            let text = buffer.split_to(text_octets).freeze();
-            buffer.advance(line_octets - text_octets);
-            return Some(Line::Text(text));
+            let mut line = buffer.split_to(line_octets).freeze();
+            if spoiled {
+                return Some(Line::BareLf(line));
+            }
+            line.truncate(text_octets);
+            return Some(Line::Text(line));
         }
         self.scanned = buffer.len();
         // The end, wherever it is, lies beyond the limit. Keep a CR at the end: its LF may be the next octet to come.
@@ -140,14 +151,9 @@ impl Crlf {
     /// The octets of the first line in `buffer`, without and with its end.
     fn find_end(&self, buffer: &[u8]) -> Option<(usize, usize)> {
         let unseen = buffer.get(self.scanned..)?;
-        memchr_iter(b'\n', unseen).map(|at| at + self.scanned).find_map(|lf| {
-            let after_cr = lf > 0 && buffer[lf - 1] == b'\r';
-            match self.end {
-                _ if after_cr => Some((lf - 1, lf + 1)),
-                LineEnd::CrLfOrLf => Some((lf, lf + 1)),
-                LineEnd::CrLf => None,
-            }
-        })
+        let lf = self.scanned + memchr(b'\n', unseen)?;
+        let after_cr = lf > 0 && buffer[lf - 1] == b'\r';
+        Some((lf - usize::from(after_cr), lf + 1))
     }
 
     /// Somebody else took octets off the front of the buffer: look at what is left from its start.
@@ -304,6 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn heard(&mut self, line: Line) -> Line {
         match &line {
             Line::Text(text) => self.record.heard(text, self.crlf.last_line_octets),
+            Line::BareLf(piece) => self.record.heard(piece.trim_ascii_end(), self.crlf.last_line_octets),
             Line::TooLong => self.record.too_long(self.crlf.last_line_octets, self.crlf.octets_max),
         }
         line
@@ -621,6 +628,10 @@ mod tests {
         Line::Text(Bytes::copy_from_slice(line))
     }
 
+    fn bare(line: &[u8]) -> Line {
+        Line::BareLf(Bytes::copy_from_slice(line))
+    }
+
     /// All lines of `input` when it arrives in `chunks`.
     fn decode<'a>(mut crlf: Crlf, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Line> {
         let (mut buffer, mut lines) = (BytesMut::new(), vec![]);
@@ -636,8 +647,9 @@ mod tests {
 
     #[test]
     fn a_line_ends_at_cr_lf_and_nowhere_else_in_every_chunk_size() {
-        let input = b"HELO a\r\nbare\nlf\r\nbare\rcr\r\n\r\n.\r\n\xff\r\r\nrest";
-        let want = [&b"HELO a"[..], b"bare\nlf", b"bare\rcr", b"", b".", b"\xff\r"].map(text);
+        let input = b"HELO a\r\nbare\nlf\n\r\nbare\rcr\r\n\r\n.\r\n\xff\r\r\nrest";
+        let [first, rest @ ..] = [&b"HELO a"[..], b"bare\rcr", b"", b".", b"\xff\r"].map(text);
+        let want: Vec<Line> = [first, bare(b"bare\n"), bare(b"lf\n"), bare(b"\r\n")].into_iter().chain(rest).collect();
         for size in 1..=input.len() {
             assert_eq!(decode(Crlf::new(LineEnd::CrLf, 512), input.chunks(size)), want, "chunks of {size}");
         }
@@ -658,7 +670,7 @@ mod tests {
             (b"123456\r\nQUIT\r\n", &[text(b"123456"), text(b"QUIT")]),
             (b"1234567\r\nQUIT\r\n", &[Line::TooLong, text(b"QUIT")]),
             (b"12345678\r\nQUIT\r\n", &[Line::TooLong, text(b"QUIT")]),
-            (b"123456789\n\r\r\r\nQUIT\r\n", &[Line::TooLong, text(b"QUIT")]),
+            (b"123456789\n\r\r\r\nQUIT\r\n", &[Line::TooLong, bare(b"\r\r\r\n"), text(b"QUIT")]),
             (b"1234567890123456789012345678901234567890\r\n\r\n", &[Line::TooLong, text(b"")]),
             (b"12345678901234567890\r\n12345678901234567890\r\n", &[Line::TooLong, Line::TooLong]),
             (b"12345678901234567890", &[]),
@@ -673,15 +685,18 @@ mod tests {
 
     /// The definition, without chunks, buffers or state.
     fn lines_by_the_book(input: &[u8], end: LineEnd, octets_max: usize) -> Vec<Line> {
-        let (mut lines, mut from) = (vec![], 0);
-        for at in 0..input.len() {
-            let ended = input[at] == b'\n' && (end == LineEnd::CrLfOrLf || (at > from && input[at - 1] == b'\r'));
-            if ended {
-                let line = &input[from..at];
-                let fits = at + 1 - from <= octets_max;
-                lines.push(if fits { text(line.strip_suffix(b"\r").unwrap_or(line)) } else { Line::TooLong });
-                from = at + 1;
-            }
+        let (mut lines, mut from, mut spoiled) = (vec![], 0, false);
+        for at in (0..input.len()).filter(|at| input[*at] == b'\n') {
+            let after_cr = at > from && input[at - 1] == b'\r';
+            spoiled |= !after_cr && end == LineEnd::CrLf;
+            let line = &input[from..at - usize::from(after_cr)];
+            lines.push(match at + 1 - from <= octets_max {
+                true if spoiled => bare(&input[from..=at]),
+                true => text(line),
+                false => Line::TooLong,
+            });
+            spoiled &= !after_cr;
+            from = at + 1;
         }
         lines
     }

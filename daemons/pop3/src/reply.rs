@@ -162,6 +162,10 @@ impl Reply {
     pub fn stray() -> Self {
         err("a line ends with CR LF, and has no CR, LF or NUL inside")
     }
+    /// The same for both pieces of a line that has one.
+    pub fn lf_alone() -> Self {
+        err("that was an LF without CR: a line ends with CR LF, and nothing counts up to the next one (nc -C sends it)")
+    }
     pub fn log_in_first() -> Self {
         err("log in first: USER, then PASS")
     }

@@ -288,6 +288,10 @@ impl Session {
                 self.give_up_exchange();
                 return self.wrong(Reply::line_too_long());
             }
+            Line::BareLf(_) => {
+                self.give_up_exchange();
+                return self.wrong(Reply::lf_alone());
+            }
         };
         if self.is_authenticating() {
             return self.on_response(line);

@@ -53,6 +53,9 @@ pub enum Malformed {
     /// A line was too long.
     #[error("it said a line of more than {LINE_OCTETS_MAX} octets")]
     LineTooLong,
+    /// RFC 5321 §2.3.8: lines end with CR LF.
+    #[error("it said a line that ends with LF alone")]
+    BareLf,
     /// The lines do not end.
     #[error("it said a reply of more than {LINES_MAX} lines")]
     TooManyLines,
@@ -129,7 +132,11 @@ impl Listener {
     /// # Errors
     /// See [`Malformed`]; nothing that follows can be trusted.
     pub fn hear(&mut self, line: &Line) -> Result<Option<Answer>, Malformed> {
-        let Line::Text(line) = line else { return Err(Malformed::LineTooLong) };
+        let line = match line {
+            Line::Text(line) => line,
+            Line::TooLong => return Err(Malformed::LineTooLong),
+            Line::BareLf(_) => return Err(Malformed::BareLf),
+        };
         let (class, code, rest) = split_code(line).ok_or(Malformed::NoCode)?;
         // RFC 5321 §4.2: "any text, including no text at all (although senders SHOULD NOT send bare codes), MUST be acceptable".
         let (more, text) = match rest {
@@ -247,6 +254,8 @@ mod tests {
             ("250-a\r\n251 b\r\n", Malformed::TwoCodes),
             ("250-a\r\nb\r\n", Malformed::NoCode),
             (&long, Malformed::LineTooLong),
+            ("250 a\n", Malformed::BareLf),
+            ("250 a\nb\r\n", Malformed::BareLf),
         ] {
             assert_eq!(in_every_chunk_size(text), Err(verdict), "{text:?}");
         }

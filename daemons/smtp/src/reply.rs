@@ -199,6 +199,12 @@ impl Reply {
     pub fn stray() -> Self {
         enhanced(500, 5, 2, "A line ends with CR LF, and has no CR, LF or NUL inside (RFC 5321 §2.3.8)")
     }
+    /// The same for both pieces of a line that has one.
+    pub fn lf_alone() -> Self {
+        let text =
+            "That was an LF without CR: a line ends with CR LF, and nothing counts up to the next one (nc -C sends it)";
+        enhanced(500, 5, 2, text)
+    }
     pub fn line_too_long(octets: usize) -> Self {
         enhanced(500, 5, 2, format!("That line is too long: at most {octets} octets"))
     }

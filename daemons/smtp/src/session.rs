@@ -322,6 +322,10 @@ impl Session {
                 let most = if authenticating { AUTH_LINE_OCTETS_MAX } else { LINE_OCTETS_MAX };
                 return self.wrong(Reply::line_too_long(most));
             }
+            Line::BareLf(_) => {
+                self.give_up_exchange();
+                return self.wrong(Reply::lf_alone());
+            }
         };
         if let State::Authenticating(_) = self.state {
             return self.on_response(text);

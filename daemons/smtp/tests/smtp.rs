@@ -181,8 +181,10 @@ impl World {
 
     fn hear(&mut self, line: &Line) -> Said {
         let mut step = match (self.incoming.take(), line) {
-            (Some(mut incoming), Line::Text(text)) => {
-                let mut octets = bytes::BytesMut::from(&[text, &b"\r\n"[..]].concat()[..]);
+            (Some(mut incoming), Line::Text(text) | Line::BareLf(text)) => {
+                // A piece with a bare LF has its end already.
+                let end = if matches!(line, Line::Text(_)) { &b"\r\n"[..] } else { b"" };
+                let mut octets = bytes::BytesMut::from(&[text, end].concat()[..]);
                 if incoming.take(&mut octets, &mut vec![]) == Progress::More {
                     self.incoming = Some(incoming);
                     return Said::nothing();

@@ -33,6 +33,8 @@ impl fmt::Display for Reply {
 pub fn on_line(line: &Line) -> Reply {
     match line {
         Line::Text(word) => Reply::Length(word.len()),
+        // There is none where LF ends a line too.
+        Line::BareLf(piece) => Reply::Length(piece.trim_ascii_end().len()),
         Line::TooLong => Reply::TooLong,
     }
 }
