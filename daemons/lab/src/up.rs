@@ -14,6 +14,7 @@ use shared::{
     metrics::Registers,
     tls::LabCa,
     transcript::{self, Hub},
+    units::Span,
 };
 use std::{
     io::{IsTerminal, Write},
@@ -113,7 +114,12 @@ fn sign(mut servers: Vec<&mut dns::Config>) -> anyhow::Result<()> {
 
 async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> anyhow::Result<()> {
     let transcript = transcript::Config { ring: RING, dir: None, reveal_secrets: arguments.reveal_secrets };
-    let accounts = accounts::Config { file: Some(state.join("accounts.toml")), ..accounts::Config::default() };
+    // All clients of the lab come from one address: whoever mistypes must not keep the others out for long.
+    let accounts = accounts::Config {
+        file: Some(state.join("accounts.toml")),
+        pause_max: Span::secs(1),
+        ..accounts::Config::default()
+    };
     let process = Process {
         hub: Hub::new(&transcript)?,
         registers: Registers::default(),
