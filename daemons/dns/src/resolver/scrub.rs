@@ -175,7 +175,9 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     // Step 4c: along the aliases.
     let (mut aliases, mut name, mut leads): (Vec<Arc<Set>>, _, _) = (vec![], asked.name.to_name(), false);
     let data = loop {
-        let at = |rtype| answers.iter().find(|set| set.rtype == rtype && set.owner == name).cloned();
+        // RFC 8482 §4.1: to ANY one of the sets is an answer, an alias too.
+        let fits = |set: &Set, rtype| set.rtype == rtype || rtype == Type::ANY;
+        let at = |rtype| answers.iter().find(|set| fits(set, rtype) && set.owner == name).cloned();
         // RFC 6672 §2.4: nothing is below a DNAME but what it makes.
         let above = |set: &&Arc<Set>| {
             set.rtype == Type::DNAME && name != set.owner && name.borrow().is_within(set.owner.borrow())

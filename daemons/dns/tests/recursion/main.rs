@@ -113,6 +113,32 @@ async fn aliases_are_followed_from_zone_to_zone() {
     internet.stop().await;
 }
 
+/// RFC 8482 §4.1; an alias is one of the sets too.
+#[tokio::test]
+async fn any_gets_one_of_the_sets() {
+    for internet in [Internet::start(|_| {}), Internet::signed(|_| {})] {
+        for (name, known) in [
+            ("www.crepes.fr", Some(Type::A)),
+            ("alias.crepes.fr", Some(Type::CNAME)),
+            ("bare.crepes.fr", Some(Type::TXT)),
+            ("www.crepes.fr", Some(Type::A)),
+        ] {
+            let answer = internet.ask(name, Type::ANY).await;
+            assert_eq!(
+                (answer.rcode(), answer.answers.first().map(|record| record.rtype)),
+                (Rcode::NOERROR, known),
+                "{name}"
+            );
+        }
+        assert_eq!(internet.ask("nothing.crepes.fr", Type::ANY).await.rcode(), Rcode::NXDOMAIN);
+        // What came so is remembered.
+        let asked = internet.asked(CREPES).await;
+        assert_eq!(addresses(&internet.ask("www.crepes.fr", Type::A).await), ["192.0.2.1", "192.0.2.2"]);
+        assert_eq!(internet.asked(CREPES).await, asked);
+        internet.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_server_without_glue_is_looked_for() {
     let internet = Internet::start(|_| {});
