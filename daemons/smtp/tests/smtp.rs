@@ -152,7 +152,7 @@ impl World {
             house: config.house(&shared()).unwrap(),
             message_octets_max: config.message_max.0,
             recipients_max: config.recipients,
-            starttls: StartTls::No,
+            starttls: if folder == "tls" { StartTls::Offered } else { StartTls::No },
             plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
             curiosity: if config.verify { Curiosity::Answered } else { Curiosity::Declined },
         };
@@ -196,7 +196,12 @@ impl World {
             step = match step {
                 Step::Perform(effect) => self.session.on_outcome(Self::perform(effect)),
                 Step::Reply(reply) | Step::Challenge(reply) => return self.said(&reply),
-                Step::StartTls(_) => panic!("no certificate was offered"),
+                Step::StartTls(reply) => {
+                    let said = self.said(&reply);
+                    // Here it takes no handshake; what both ends say is the same.
+                    self.session.encrypted();
+                    return said;
+                }
                 Step::Close(reply) => return self.said(&reply).and_close(),
                 Step::ReadText(reply) => {
                     self.incoming = Some(Incoming::text(self.config.bounds(), None));
@@ -210,7 +215,7 @@ impl World {
 
 #[test]
 fn transcripts_play_against_the_pure_session() {
-    for folder in ["", "strict", "submission"] {
+    for folder in ["", "strict", "submission", "tls"] {
         play_all(Path::new(TRANSCRIPTS).join(folder), |script| {
             let (mut world, greeting) = World::new(folder);
             script.on_session(Crlf::new(LineEnd::CrLf, LINE_OCTETS_MAX), |cue| match cue {
@@ -221,6 +226,18 @@ fn transcripts_play_against_the_pure_session() {
             })
         });
     }
+}
+
+/// STARTTLS is refused after a login, so only a server that has it otherwise would come here.
+#[test]
+fn a_login_in_clear_is_forgotten_when_tls_begins() {
+    let (mut world, _) = World::new("tls");
+    for line in ["EHLO crepes.fr", "AUTH PLAIN AGJvYgBodW5ncnk="] {
+        world.hear(&Line::Text(line.into()));
+    }
+    assert_eq!((world.session.user(), world.session.may_relay()), (Some("bob"), true));
+    world.session.encrypted();
+    assert_eq!((world.session.user(), world.session.may_relay()), (None, false));
 }
 
 #[test]
