@@ -540,7 +540,7 @@ impl Queue {
         let (mut recipients, mut kept) = (vec![], Forwarded::Away(ours(Status(2, 0, 0), "forwarded")));
         for target in targets {
             let mailboxes = match target {
-                Target::Name(name) if house.account(name).as_deref() == Some(account) => {
+                Target::Name(name) | Target::Account(name) if house.account(name).as_deref() == Some(account) => {
                     kept = Forwarded::AndKept;
                     continue;
                 }
@@ -550,7 +550,7 @@ impl Queue {
                     kept = Forwarded::AndKept;
                     continue;
                 }
-                Target::Name(name) => house.names(name).unwrap_or_default(),
+                Target::Name(name) | Target::Account(name) => house.names(name).unwrap_or_default(),
                 Target::Address(mailbox) => house
                     .judge(&ForwardPath::Mailbox(mailbox.clone()), MayRelay::Yes)
                     .map(|meant| meant.mailboxes)

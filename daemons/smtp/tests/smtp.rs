@@ -403,6 +403,43 @@ async fn a_message_for_several_goes_through_the_queue_and_each_gets_it_once() {
 }
 
 #[tokio::test]
+async fn an_alias_of_its_own_name_keeps_a_copy() {
+    let (house, shared) = (House::new(), shared());
+    let users = ["bob", "carol"].map(str::to_owned).to_vec();
+    let config = Config { aliases: BTreeMap::from([("bob".to_owned(), users.clone())]), users, ..house.config() };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        assert_eq!(say(&mut client, "VRFY bob").await, "553 5.1.4 That means more than one mailbox; EXPN shows them");
+        send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+        queue.empty().await;
+    })
+    .await;
+    assert_eq!((house.mail("bob").len(), house.mail("carol").len()), (1, 1));
+}
+
+#[test]
+fn an_alias_that_leads_to_nobody_is_refused_at_the_start_with_what_would_be_right() {
+    let (house, shared) = (House::new(), shared());
+    for (alias, targets, problem) in [
+        ("info", &["bob", "bbo"][..], "info = `bbo`: nobody here is called so"),
+        ("info", &["bbo@Hamburger.edu"], "info = `bbo@Hamburger.edu`: nobody here is called so"),
+        ("info", &["\\postmister"], "info = `\\postmister`: nobody here is called so"),
+        ("bbo", &["BBO"], "bbo: it leads to nobody but itself"),
+    ] {
+        let text = |text: &&str| (*text).to_owned();
+        let aliases = BTreeMap::from([(text(&alias), targets.iter().map(text).collect())]);
+        let config = Config { aliases: aliases.clone(), ..house.config() };
+        let error = config.house(&shared).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("smtp.aliases: {problem}")), "{error}");
+        // Where somebody gets what is for nobody, it is no mistake.
+        let config = Config { aliases, catch_all: "bob".to_owned(), ..house.config() };
+        assert_eq!(config.house(&shared).is_ok(), !targets[0].starts_with('\\') && alias != "bbo", "{problem}");
+    }
+    let error = Config { catch_all: "bbo".to_owned(), ..house.config() }.house(&shared).unwrap_err().to_string();
+    assert!(error.starts_with("smtp.catch_all: `bbo`: nobody here is called so"), "{error}");
+}
+
+#[tokio::test]
 async fn a_full_mailbox_is_told_at_rcpt_and_when_the_message_is_larger_than_was_said() {
     let (house, shared) = (House::new(), shared());
     let config = Config { quota: shared::units::Size(1500), ..house.config() };
