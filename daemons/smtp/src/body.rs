@@ -264,12 +264,15 @@ impl Incoming {
     /// What a line of the header is; what must stand before it is kept.
     fn header_line(&mut self, line: &[u8], kept: &mut Vec<u8>) {
         let is = |name: &[u8]| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        // RFC 5322 §2.2.3: a blank in front goes on with the field before it. In the first line there is none of this message, and ours
+        // above it (RFC 5321 §4.4) must not take it.
+        let folded = self.octets > 0 && (line.starts_with(b" ") || line.starts_with(b"\t"));
         let before = kept.len();
         if line == b"\r\n" {
             self.end_header(kept);
         } else if is(b"Received:") {
             self.hops += 1;
-        } else if is_field(line) || line.starts_with(b" ") || line.starts_with(b"\t") {
+        } else if is_field(line) || folded {
             if let Some(missing) = &mut self.missing {
                 if is(b"Date:") {
                     missing.date.clear();
@@ -373,6 +376,9 @@ mod tests {
             ),
             ("..\r\n.\r\nQUIT\r\n", "\r\n.\r\n"),
             ("S: x\r\n folded\r\nno field\r\n.\r\nQUIT\r\n", "S: x\r\n folded\r\n\r\nno field\r\n"),
+            // Nor is a text that begins with a blank a header: there is no field that it could go on.
+            ("   Dear Bob,\r\nS: x\r\n.\r\nQUIT\r\n", "\r\n   Dear Bob,\r\nS: x\r\n"),
+            ("\tX\r\n.\r\nQUIT\r\n", "\r\n\tX\r\n"),
             ("\r\n\r\n.\r\nQUIT\r\n", "\r\n\r\n"),
             ("S: x\r\n\r\na.\r\n.\r\nQUIT\r\n", "S: x\r\n\r\na.\r\n"),
         ] {
@@ -434,6 +440,7 @@ mod tests {
             ("date: then\r\n\r\nt\r\n.\r\n", "date: then\r\nMessage-ID: <1@a>\r\n\r\nt\r\n"),
             ("S: x\r\n.\r\n", "S: x\r\nDate: now\r\nMessage-ID: <1@a>\r\n"),
             ("text\r\n.\r\n", "Date: now\r\nMessage-ID: <1@a>\r\n\r\ntext\r\n"),
+            (" text\r\n.\r\n", "Date: now\r\nMessage-ID: <1@a>\r\n\r\n text\r\n"),
         ] {
             let (mut incoming, mut kept) = (Incoming::text(BOUNDS, Some(missing.clone())), vec![]);
             assert_eq!(incoming.take(&mut BytesMut::from(wire), &mut kept), Progress::End);
@@ -469,6 +476,9 @@ mod tests {
             for piece in [1, 2, 3, 64] {
                 assert_eq!(chunked(message, size, piece), (None, expected.clone()), "chunks of {size} by {piece}");
             }
+        }
+        for size in 1..=8 {
+            assert_eq!(chunked(b" text\r\nx", size, 2), (None, b"\r\n text\r\nx\r\n".to_vec()), "chunks of {size}");
         }
         assert_eq!(chunked(b"S: x\r\n\r\na\nb\r\n", 3, 2).0, Some(Flaw::BareLf));
         assert_eq!(chunked(b"S: x\r\n\r\na\r", 3, 2).0, Some(Flaw::BareCr));

@@ -47,7 +47,8 @@ pub struct Config {
     pub domains: Vec<String>,
     /// Accounts that have a mailbox here; empty means all of them.
     pub users: Vec<String>,
-    /// Names that stand for others, which may be elsewhere: `{ info = ["bob", "alice@crepes.fr"] }`.
+    /// Names that stand for others, which may be elsewhere: `{ info = ["bob", "alice@crepes.fr"] }`. In an alias of its own name, bob is the
+    /// account: `{ bob = ["bob", "alice"] }` leaves him a copy. So is `'\bob'` everywhere.
     pub aliases: BTreeMap<String, Vec<String>>,
     /// Who gets mail for names that nobody has; empty refuses it.
     pub catch_all: String,
@@ -245,7 +246,7 @@ impl Config {
     /// Who is here.
     ///
     /// # Errors
-    /// A domain or an alias is none.
+    /// A domain or an alias is none, or an alias leads to nobody.
     pub fn house(&self, shared: &Shared) -> Result<House, StartError> {
         let listen = self.listen.iter().chain(&self.listen_submission).chain(&self.listen_tls);
         let addresses = listen.map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
@@ -274,7 +275,7 @@ impl Config {
         if characters.next().is_some() {
             return Err(unfit("separator", format!("`{}` is more than one character", self.separator)));
         }
-        Ok(House {
+        let house = House {
             name,
             domains,
             addresses,
@@ -283,7 +284,28 @@ impl Config {
             catch_all: (!self.catch_all.is_empty()).then(|| self.catch_all.clone()),
             separator,
             faults: if self.fault_addresses { Faults::On } else { Faults::Off },
-        })
+        };
+        self.nobody_is_misspelt(&house)?;
+        Ok(house)
+    }
+
+    /// A name that nobody has would lose mail without a word: whoever sends it to the alias is told yes, for the others' sake.
+    fn nobody_is_misspelt(&self, house: &House) -> Result<(), StartError> {
+        let cure = "nobody here is called so; name an account, an alias, or an address elsewhere";
+        if !self.catch_all.is_empty() && house.names(&self.catch_all).is_none() {
+            return Err(unfit("catch_all", format!("`{}`: {cure}", self.catch_all)));
+        }
+        for (name, targets) in &self.aliases {
+            let lost = targets.iter().find(|text| Target::parse(text).is_ok_and(|target| house.is_for_nobody(&target)));
+            if let Some(target) = lost {
+                return Err(unfit("aliases", format!("{name} = `{target}`: {cure}")));
+            }
+            // One without targets is there to refuse mail.
+            if !targets.is_empty() && house.names(name).is_none() {
+                return Err(unfit("aliases", format!("{name}: it leads to nobody but itself; {cure}")));
+            }
+        }
+        Ok(())
     }
 
     /// Who finds out where mail comes from, if that is wanted.

@@ -107,7 +107,7 @@ impl Mailboxes {
         let entries = text.lines().flat_map(|line| line.split(',')).map(str::trim);
         let mut targets = vec![];
         for entry in entries.filter(|entry| !entry.is_empty() && !entry.starts_with('#')) {
-            match Target::parse(entry.trim_start_matches('\\')) {
+            match Target::parse(entry) {
                 Ok(target) => targets.push(target),
                 Err(error) => tracing::warn!(account, entry, %error, "no address in .forward"),
             }
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(mailboxes.forward("bob").unwrap(), None);
         fs::create_dir(folder.path().join("bob")).unwrap();
         fs::write(folder.path().join("bob/.forward"), "# away\n\\bob, alice@crepes.fr\nno@where@at\n\n").unwrap();
-        let targets = ["bob", "alice@crepes.fr"].map(|text| Target::parse(text).unwrap());
+        let targets = ["\\bob", "alice@crepes.fr"].map(|text| Target::parse(text).unwrap());
         assert_eq!(mailboxes.forward("bob").unwrap(), Some(targets.to_vec()));
         fs::write(folder.path().join("bob/.forward"), "\n").unwrap();
         assert_eq!(mailboxes.forward("bob").unwrap(), None);

@@ -548,7 +548,7 @@ impl Queue {
         let orcpt = recipient.orcpt.clone().unwrap_or_else(|| OriginalRecipient::of(&recipient.to));
         for target in targets {
             let mailboxes = match target {
-                Target::Name(name) if house.account(name).as_deref() == Some(account) => {
+                Target::Name(name) | Target::Account(name) if house.account(name).as_deref() == Some(account) => {
                     keeps = Keeps::Message;
                     continue;
                 }
@@ -558,7 +558,7 @@ impl Queue {
                     keeps = Keeps::Message;
                     continue;
                 }
-                Target::Name(name) => house.names(name).unwrap_or_default(),
+                Target::Name(name) | Target::Account(name) => house.names(name).unwrap_or_default(),
                 Target::Address(mailbox) => house
                     .judge(&ForwardPath::Mailbox(mailbox.clone()), MayRelay::Yes)
                     .map(|meant| meant.mailboxes)

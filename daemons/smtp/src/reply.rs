@@ -252,6 +252,10 @@ impl Reply {
     pub fn tls_already() -> Self {
         enhanced(503, 5, 1, "This connection is encrypted already")
     }
+    /// RFC 3207 §4.2.
+    pub fn tls_before_login() -> Self {
+        enhanced(503, 5, 1, "You have logged in: STARTTLS comes before AUTH")
+    }
     pub fn no_tls() -> Self {
         enhanced(502, 5, 1, "TLS is not offered: there is no certificate")
     }

@@ -5,9 +5,11 @@
 //!     hamburger.edu is one of `domains`         else: relay, if the client may; refuse, if not
 //!     info+list  an alias? an account?          no
 //!     info       an alias? an account?          alias: bob, alice@crepes.fr
-//!     bob        an account                     -> bob@hamburger.edu, local
+//!     bob        an alias? an account?          an account -> bob@hamburger.edu, local
 //!     alice@crepes.fr                           -> relayed, for the alias is ours
 //! ```
+//!
+//! A name may be both: with `bob = ["bob", "alice"]` bob keeps a copy, for within an alias its own name is the account.
 
 use crate::{
     address::{AddressError, Domain, ForwardPath, Host, Mailbox},
@@ -16,6 +18,7 @@ use crate::{
 use shared::accounts::Accounts;
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -61,8 +64,22 @@ pub enum Residents {
 pub enum Target {
     /// A name of ours: an account, or another alias.
     Name(String),
+    /// An account, also where an alias has its name: `\\bob`.
+    Account(String),
     /// An address, ours or not.
     Address(Mailbox),
+}
+
+/// What a target comes to.
+enum Meaning<'a> {
+    /// A mailbox, here or elsewhere.
+    Mailbox(Mailbox),
+    /// An alias, and whom it means.
+    Alias(&'a str, &'a [Target]),
+    /// An alias that led here. It is being looked at.
+    Circle,
+    /// Nobody is called so.
+    Nobody,
 }
 
 /// Whether fault addresses work: for lessons.
@@ -95,16 +112,29 @@ pub struct Meant {
 pub const POSTMASTER: &str = "postmaster";
 
 impl Target {
-    /// `bob`, or `bob@hamburger.edu`.
+    /// `bob`, or `bob@hamburger.edu`; `\bob` is the account.
     ///
     /// # Errors
     /// It is neither.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let (account, text) = text.strip_prefix('\\').map_or((false, text), |text| (true, text));
         if text.contains('@') {
             return text.parse().map(Self::Address);
         }
         let nowhere: Domain = "localhost".parse()?;
-        Mailbox::new(text, Host::Domain(nowhere)).map(|mailbox| Self::Name(mailbox.local().to_owned()))
+        let name = Mailbox::new(text, Host::Domain(nowhere))?.local().to_owned();
+        Ok(if account { Self::Account(name) } else { Self::Name(name) })
+    }
+}
+
+impl fmt::Display for Target {
+    /// As it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Name(name) => f.write_str(name),
+            Target::Account(name) => write!(f, "\\{name}"),
+            Target::Address(mailbox) => mailbox.fmt(f),
+        }
     }
 }
 
@@ -144,41 +174,84 @@ impl House {
 
     /// The mailboxes that a name of ours means, each once; none when nobody is called so.
     pub fn names(&self, name: &str) -> Option<Vec<Mailbox>> {
-        let (mut found, mut seen) = (vec![], HashSet::new());
-        let mut todo = vec![Target::Name(name.to_owned())];
-        let mut known = false;
-        while let Some(target) = todo.pop() {
-            let name = match target {
-                Target::Address(mailbox) if self.is_ours(mailbox.host()) => mailbox.local().to_owned(),
-                Target::Address(mailbox) => {
-                    found.push(mailbox);
-                    continue;
-                }
-                Target::Name(name) => name,
-            };
-            // An alias that leads back to itself is no trouble: it has been looked at.
-            if seen.len() >= EXPANDED_MAX || !seen.insert(name.to_lowercase()) {
+        let (mut found, mut once, mut seen) = (vec![], HashSet::new(), HashSet::new());
+        // The aliases that led here, from `name` on. Each ends where `None` stands in `todo`.
+        let mut path = vec![];
+        let first = Target::Name(name.to_owned());
+        let mut todo = vec![Some(&first)];
+        while let Some(next) = todo.pop() {
+            let Some(target) = next else {
+                path.pop();
                 continue;
-            }
-            if let Some(targets) = self.alias(&name) {
-                // From the end, so that the first comes out first.
-                todo.extend(targets.iter().rev().cloned());
-                known = true;
-            } else if self.account(&name).is_some() {
-                found.extend(self.at_home(&name));
-                known = true;
-            } else if let Some(catch_all) = &self.catch_all {
-                todo.push(Target::Name(catch_all.clone()));
+            };
+            match self.meaning(target, &path) {
+                Meaning::Mailbox(mailbox) => {
+                    if once.insert(mailbox.clone()) {
+                        found.push(mailbox);
+                    }
+                }
+                Meaning::Alias(alias, targets) => {
+                    if seen.len() < EXPANDED_MAX && seen.insert(alias) {
+                        path.push(alias);
+                        todo.push(None);
+                        // From the end, so that the first comes out first.
+                        todo.extend(targets.iter().rev().map(Some));
+                    }
+                }
+                Meaning::Circle => {}
+                // An account may have gone since the start, when this would have been refused. The others get their mail.
+                Meaning::Nobody if !path.is_empty() => tracing::warn!(name, %target, "an alias leads to nobody"),
+                Meaning::Nobody => {}
             }
         }
-        let mut once = HashSet::new();
-        found.retain(|mailbox| once.insert(mailbox.clone()));
-        (known && !found.is_empty()).then_some(found)
+        if found.is_empty() && name.eq_ignore_ascii_case(POSTMASTER) {
+            // RFC 5321 §4.5.1: its mail is taken, whatever became of those who should have it.
+            found.extend(self.at_home(POSTMASTER));
+        }
+        (!found.is_empty()).then_some(found)
     }
 
-    fn alias(&self, name: &str) -> Option<&[Target]> {
-        let of = |name: &str| self.aliases.get(&name.to_lowercase()).map(Vec::as_slice);
-        of(name).or_else(|| of(self.without_addition(name)))
+    /// Whom a target means, where `path` are the aliases that led to it.
+    fn meaning<'a>(&'a self, target: &'a Target, path: &[&str]) -> Meaning<'a> {
+        let name = match target {
+            Target::Address(mailbox) if self.is_ours(mailbox.host()) => mailbox.local(),
+            Target::Address(mailbox) => return Meaning::Mailbox(mailbox.clone()),
+            Target::Account(name) => return self.mailbox_of(name).map_or(Meaning::Nobody, Meaning::Mailbox),
+            Target::Name(name) => name,
+        };
+        for name in [Some(name), self.catch_all.as_deref()].into_iter().flatten() {
+            let alias = self.alias(name);
+            if let Some((alias, targets)) = alias
+                && !path.contains(&alias)
+            {
+                return Meaning::Alias(alias, targets);
+            }
+            // `bob = ["bob", "alice"]`: within its own alias, a name is the account, or bob would lose his mail by it.
+            if let Some(mailbox) = self.mailbox_of(name) {
+                return Meaning::Mailbox(mailbox);
+            }
+            if alias.is_some() {
+                return Meaning::Circle;
+            }
+        }
+        Meaning::Nobody
+    }
+
+    /// Whether mail for a target of an alias would be lost.
+    pub fn is_for_nobody(&self, target: &Target) -> bool {
+        matches!(self.meaning(target, &[]), Meaning::Nobody)
+    }
+
+    /// An alias by its name, and whom it means.
+    fn alias(&self, name: &str) -> Option<(&str, &[Target])> {
+        let of = |name: &str| self.aliases.get_key_value(&name.to_lowercase());
+        let (alias, targets) = of(name).or_else(|| of(self.without_addition(name)))?;
+        Some((alias, targets))
+    }
+
+    /// The mailbox of the account that is called so, as it was written.
+    fn mailbox_of(&self, name: &str) -> Option<Mailbox> {
+        self.account(name).and_then(|_| self.at_home(name))
     }
 
     /// The account that a name of ours means: as it is written, or in lower case, or without what was added to it.
@@ -238,6 +311,10 @@ mod tests {
             ("info", vec![name("bob"), Target::parse("alice@crepes.fr").unwrap(), name("INFO")]),
             ("staff", vec![name("info"), name("carol"), Target::parse("bob@hamburger.edu").unwrap()]),
             ("nobody", vec![name("gone")]),
+            ("carol", vec![name("carol"), name("info")]),
+            ("desk", vec![name("Carol+desk"), name("carol"), Target::parse("\\carol").unwrap(), name("gone")]),
+            ("round", vec![name("about"), name("bob")]),
+            ("about", vec![name("round")]),
         ];
         House {
             name: "hamburger.edu".to_owned(),
@@ -266,6 +343,11 @@ mod tests {
             ("<bob@[127.77.2.25]>", &["bob@hamburger.edu"]),
             ("<Info+x@hamburger.edu>", &["bob@hamburger.edu", "alice@crepes.fr"]),
             ("<staff@hamburger.edu>", &["bob@hamburger.edu", "alice@crepes.fr", "carol@hamburger.edu"]),
+            // Who is an alias of itself keeps its mail; who is not is only what it stands for.
+            ("<carol@hamburger.edu>", &["carol@hamburger.edu", "bob@hamburger.edu", "alice@crepes.fr"]),
+            ("<Carol+x@hamburger.edu>", &["carol@hamburger.edu", "bob@hamburger.edu", "alice@crepes.fr"]),
+            ("<desk@hamburger.edu>", &["carol@hamburger.edu", "bob@hamburger.edu", "alice@crepes.fr"]),
+            ("<round@hamburger.edu>", &["bob@hamburger.edu"]),
             ("<Postmaster>", &["postmaster@hamburger.edu"]),
             ("<postmaster@hamburger.edu>", &["postmaster@hamburger.edu"]),
         ] {
@@ -292,6 +374,25 @@ mod tests {
     fn what_is_for_nobody_goes_to_whom_catches_all() {
         let house = House { catch_all: Some("bob".to_owned()), ..house() };
         assert_eq!(meant(&house, "<anybody@hamburger.edu>"), Ok(vec!["bob@hamburger.edu".to_owned()]));
+    }
+
+    #[test]
+    fn a_backslash_means_the_account_and_no_alias_of_its_name() {
+        let mut house = house();
+        house
+            .aliases
+            .insert("bob".to_owned(), ["alice@crepes.fr", "\\carol"].map(|text| Target::parse(text).unwrap()).into());
+        let mailboxes = ["alice@crepes.fr", "carol@hamburger.edu"].map(str::to_owned).to_vec();
+        assert_eq!(meant(&house, "<bob@hamburger.edu>"), Ok(mailboxes));
+    }
+
+    #[test]
+    fn a_postmaster_whose_alias_leads_to_nobody_has_a_mailbox_of_its_own() {
+        let mut house = house();
+        house.aliases.insert(POSTMASTER.to_owned(), vec![Target::Name("gone".to_owned())]);
+        for to in ["<Postmaster>", "<postmaster@hamburger.edu>"] {
+            assert_eq!(meant(&house, to), Ok(vec!["postmaster@hamburger.edu".to_owned()]), "{to}");
+        }
     }
 
     #[test]

@@ -304,11 +304,12 @@ impl Session {
         self.user.is_some() || self.relay == MayRelay::Yes
     }
 
-    /// TLS has begun. RFC 3207 §4.2: what was learnt before is forgotten, and the client begins anew with EHLO.
+    /// TLS has begun. RFC 3207 §4.2: what was learnt before is forgotten, a login too, and the client begins anew with EHLO.
     pub fn encrypted(&mut self) {
         self.channel = Channel::Encrypted;
         self.state = State::Unnamed;
         self.client = None;
+        self.user = None;
         self.codes = Codes::Plain;
     }
 
@@ -417,6 +418,9 @@ impl Session {
             (S::Ready, C::StartTls) => match (self.channel, self.terms.starttls) {
                 (Channel::Encrypted, _) => self.wrong(Reply::tls_already()),
                 (Channel::Clear, StartTls::No) => self.wrong(Reply::no_tls()),
+                // RFC 3207 §4.2 would have the login forgotten, and RFC 4954 §4 allows no second one: the client would believe
+                // that it is logged in, or mail that is put in by somebody in the middle would go out in its name.
+                (Channel::Clear, StartTls::Offered) if self.user.is_some() => self.wrong(Reply::tls_before_login()),
                 (Channel::Clear, StartTls::Offered) => Step::StartTls(Reply::begin_tls()),
             },
 
@@ -667,7 +671,7 @@ impl Session {
                 .map(str::to_owned)
                 .to_vec();
         lines.push(format!("SIZE {}", self.terms.message_octets_max));
-        if self.channel == Channel::Clear && self.terms.starttls == StartTls::Offered {
+        if self.channel == Channel::Clear && self.terms.starttls == StartTls::Offered && self.user.is_none() {
             lines.push("STARTTLS".to_owned());
         }
         lines.push(

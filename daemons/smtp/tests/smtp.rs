@@ -152,7 +152,7 @@ impl World {
             house: config.house(&shared()).unwrap(),
             message_octets_max: config.message_max.0,
             recipients_max: config.recipients,
-            starttls: StartTls::No,
+            starttls: if folder == "tls" { StartTls::Offered } else { StartTls::No },
             plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
             curiosity: if config.verify { Curiosity::Answered } else { Curiosity::Declined },
         };
@@ -198,7 +198,12 @@ impl World {
             step = match step {
                 Step::Perform(effect) => self.session.on_outcome(Self::perform(effect)),
                 Step::Reply(reply) | Step::Challenge(reply) => return self.said(&reply),
-                Step::StartTls(_) => panic!("no certificate was offered"),
+                Step::StartTls(reply) => {
+                    let said = self.said(&reply);
+                    // Here it takes no handshake; what both ends say is the same.
+                    self.session.encrypted();
+                    return said;
+                }
                 Step::Close(reply) => return self.said(&reply).and_close(),
                 Step::ReadText(reply) => {
                     self.incoming = Some(Incoming::text(self.config.bounds(), None));
@@ -212,7 +217,7 @@ impl World {
 
 #[test]
 fn transcripts_play_against_the_pure_session() {
-    for folder in ["", "strict", "submission"] {
+    for folder in ["", "strict", "submission", "tls"] {
         play_all(Path::new(TRANSCRIPTS).join(folder), |script| {
             let (mut world, greeting) = World::new(folder);
             script.on_session(Crlf::new(LineEnd::CrLf, LINE_OCTETS_MAX), |cue| match cue {
@@ -223,6 +228,18 @@ fn transcripts_play_against_the_pure_session() {
             })
         });
     }
+}
+
+/// STARTTLS is refused after a login, so only a server that has it otherwise would come here.
+#[test]
+fn a_login_in_clear_is_forgotten_when_tls_begins() {
+    let (mut world, _) = World::new("tls");
+    for line in ["EHLO crepes.fr", "AUTH PLAIN AGJvYgBodW5ncnk="] {
+        world.hear(&Line::Text(line.into()));
+    }
+    assert_eq!((world.session.user(), world.session.may_relay()), (Some("bob"), true));
+    world.session.encrypted();
+    assert_eq!((world.session.user(), world.session.may_relay()), (None, false));
 }
 
 #[test]
@@ -385,6 +402,43 @@ async fn a_message_for_several_goes_through_the_queue_and_each_gets_it_once() {
     );
     assert!(!mail[0].contains("for <"), "{}", mail[0]);
     assert!(house.queue().is_empty());
+}
+
+#[tokio::test]
+async fn an_alias_of_its_own_name_keeps_a_copy() {
+    let (house, shared) = (House::new(), shared());
+    let users = ["bob", "carol"].map(str::to_owned).to_vec();
+    let config = Config { aliases: BTreeMap::from([("bob".to_owned(), users.clone())]), users, ..house.config() };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        assert_eq!(say(&mut client, "VRFY bob").await, "553 5.1.4 That means more than one mailbox; EXPN shows them");
+        send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+        queue.empty().await;
+    })
+    .await;
+    assert_eq!((house.mail("bob").len(), house.mail("carol").len()), (1, 1));
+}
+
+#[test]
+fn an_alias_that_leads_to_nobody_is_refused_at_the_start_with_what_would_be_right() {
+    let (house, shared) = (House::new(), shared());
+    for (alias, targets, problem) in [
+        ("info", &["bob", "bbo"][..], "info = `bbo`: nobody here is called so"),
+        ("info", &["bbo@Hamburger.edu"], "info = `bbo@Hamburger.edu`: nobody here is called so"),
+        ("info", &["\\postmister"], "info = `\\postmister`: nobody here is called so"),
+        ("bbo", &["BBO"], "bbo: it leads to nobody but itself"),
+    ] {
+        let text = |text: &&str| (*text).to_owned();
+        let aliases = BTreeMap::from([(text(&alias), targets.iter().map(text).collect())]);
+        let config = Config { aliases: aliases.clone(), ..house.config() };
+        let error = config.house(&shared).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("smtp.aliases: {problem}")), "{error}");
+        // Where somebody gets what is for nobody, it is no mistake.
+        let config = Config { aliases, catch_all: "bob".to_owned(), ..house.config() };
+        assert_eq!(config.house(&shared).is_ok(), !targets[0].starts_with('\\') && alias != "bbo", "{problem}");
+    }
+    let error = Config { catch_all: "bbo".to_owned(), ..house.config() }.house(&shared).unwrap_err().to_string();
+    assert!(error.starts_with("smtp.catch_all: `bbo`: nobody here is called so"), "{error}");
 }
 
 #[tokio::test]
