@@ -290,6 +290,8 @@ struct Sending {
     accepted: Vec<usize>,
     /// Who is too many for one message, and what was said about it.
     too_many: Vec<(usize, Answer)>,
+    /// Who is not to be mentioned to another server of the destination, though this one has not taken the message for him.
+    not_elsewhere: BTreeSet<usize>,
     message: Message,
 }
 
@@ -345,14 +347,15 @@ pub struct Client {
     channel: Channel,
     offer: Offer,
     slate: Slate,
+    elsewhere: Vec<usize>,
 }
 
 impl Client {
     /// A new session; the server has the first word.
     pub fn new(hello: Arc<Hello>, peer: Peer) -> (Self, Step) {
         let channel = if hello.tls == Tls::Begun { Channel::Encrypted } else { Channel::Clear };
-        let client =
-            Self { hello, peer, state: State::Greeting, channel, offer: Offer::default(), slate: Slate::Clean };
+        let (offer, slate, elsewhere) = (Offer::default(), Slate::Clean, vec![]);
+        let client = Self { hello, peer, state: State::Greeting, channel, offer, slate, elsewhere };
         (client, Step::Hear(Awaited::Greeting))
     }
 
@@ -369,6 +372,12 @@ impl Client {
     /// Whether a transaction may begin.
     pub fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready)
+    }
+
+    /// Who was deferred in the last transaction for a reason that lies with this server, by position: another server of the destination
+    /// may do better (RFC 5321 §5.1).
+    pub fn elsewhere(&self) -> &[usize] {
+        &self.elsewhere
     }
 
     /// What the server answered.
@@ -545,6 +554,7 @@ impl Client {
 
     /// Begins a transaction. Call it when the session [is ready](Self::is_ready).
     pub fn begin(&mut self, transaction: Transaction) -> Step {
+        self.elsewhere.clear();
         let count = transaction.recipients.len();
         let mut sending = Box::new(Sending {
             fates: vec![None; count],
@@ -554,6 +564,7 @@ impl Client {
             awaited: VecDeque::new(),
             accepted: vec![],
             too_many: vec![],
+            not_elsewhere: BTreeSet::new(),
             message: Message::Untouched,
             transaction,
         });
@@ -602,7 +613,7 @@ impl Client {
         let count = sending.todo.len().min(RECIPIENTS_MAX);
         if count == 0 {
             self.state = State::Ready;
-            return Step::Finished(sending.fates.into_iter().flatten().collect());
+            return self.finish(*sending);
         }
         sending.mentioned = sending.todo.drain(..count).collect();
         sending.accepted.clear();
@@ -671,6 +682,9 @@ impl Client {
             }
             (Said::Rcpt(position), Class::NotNow | Class::Never) => {
                 sending.fates[position] = Some(self.judged_recipient(&sending, position, answer));
+                if is_about_recipient(answer) {
+                    sending.not_elsewhere.insert(position);
+                }
             }
 
             (Said::Data, Class::GoOn) if sending.accepted.is_empty() => {
@@ -768,6 +782,14 @@ impl Client {
             Loss::Unreadable(_) => Status(4, 3, 0),
         };
         let account = self.own(status, &format!("{what}{when}"));
+        if let State::Sending(sending) = &mut self.state {
+            match loss {
+                // Whoever it is sent to, it is our file.
+                Loss::Unreadable(_) => sending.not_elsewhere.extend(0..sending.fates.len()),
+                _ if sending.message == Message::Gone => sending.may_have_gone(),
+                _ => {}
+            }
+        }
         self.give_up(&Fate::Deferred(account))
     }
 
@@ -791,11 +813,22 @@ impl Client {
     fn lost_within(&mut self, mut sending: Sending, fate: &Fate) -> Step {
         self.state = State::Over;
         sending.decide_rest(fate);
+        self.finish(sending)
+    }
+
+    /// Everybody has a fate.
+    fn finish(&mut self, sending: Sending) -> Step {
+        let deferred = |position: &usize| matches!(sending.fates[*position], Some(Fate::Deferred(_)));
+        let may = |position: &usize| deferred(position) && !sending.not_elsewhere.contains(position);
+        self.elsewhere = (0..sending.fates.len()).filter(may).collect();
         Step::Finished(sending.fates.into_iter().flatten().collect())
     }
 
     /// We and the server are out of step.
-    fn senseless(&mut self, sending: Box<Sending>, what: &str, answer: &Answer) -> Step {
+    fn senseless(&mut self, mut sending: Box<Sending>, what: &str, answer: &Answer) -> Step {
+        if sending.message != Message::Untouched {
+            sending.may_have_gone();
+        }
         let account = self.heard(&format!("gave {what}"), answer);
         self.lost_within(*sending, &Fate::Deferred(Account { status: Status(4, 5, 0), ..account }))
     }
@@ -915,12 +948,31 @@ impl Sending {
             self.fates[*position] = Some(fate.clone());
         }
     }
+
+    /// RFC 1047: the server may have taken the message over. To give it to another at once would often double it; later, this one may
+    /// have found its words again.
+    fn may_have_gone(&mut self) {
+        self.not_elsewhere.extend(self.accepted.iter().copied());
+    }
 }
 
 /// RFC 5321 §4.5.3.1.10: 452, or 552 from servers that follow RFC 821, says that one message has no more recipients. With a status
 /// these codes may speak of a full mailbox instead.
 fn is_too_many(answer: &Answer) -> bool {
     matches!(answer.code(), 452 | 552) && matches!(answer.stated(), None | Some(Status(_, 5, 3)))
+}
+
+/// Whether a deferral of RCPT is about the recipient and not about the server: a full mailbox, a greylist. It would be no different at the
+/// domain's other servers, and a greylist that hears of us everywhere lets us in nowhere sooner. Such a recipient waits for the next try.
+///
+/// RFC 5321 §4.2.3: 450 is a mailbox that is busy or blocked, 451 an error within the server, 452 its lack of room. A status (RFC 3463
+/// §3) knows better: addressing, mailbox and policy are one's own, system and network are the server's.
+fn is_about_recipient(answer: &Answer) -> bool {
+    match answer.stated() {
+        Some(Status(_, 1 | 2 | 7, _)) => true,
+        Some(Status(_, 3..=5, _)) => false,
+        _ => answer.code() == 450,
+    }
 }
 
 /// Stars what is secret in what we say.
@@ -974,6 +1026,54 @@ mod tests {
             }
         }
         client
+    }
+
+    /// Whom another server is asked for after these answers to MAIL, to RCPT for two, to DATA and to the message; `-` is a connection that is
+    /// lost.
+    fn elsewhere_after(answers: &str) -> Vec<usize> {
+        let mut client = ready("250-HELP");
+        let mut answers = answers.split('|');
+        let mut step = client.begin(transaction(2));
+        loop {
+            step = match step {
+                Step::Say(..) | Step::Hear(_) => match answers.next().unwrap() {
+                    "-" => client.lost(&Loss::HungUp),
+                    text => client.on_answer(&answer(text)),
+                },
+                Step::SendMessage => client.message_sent(),
+                Step::Finished(_) => return client.elsewhere().to_vec(),
+                step => panic!("{step:?}"),
+            };
+        }
+    }
+
+    #[test]
+    fn another_server_is_asked_where_the_reason_lies_with_this_one_and_nothing_can_be_doubled() {
+        for (answers, want) in [
+            ("451 disk", &[0, 1][..]),
+            ("421 bye", &[0, 1]),
+            ("-", &[0, 1]),
+            ("550 no", &[]),
+            ("250 ok|250 ok|250 ok|451 busy", &[0, 1]),
+            ("250 ok|250 ok|250 ok|354 go|451 disk", &[0, 1]),
+            ("250 ok|250 ok|250 ok|354 go|421 bye", &[0, 1]),
+            ("250 ok|250 ok|250 ok|354 go|250 ok", &[]),
+            ("250 ok|250 ok|250 ok|354 go|554 no", &[]),
+            // Nobody can know whether it has the message.
+            ("250 ok|250 ok|250 ok|354 go|-", &[]),
+            ("250 ok|250 ok|250 ok|354 go|354 go", &[]),
+            // One is taken. What is wrong with the other is his own, or the server's.
+            ("250 ok|250 ok|450 greylisted|354 go|250 ok", &[]),
+            ("250 ok|250 ok|451 4.7.1 greylisted|354 go|250 ok", &[]),
+            ("250 ok|250 ok|452 4.2.2 full|354 go|250 ok", &[]),
+            ("250 ok|250 ok|451 no database|354 go|250 ok", &[1]),
+            ("250 ok|250 ok|450 4.3.2 too busy|354 go|250 ok", &[1]),
+            ("250 ok|451 no database|451 no database", &[0, 1]),
+            ("250 ok|450 greylisted|421 bye", &[1]),
+            ("250 ok|250 ok|450 greylisted|354 go|-", &[]),
+        ] {
+            assert_eq!(elsewhere_after(answers), want, "{answers}");
+        }
     }
 
     #[test]

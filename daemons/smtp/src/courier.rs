@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   Couriers::connect --- MX, addresses, TCP, greeting, EHLO, STARTTLS ---> Connection::send, send, send ... quit
-//!          |                                                                     |
+//!          |                                  ^                                  |
+//!          |                                  +--- the next server, for whom ----+
+//!          |                                       this one has no room now      |
 //!          +--> a fate for all that waits for this destination                   +--> a fate for each recipient
 //! ```
 
@@ -37,10 +39,11 @@ use shared::{
     wire::{Limits, LineEnd, Role, Wire, WireError},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     fs::File,
-    io,
+    io, iter,
+    mem::replace,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -55,6 +58,9 @@ use tokio_util::either::Either;
 
 /// How long we listen for last words when the server does not take ours any more: it may have said why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// To how many servers a message is offered in one try: to all eight addresses of the best one, and to two more. Each may take half an
+/// hour before it says no, and meanwhile nothing else goes this way; so it has a bound, which the RFC does not give.
+const OFFERS_MAX: usize = 10;
 
 /// How we send.
 #[derive(Clone, Debug)]
@@ -199,6 +205,7 @@ struct Counters {
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// A server that is about to be tried.
+#[derive(Debug)]
 struct Target {
     server: Server,
     port: u16,
@@ -224,6 +231,43 @@ impl Target {
         };
         let server = Server { host: host.to_string(), because: Because::Route };
         Self { server, port: port.unwrap_or(usual_port), address, security, begin, login }
+    }
+}
+
+/// The way to a destination: all its servers, each of which is asked once for a message.
+#[derive(Debug, Default)]
+struct Itinerary {
+    /// Who has not been asked, best first.
+    ahead: VecDeque<Stop>,
+    /// Who is being talked with.
+    here: Option<Stop>,
+    /// Who was asked in vain.
+    behind: Vec<Stop>,
+}
+
+/// A server, or, once they are known, one of its addresses.
+#[derive(Clone, Debug)]
+struct Stop {
+    target: Arc<Target>,
+    address: Option<IpAddr>,
+}
+
+impl Itinerary {
+    fn new(targets: Vec<Target>) -> Self {
+        let stop = |target: Target| Stop { address: target.address, target: Arc::new(target) };
+        Self { ahead: targets.into_iter().map(stop).collect(), ..Self::default() }
+    }
+
+    /// For another message: what those who were asked in vain said of the one before is no answer to this one.
+    fn begin_again(&mut self) {
+        for stop in self.behind.drain(..).rev() {
+            self.ahead.push_front(stop);
+        }
+    }
+
+    /// We talk with this one now.
+    fn arrive(&mut self, stop: Stop) {
+        self.behind.extend(self.here.replace(stop));
     }
 }
 
@@ -278,28 +322,12 @@ impl Couriers {
     /// # Errors
     /// [`Fate::Deferred`] or [`Fate::Failed`] for all that waits for this destination.
     pub async fn connect(&self, to: &Destination, cause: Option<u64>) -> Result<Connection, Fate> {
+        let mut way = Itinerary::new(self.0.targets(to, cause).await?);
         let mut failures = vec![];
-        // RFC 5321 §5.1: "the SMTP client MUST be able to try (and retry) each of the relevant addresses in this list in order, until a
-        // delivery attempt succeeds."
-        for target in self.0.targets(to, cause).await? {
-            let addresses = match target.address {
-                Some(address) => vec![address],
-                None => match self.0.resolver.addresses(&target.server, self.0.families(), cause).await {
-                    Ok(addresses) => addresses,
-                    Err(fate) => {
-                        failures.push(fate);
-                        continue;
-                    }
-                },
-            };
-            for address in addresses {
-                match self.0.open(&target, address, cause).await {
-                    Ok(talk) => return Ok(Connection { couriers: self.clone(), to: to.clone(), talk, carried: 0 }),
-                    Err(fate) => failures.push(fate),
-                }
-            }
+        match self.0.next(&mut way, cause, &mut failures).await {
+            Some(talk) => Ok(Connection { couriers: self.clone(), to: to.clone(), way, talk, carried: 0 }),
+            None => Err(together(failures)),
         }
-        Err(together(failures))
     }
 }
 
@@ -339,6 +367,35 @@ impl Office {
         let found = self.resolver.exchangers(domain, cause).await;
         let servers = mx::exchangers(domain, found, our_names, || self.random())?;
         Ok(servers.into_iter().map(|server| Target::exchanger(server, *port)).collect())
+    }
+
+    /// Opens a connection to the next server on the way that lets us in. RFC 5321 §5.1: "the SMTP client MUST be able to try (and retry) each
+    /// of the relevant addresses in this list in order, until a delivery attempt succeeds."
+    async fn next(&self, way: &mut Itinerary, cause: Option<u64>, failures: &mut Vec<Fate>) -> Option<Talk<Stream>> {
+        while let Some(stop) = way.ahead.pop_front() {
+            let Stop { target, address } = &stop;
+            let failure = match address {
+                None => match self.resolver.addresses(&target.server, self.families(), cause).await {
+                    Ok(addresses) => {
+                        for address in addresses.into_iter().rev() {
+                            way.ahead.push_front(Stop { target: Arc::clone(target), address: Some(address) });
+                        }
+                        continue;
+                    }
+                    Err(fate) => fate,
+                },
+                Some(address) => match self.open(target, *address, cause).await {
+                    Ok(talk) => {
+                        way.arrive(stop);
+                        return Some(talk);
+                    }
+                    Err(fate) => fate,
+                },
+            };
+            failures.push(failure);
+            way.behind.push(stop);
+        }
+        None
     }
 
     fn random(&self) -> u64 {
@@ -528,11 +585,12 @@ fn in_words(error: &io::Error) -> String {
     characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }
 
-/// A connection on which messages can be sent.
+/// A connection on which messages can be sent. It leads to the best server of its destination that takes them now.
 #[derive(Debug)]
 pub struct Connection {
     couriers: Couriers,
     to: Destination,
+    way: Itinerary,
     talk: Talk<Stream>,
     /// How many messages it has carried.
     carried: u32,
@@ -541,18 +599,7 @@ pub struct Connection {
 impl Connection {
     /// Sends a message. The fates are those of the job's recipients, in their order.
     pub async fn send(&mut self, job: &Job) -> Vec<Fate> {
-        let mut fates = self.carry(job).await;
-        // A server may close a connection that has been idle, just when we use it again. That says nothing about the message: it goes over
-        // a new connection. More than one answer means that the server has looked at it.
-        if self.carried > 1 && !self.talk.client.is_ready() && self.talk.answers <= 1 {
-            match self.couriers.connect(&self.to, job.cause).await {
-                Ok(connection) => {
-                    *self = connection;
-                    fates = self.carry(job).await;
-                }
-                Err(fate) => fates = vec![fate; job.recipients.len()],
-            }
-        }
+        let fates = self.offer(job).await;
         let Counters { relayed, deferred, failed, .. } = &self.couriers.0.counters;
         for fate in &fates {
             match fate {
@@ -562,6 +609,65 @@ impl Connection {
             };
         }
         fates
+    }
+
+    /// Offers a message to the server that the connection leads to, and to the others of the destination, as long as recipients are left.
+    async fn offer(&mut self, job: &Job) -> Vec<Fate> {
+        if self.carried > 0 {
+            self.way.begin_again();
+        }
+        let mut fates = self.carry(job).await;
+        // A server may close a connection that has been idle, just when we use it again. That says nothing about the message: it goes over
+        // a new connection. More than one answer means that the server has looked at it.
+        if self.carried > 1 && !self.talk.client.is_ready() && self.talk.answers <= 1 {
+            match self.couriers.connect(&self.to, job.cause).await {
+                Ok(connection) => {
+                    *self = connection;
+                    fates = self.carry(job).await;
+                }
+                Err(fate) => return vec![fate; job.recipients.len()],
+            }
+        }
+        let mut left = self.talk.client.elsewhere().to_vec();
+        for _ in 1..OFFERS_MAX {
+            if left.is_empty() || self.way.ahead.is_empty() {
+                break;
+            }
+            left = self.offer_to_next(job, left, &mut fates).await;
+        }
+        fates
+    }
+
+    /// Offers a message to the next server for those who are left, by position. Tells who is left then.
+    async fn offer_to_next(&mut self, job: &Job, left: Vec<usize>, fates: &mut [Fate]) -> Vec<usize> {
+        let (id, count, remote) = (&job.id, left.len(), self.remote());
+        let farewell = format!("message {id} is offered to the next server, for {count} of its recipients");
+        self.talk.wire.conversation().note(&farewell);
+        tracing::info!(%id, remote, recipients = count, why = %fates[left[0]].account(), "the next server is asked");
+        let (mut failures, mut answers) = (vec![], vec![]);
+        if let Some(talk) = self.couriers.0.next(&mut self.way, job.cause, &mut failures).await {
+            // Only now, for a server that has no room for this message may have some for the next one.
+            let old = replace(&mut self.talk, talk);
+            self.carried = 0;
+            let recipients = left.iter().map(|position| job.recipients[*position]).collect();
+            let rest = Job { recipients, ..job.clone() };
+            // A goodbye has time; the message need not wait for it.
+            ((), answers) = tokio::join!(old.quit(), self.carry(&rest));
+        }
+        let elsewhere = if answers.is_empty() { &[] } else { self.talk.client.elsewhere() };
+        let elsewhere = elsewhere.iter().map(|number| left[*number]).collect();
+        let mut answers = answers.into_iter();
+        for position in left {
+            let before = &mut fates[position];
+            *before = match answers.next() {
+                // RFC 5321 §4.2.1: a server's own 5yz is final. What we only conclude from its offer may be otherwise at the others.
+                Some(
+                    fate @ (Fate::Relayed { .. } | Fate::Delivered(_) | Fate::Failed(Account { reply: Some(_), .. })),
+                ) => fate,
+                fate => together(iter::once(before.clone()).chain(failures.iter().cloned()).chain(fate).collect()),
+            };
+        }
+        elsewhere
     }
 
     async fn carry(&mut self, job: &Job) -> Vec<Fate> {

@@ -180,6 +180,16 @@ async fn listener() -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// The best server of hamburger.edu and its backup: the same port at two addresses of this machine.
+async fn best_and_backup() -> (TcpListener, TcpListener, u16) {
+    loop {
+        let (backup, port) = listener().await;
+        if let Ok(best) = TcpListener::bind(("127.0.0.2", port)).await {
+            return (best, backup, port);
+        }
+    }
+}
+
 async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
     Peer::new(listener.accept().await.unwrap().0)
 }
@@ -426,19 +436,12 @@ async fn routes_go_before_the_dns_and_a_smart_host_gets_what_is_for_it() {
 
 #[tokio::test]
 async fn a_server_that_is_busy_leaves_the_mail_to_the_next_one() {
-    // The same port at two addresses of this machine.
-    let (busy, other, port) = loop {
-        let (busy, port) = listener().await;
-        if let Ok(other) = TcpListener::bind(("127.0.0.2", port)).await {
-            break (busy, other, port);
-        }
-    };
+    let (best, backup, port) = best_and_backup().await;
     beside_a_name_server(async |resolver| {
         let couriers = couriers(settings(port, Some(resolver)));
         let serve = async {
-            // 127.0.0.2 is the better one.
-            accept(&other).await.say("421 4.3.2 too busy").await;
-            let mut peer = accept(&busy).await;
+            accept(&best).await.say("421 4.3.2 too busy").await;
+            let mut peer = accept(&backup).await;
             peer.say("554 5.3.2 no").await;
             peer.expect("QUIT").await;
         };
@@ -450,6 +453,194 @@ async fn a_server_that_is_busy_leaves_the_mail_to_the_next_one() {
         assert_eq!((account.status, &*text), (Status(4, 3, 2), want));
     })
     .await;
+}
+
+// --- Servers that fail after their greeting ----------------------------------------------------------------------------
+
+/// Says these replies, one for each line that it hears; before `354` comes a message. `-` is no reply but the end.
+async fn reply_in_turn(peer: &mut Peer<TcpStream>, replies: &str) {
+    let mut within = false;
+    for reply in replies.split('|') {
+        if within {
+            peer.message().await;
+        } else {
+            peer.hear().await;
+        }
+        if reply == "-" {
+            return;
+        }
+        peer.say(reply).await;
+        within = reply.starts_with("354");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_fails_after_its_greeting_leaves_the_mail_to_the_next_one() {
+    let (best, backup, port) = best_and_backup().await;
+    beside_a_name_server(async |resolver| {
+        for replies in [
+            "421 4.3.0 going down",
+            "451 4.3.0 disk broken",
+            "-",
+            "250 ok|451 4.3.0 no database",
+            "250 ok|250 ok|451 4.3.0 no room",
+            "250 ok|250 ok|354 go|452 4.3.1 no room",
+            "250 ok|250 ok|354 go|421 4.3.0 going down",
+        ] {
+            let serve = async {
+                let mut first = accept(&best).await;
+                first.greet("").await;
+                reply_in_turn(&mut first, replies).await;
+                let leaves = replies.contains("421") || replies == "-";
+                let first = (!leaves).then_some(first);
+                let mut second = accept(&backup).await;
+                second.greet("").await;
+                // Who does not go by himself hears our goodbye, once another is found.
+                if let Some(mut first) = first {
+                    first.expect("QUIT").await;
+                    first.say("221 bye").await;
+                }
+                second.take().await
+            };
+            let send = async {
+                let couriers = couriers(settings(port, Some(resolver)));
+                let mut connection = couriers.connect(&to("hamburger.edu"), None).await.unwrap();
+                let fates = connection.send(&job(1, b"hello\r\n")).await;
+                assert!(is_relayed(&fates), "{replies}: {fates:?}");
+                assert_eq!(fates[0].account().remote.as_deref(), Some("backup.hamburger.edu"));
+                // The connection leads to the backup now, and the next message goes there.
+                assert!(connection.is_usable());
+                assert!(is_relayed(&connection.send(&job(1, b"hello\r\n")).await));
+                connection.quit().await;
+            };
+            let ((), taken) = tokio::join!(send, serve);
+            assert_eq!(taken, [(7, 1), (7, 1)], "{replies}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_gets_a_message_twice_and_who_is_greylisted_waits() {
+    let (best, backup, port) = best_and_backup().await;
+    beside_a_name_server(async |resolver| {
+        let serve = async {
+            let mut peer = accept(&best).await;
+            peer.greet("").await;
+            reply_in_turn(&mut peer, "250 ok|250 ok|451 no database|450 4.2.0 greylisted|550 5.1.1 who?|354 go|250 ok")
+                .await;
+            let mut second = accept(&backup).await;
+            second.greet("").await;
+            peer.take().await;
+            second.expect("MAIL FROM:<alice@crepes.fr>").await;
+            second.say("250 ok").await;
+            second.expect("RCPT TO:<bob1@hamburger.edu>").await;
+            second.say("250 ok").await;
+            second.take().await;
+        };
+        let send = async {
+            let couriers = couriers(settings(port, Some(resolver)));
+            let mut connection = couriers.connect(&to("hamburger.edu"), None).await.unwrap();
+            let fates = connection.send(&job(4, b"hello\r\n")).await;
+            connection.quit().await;
+            let told = |fate: &Fate| {
+                let remote = fate.account().remote.clone().unwrap_or_default();
+                format!("{} {remote}", fate.account().status)
+            };
+            fates.iter().map(told).collect::<Vec<_>>()
+        };
+        let (told, ()) = tokio::join!(send, serve);
+        let (best, backup) = ("mail.hamburger.edu", "backup.hamburger.edu");
+        assert_eq!(
+            told,
+            [format!("2.0.0 {best}"), format!("2.0.0 {backup}"), format!("4.2.0 {best}"), format!("5.1.1 {best}")]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_a_server_may_have_taken_over_is_not_given_to_another_at_once() {
+    let (best, _backup, port) = best_and_backup().await;
+    beside_a_name_server(async |resolver| {
+        let serve = async {
+            let mut peer = accept(&best).await;
+            peer.greet("").await;
+            reply_in_turn(&mut peer, "250 ok|250 ok|354 go|-").await;
+        };
+        let send = async {
+            let couriers = couriers(settings(port, Some(resolver)));
+            let mut connection = couriers.connect(&to("hamburger.edu"), None).await.unwrap();
+            connection.send(&job(1, b"hello\r\n")).await
+        };
+        // If the backup were asked, nobody would answer there, and this would not end.
+        let (fates, ()) = tokio::join!(send, serve);
+        let [Fate::Deferred(account)] = &fates[..] else { panic!("{fates:?}") };
+        assert!(account.text.contains("it may arrive twice"), "{account}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn where_all_servers_fail_it_is_told_of_each_and_the_next_message_asks_each_again() {
+    let (best, backup, port) = best_and_backup().await;
+    let hub = Hub::quiet();
+    let mut events = hub.subscribe();
+    beside_a_name_server(async |resolver| {
+        let serve = async {
+            let mut first = accept(&best).await;
+            first.greet("").await;
+            reply_in_turn(&mut first, "451 4.3.0 disk broken").await;
+            let mut second = accept(&backup).await;
+            second.greet("").await;
+            first.take().await;
+            reply_in_turn(&mut second, "250 ok|250 ok|452 4.3.1 no room").await;
+            // The next message begins where the last one ended; the best server is well again.
+            second.expect("RSET").await;
+            second.say("250 ok").await;
+            reply_in_turn(&mut second, "451 4.3.1 no room").await;
+            let mut third = accept(&best).await;
+            third.greet("").await;
+            second.take().await;
+            third.take().await
+        };
+        let send = async {
+            let couriers = couriers_in(&hub, settings(port, Some(resolver)));
+            let mut connection = couriers.connect(&to("hamburger.edu"), Some(17)).await.unwrap();
+            let fates = connection.send(&job(1, b"hello\r\n")).await;
+            let again = connection.send(&job(1, b"hello\r\n")).await;
+            connection.quit().await;
+            (fates, again)
+        };
+        let ((fates, again), taken) = tokio::join!(send, serve);
+        let [Fate::Deferred(account)] = &fates[..] else { panic!("{fates:?}") };
+        let want = "mail.hamburger.edu [127.0.0.2]:PORT does not take the sender <alice@crepes.fr> now: 451 4.3.0 disk broken; \
+            backup.hamburger.edu [127.0.0.1]:PORT does not want the message now: 452 4.3.1 no room";
+        assert_eq!((account.status, &*account.text.replace(&port.to_string(), "PORT")), (Status(4, 3, 0), want));
+        assert!(is_relayed(&again), "{again:?}");
+        assert_eq!(taken, [(7, 1)]);
+    })
+    .await;
+    drop(hub);
+    let mut told = vec![];
+    while let Some(Heard::Event(event)) = events.next().await {
+        told.push(event.to_string());
+        if told.iter().filter(|line| *line == "@ close").count() == 3 {
+            break;
+        }
+    }
+    let story: Vec<&str> = told.iter().filter_map(|line| line.strip_prefix("# ")).collect();
+    assert_eq!(
+        story,
+        [
+            "message Q1, which connection 17 brought",
+            "message Q1 is offered to the next server, for 1 of its recipients",
+            "message Q1, which connection 17 brought",
+            "message Q1, which connection 17 brought",
+            "message Q1 is offered to the next server, for 1 of its recipients",
+            "message Q1, which connection 17 brought",
+        ]
+    );
 }
 
 // --- TLS -------------------------------------------------------------------------------------------------------------
