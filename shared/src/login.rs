@@ -112,6 +112,14 @@ impl Logins {
     }
 }
 
+/// The account that `user` means: mail programs offer the whole address, and its domain is left out if it is one of `ours`.
+pub fn account<'a>(user: &'a str, ours: &[String]) -> &'a str {
+    match user.rsplit_once('@') {
+        Some((name, domain)) if ours.iter().any(|ours| ours.eq_ignore_ascii_case(domain)) => name,
+        _ => user,
+    }
+}
+
 /// A nonce for SCRAM; none without randomness. Base64 has no comma (RFC 5802 §7).
 pub fn nonce() -> Option<String> {
     let mut octets = [0; 18];
@@ -136,6 +144,21 @@ mod tests {
         assert!(matches!(logins.judge("bob", |_| false, [127, 0, 0, 2].into(), &stopped).await, Answer::Denied));
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert_eq!(logins.denied.get(), 2);
+    }
+
+    #[test]
+    fn an_address_of_ours_means_its_account_and_nobody_elses_does() {
+        let ours = ["hamburger.edu".to_owned()];
+        for (user, means) in [
+            ("bob", "bob"),
+            ("bob@Hamburger.EDU", "bob"),
+            ("bob@crepes.fr", "bob@crepes.fr"),
+            ("a@b@hamburger.edu", "a@b"),
+            ("@hamburger.edu", ""),
+            ("bob@", "bob@"),
+        ] {
+            assert_eq!(account(user, &ours), means);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::session::LINE_OCTETS_MAX;
 use serde::{Deserialize, Serialize};
 use shared::{
     config::keep,
+    login,
     units::Span,
     wire::{Limits, LineEnd},
 };
@@ -85,10 +86,7 @@ impl Config {
 
     /// The account that a client means: its domain, if it is one of ours, is left out.
     pub fn account<'a>(&self, user: &'a str) -> &'a str {
-        match user.rsplit_once('@') {
-            Some((name, domain)) if self.domains.iter().any(|ours| ours.eq_ignore_ascii_case(domain)) => name,
-            _ => user,
-        }
+        login::account(user, &self.domains)
     }
 
     /// The mailbox of an account; none for a name that would lead elsewhere.

@@ -16,6 +16,7 @@ use crate::{
     spool::{Draft, Id, Stored},
 };
 use shared::{
+    login,
     maildir::Attempt,
     message::Shown,
     transcript::{Conversation, Kind},
@@ -276,6 +277,10 @@ impl Visit {
         gone(wire, reason)
     }
 
+    fn account<'a>(&self, user: &'a str) -> &'a str {
+        login::account(user, &self.office.config.domains)
+    }
+
     async fn perform<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         effect: Effect,
@@ -287,9 +292,9 @@ impl Visit {
                 // It takes its time, and answers to what was said before need not wait with it.
                 let _ = wire.flush().await;
                 let logins = &self.office.lasting.logins;
-                Outcome::Login(logins.check(credentials.user(), &credentials, self.peer, shutdown).await)
+                Outcome::Login(logins.check(self.account(credentials.user()), &credentials, self.peer, shutdown).await)
             }
-            Effect::FetchKeys(user) => Outcome::Login(self.office.lasting.logins.keys(&user, self.peer)),
+            Effect::FetchKeys(user) => Outcome::Login(self.office.lasting.logins.keys(self.account(&user), self.peer)),
             Effect::Admit { from, to, mailboxes, octets, pause } => {
                 if !pause.is_zero() {
                     let _ = wire.flush().await;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use shared::{
     Shared,
     accounts::{self, Accounts},
@@ -643,6 +644,21 @@ async fn what_cannot_be_delivered_is_tried_as_often_as_the_schedule_says_and_the
     let (_, tries) = report.split_once("given up after ").unwrap();
     assert!(["2 tries", "3 tries"].iter().any(|right| tries.starts_with(right)), "{report}");
     assert!(report.starts_with("Return-Path: <>\r\n") && report.contains("Action: failed"), "{report}");
+}
+
+/// Programs for mail offer the whole address as the name.
+#[tokio::test]
+async fn a_user_may_log_in_by_address() {
+    let (house, shared) = (House::new(), shared());
+    beside_a_server(house.config(), &shared, async |at, _| {
+        for (user, code) in [("bob@hamburger.edu", "235 "), ("bob", "235 "), ("bob@crepes.fr", "535 ")] {
+            let mut client = greeted(at).await;
+            let secret = BASE64_STANDARD.encode(format!("\0{user}\0hungry"));
+            let heard = say(&mut client, &format!("AUTH PLAIN {secret}")).await;
+            assert!(heard.starts_with(code), "{user}: {heard}");
+        }
+    })
+    .await;
 }
 
 /// What the queue lists, once it says this.
