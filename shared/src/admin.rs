@@ -446,7 +446,8 @@ impl Filter {
         self.wants_daemon(&event.daemon, &event.host) && self.connection.is_none_or(|c| c == event.connection)
     }
 
-    fn wants_daemon(&self, daemon: &str, host: &str) -> bool {
+    /// Whether this daemon of this host may have something that passes.
+    pub fn wants_daemon(&self, daemon: &str, host: &str) -> bool {
         self.daemon.as_ref().is_none_or(|wanted| wanted == daemon)
             && self.host.as_ref().is_none_or(|wanted| wanted == host)
     }

@@ -99,6 +99,9 @@ pub struct Event {
     /// The connection for whose sake this one exists: the mail that came in and is now relayed, the query that asks on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<u64>,
+    /// Whether it began here: a delivery, a question to another server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outgoing: bool,
     /// TCP, TLS or UDP.
     pub transport: Transport,
     /// Our end.
@@ -264,7 +267,7 @@ impl Transcript {
     /// Gives the connection its number. Nothing is reported yet: see [`Conversation::opened`].
     pub fn conversation(&self, transport: Transport, local: SocketAddr, remote: SocketAddr) -> Conversation {
         let id = self.hub.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        Conversation { transcript: self.clone(), id, cause: None, transport, local, remote }
+        Conversation { transcript: self.clone(), id, cause: None, outgoing: false, transport, local, remote }
     }
 
     /// The hub that this transcript speaks into.
@@ -284,6 +287,7 @@ pub struct Conversation {
     transcript: Transcript,
     id: u64,
     cause: Option<u64>,
+    outgoing: bool,
     transport: Transport,
     local: SocketAddr,
     remote: SocketAddr,
@@ -309,6 +313,13 @@ impl Conversation {
     #[must_use]
     pub fn because_of(mut self, cause: u64) -> Self {
         self.cause = Some(cause);
+        self
+    }
+
+    /// It begins here, not there.
+    #[must_use]
+    pub fn outgoing(mut self) -> Self {
+        self.outgoing = true;
         self
     }
 
@@ -378,6 +389,7 @@ impl Conversation {
             host: Arc::clone(&self.transcript.host),
             connection: self.id,
             cause: self.cause,
+            outgoing: self.outgoing,
             transport: self.transport,
             local: self.local,
             remote: self.remote,

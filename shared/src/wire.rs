@@ -257,6 +257,7 @@ const LINGER: Duration = Duration::from_millis(500);
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A new connection; the transcript hears that it is open, and will hear when it is closed.
     pub fn new(stream: S, role: Role, limits: Limits, mask: Mask, conversation: Conversation) -> Self {
+        let conversation = if role == Role::Client { conversation.outgoing() } else { conversation };
         conversation.opened();
         let record = Record { conversation, role, mask, next: Privacy::AsMasked, last: VecDeque::new() };
         Self::with(stream, limits, record)

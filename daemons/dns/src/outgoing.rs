@@ -226,7 +226,7 @@ impl Registry {
         remote: SocketAddr,
         cause: Option<u64>,
     ) -> Conversation {
-        let talk = self.transcript.conversation(transport, local, remote);
+        let talk = self.transcript.conversation(transport, local, remote).outgoing();
         let talk = match cause {
             Some(cause) => talk.because_of(cause),
             None => talk,

@@ -3,7 +3,7 @@
 use crate::state;
 use anyhow::{Context, bail};
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
@@ -29,7 +29,17 @@ impl Whom {
         let services = std::fs::read_dir("/run/tomte").into_iter().flatten().flatten();
         let services = services.map(|entry| entry.path().join("admin.sock"));
         let all = std::iter::once(self.state.join("admin.sock")).chain(services);
-        let living: Vec<PathBuf> = all.filter(|path| UnixStream::connect(path).is_ok()).collect();
+        let (mut living, mut closed) = (vec![], None);
+        for path in all {
+            match UnixStream::connect(&path) {
+                Ok(_) => living.push(path),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => closed = Some(path),
+                Err(_) => {}
+            }
+        }
+        if let (Some(path), true) = (closed, living.is_empty()) {
+            bail!("{}: you may not ask there; do it as the user that started it, or one of its group", path.display());
+        }
         if living.is_empty() {
             bail!(
                 "nothing runs here: no lab in {} and no service in /run/tomte. Start the lab with `tomte up`.",

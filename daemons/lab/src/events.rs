@@ -1,20 +1,23 @@
 //! `tomte events`: the live transcript on the terminal.
 
 use crate::client::{Whom, get};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use shared::{
-    admin::Filter,
+    admin::{Entry, Filter},
     transcript::{Event, Kind, Transport},
 };
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     io::{BufRead, IsTerminal, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::mpsc,
     thread,
+    time::SystemTime,
 };
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     whom: Whom,
@@ -27,6 +30,9 @@ pub(crate) struct Arguments {
     /// Only this connection (the number after #)
     #[arg(long, value_name = "NUMBER")]
     connection: Option<u64>,
+    /// Only what comes from now on, nothing of what was said before
+    #[arg(long)]
+    new: bool,
     /// All lines of a message, such as the header fields of HTTP
     #[arg(long)]
     full: bool,
@@ -41,34 +47,67 @@ pub(crate) struct Arguments {
 pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { daemon, host, connection, .. } = arguments;
     let filter = Filter { daemon: daemon.clone(), host: host.clone(), connection: *connection };
+    let sockets = arguments.whom.sockets()?;
+    meets_somebody(&sockets, &filter)?;
     let path = format!("/events?{}", filter.to_query());
     // A thread for each daemon that is followed; what they hear comes together here. The bound holds a fast daemon
     // back at its own socket, where it is told what it missed.
     let (sender, receiver) = mpsc::sync_channel(1024);
-    for socket in arguments.whom.sockets()? {
+    for socket in sockets {
         let (sender, path) = (sender.clone(), path.clone());
-        thread::spawn(move || {
-            let result = follow(&socket, &path, &sender);
-            if let Err(error) = result {
-                eprintln!("tomte: {error:#}");
-            }
+        thread::spawn(move || match follow(&socket, &path, &sender) {
+            Ok(()) => eprintln!("tomte: {} has stopped", socket.display()),
+            Err(error) => eprintln!("tomte: {error:#}"),
         });
     }
     drop(sender);
     let mut out = std::io::stdout().lock();
     let paint = Paint { on: out.is_terminal() && !arguments.no_colour && std::env::var_os("NO_COLOR").is_none() };
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+    let mut looks_back = false;
     for heard in receiver {
         match heard {
-            Heard::Event(json) if arguments.json => writeln!(out, "{json}")?,
             Heard::Event(json) => {
                 let event: Event = serde_json::from_str(&json).context("an event that this version does not know")?;
-                out.write_all(paint.event(&event, arguments.full).as_bytes())?;
+                let is_old = event.micros < began;
+                if is_old && arguments.new {
+                    continue;
+                }
+                if looks_back && !is_old {
+                    out.flush()?;
+                    eprintln!("--- above, what was said before you came; from here on, live ---");
+                }
+                looks_back = is_old;
+                if arguments.json {
+                    writeln!(out, "{json}")?;
+                } else {
+                    out.write_all(paint.event(&event, arguments.full).as_bytes())?;
+                }
             }
             Heard::Missed(count) => eprintln!("tomte: {count} events came faster than they could be shown"),
         }
         out.flush()?;
     }
     Ok(())
+}
+
+/// A filter that nobody meets would wait for ever without a word.
+fn meets_somebody(sockets: &[PathBuf], filter: &Filter) -> anyhow::Result<()> {
+    let mut all: Vec<Entry> = vec![];
+    for socket in sockets {
+        all.extend(serde_json::from_reader::<_, Vec<Entry>>(get(socket, "/status")?)?);
+    }
+    if all.iter().any(|entry| filter.wants_daemon(&entry.daemon, &entry.host)) {
+        return Ok(());
+    }
+    let names = |of: fn(&Entry) -> &str| {
+        let names: BTreeSet<&str> = all.iter().map(of).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    let wanted =
+        [filter.daemon.as_deref(), filter.host.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" at ");
+    let (daemons, hosts) = (names(|entry| &entry.daemon), names(|entry| &entry.host));
+    bail!("there is no {wanted} here\n  daemons: {daemons}\n  hosts: {hosts}");
 }
 
 /// What a daemon tells whoever follows it.
@@ -136,7 +175,8 @@ impl Paint {
                     Transport::Tls => "tls",
                     Transport::Udp => "udp",
                 };
-                format!("{} {transport} {} -> {}", event.line, event.remote, event.local)
+                let (from, to) = if event.outgoing { (event.local, event.remote) } else { (event.remote, event.local) };
+                format!("{} {transport} {from} -> {to}", event.line)
             }
             _ => event.line.clone(),
         };
@@ -163,6 +203,7 @@ mod tests {
             host: "www.someschool.edu".into(),
             connection: 12,
             cause: None,
+            outgoing: false,
             transport: Transport::Tcp,
             local: ([127, 77, 3, 80], 8080).into(),
             remote: ([127, 0, 0, 1], 51344).into(),
@@ -176,5 +217,8 @@ mod tests {
         assert!(paint.event(&event, true).ends_with("#12 C: Host: www.someschool.edu\n"));
         let open = Event { kind: Kind::Open, line: "open".to_owned(), ..event };
         assert!(paint.event(&open, false).ends_with("#12 @ open tcp 127.0.0.1:51344 -> 127.77.3.80:8080\n"));
+        // The arrow goes from whoever called.
+        let called = Event { outgoing: true, ..open };
+        assert!(paint.event(&called, false).ends_with("#12 @ open tcp 127.77.3.80:8080 -> 127.0.0.1:51344\n"));
     }
 }

@@ -93,6 +93,27 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Gives every host its place on loopback.
+    pub(crate) fn settle(&mut self, ports: Ports, state: &Path) {
+        self.host.iter_mut().for_each(|host| host.settle(ports, state));
+        // A browser outside of the lab does not know its names, and would be led out of it.
+        let places: Vec<(String, String)> = self
+            .host
+            .iter()
+            .filter_map(|host| {
+                Some((format!("http://{}/", host.name), format!("http://{}/", host.web.as_ref()?.listen[0])))
+            })
+            .collect();
+        let redirects = self.host.iter_mut().filter_map(|host| host.web.as_mut()).flat_map(|web| &mut web.redirect);
+        for redirect in redirects {
+            for (named, placed) in &places {
+                if let Some(path) = redirect.to.strip_prefix(named) {
+                    redirect.to = format!("{placed}{path}");
+                }
+            }
+        }
+    }
+
     /// Keeps the named hosts; all, when none is named.
     pub(crate) fn select(&mut self, names: &[String]) -> Result<(), String> {
         if let Some(unknown) = names.iter().find(|name| !self.host.iter().any(|host| host.name == **name)) {
@@ -222,6 +243,16 @@ mod tests {
         assert_eq!(address("www.someschool.edu").as_deref(), Some("127.77.3.80"));
         assert_eq!(address("words.someschool.edu").as_deref(), Some("127.77.3.7"));
         assert_eq!(address("www.somesite.com").as_deref(), Some("127.77.4.80"));
+    }
+
+    /// CLAIMS C44: the page has moved to a host that answers.
+    #[test]
+    fn a_redirect_stays_in_the_lab() {
+        let mut lab = Lab::parse("lab.toml", SHIPPED).unwrap();
+        lab.settle(Ports::High, Path::new("/state"));
+        let school = lab.host.iter().find(|host| host.name == "www.someschool.edu").unwrap();
+        let targets: Vec<&str> = school.web.iter().flat_map(|web| &web.redirect).map(|it| it.to.as_str()).collect();
+        assert_eq!(targets, ["http://127.77.4.80:8080/"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::client::{Whom, get, post};
 use anyhow::bail;
 use shared::admin::{Answered, Filter};
+use smtp::queue::Question;
 use std::io::{Read, Write};
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
@@ -63,9 +64,9 @@ pub(crate) fn queue(command: &Command) -> anyhow::Result<()> {
         Command::Release(One { id, which }) => ("release", Some(id), which),
         Command::Delete(One { id, which }) => ("delete", Some(id), which),
     };
-    // The id goes into a path.
-    if let Some(id) = id.filter(|id| id.is_empty() || !id.bytes().all(|octet| octet.is_ascii_alphanumeric())) {
-        bail!("`{id}` is no queue id; `tomte queue list` shows them");
+    // The id goes into a path, and only what is one may.
+    if let Err(problem) = Question::parse(action, id.map(String::as_str)) {
+        bail!("{problem} (tomte queue list)");
     }
     let path = match (action, id) {
         ("list", _) => "/queue".to_owned(),
@@ -87,8 +88,11 @@ pub(crate) fn queue(command: &Command) -> anyhow::Result<()> {
     }
     // An id is known to one queue; what the others say would only hide its answer.
     let knows = |answer: &Answered| !answer.lines.iter().all(|line| line.starts_with("no message "));
-    if id.is_some() && answered.iter().any(knows) {
+    if let Some(id) = id.filter(|id| *id != "all") {
         answered.retain(knows);
+        if answered.is_empty() {
+            bail!("no message {id} waits here; `tomte queue list` shows those that do");
+        }
     }
     let mut out = std::io::stdout().lock();
     for Answered { host, lines, .. } in answered {

@@ -85,8 +85,12 @@ pub(crate) fn up(arguments: &Arguments) -> anyhow::Result<()> {
         );
     }
     state::prepare(&state, if arguments.fresh { Begin::Fresh } else { Begin::Continue })?;
+    let copy = state.join("lab.toml");
+    if arguments.lab.is_none() && std::fs::read_to_string(&copy)? != state::shipped("lab.toml")? {
+        eprintln!("{} is not the lab that starts now; to start that one: tomte up --lab {0}", copy.display());
+    }
     let ports = if arguments.privileged_ports { Ports::Privileged } else { Ports::High };
-    lab.host.iter_mut().for_each(|host| host.settle(ports, &state));
+    lab.settle(ports, &state);
     if arguments.dnssec {
         let servers: Vec<&mut dns::Config> = lab.host.iter_mut().filter_map(|host| host.dns.as_mut()).collect();
         sign(servers)?;
@@ -298,11 +302,13 @@ fn print_table(hosts: &[Started], authority: &Path, state: &Path, began: Instant
         each.collect::<Vec<_>>().join("  ")
     };
     let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or(0).max(4);
-    let wide = hosts.iter().map(|host| services(host).len()).max().unwrap_or(0).max(8);
-    writeln!(out, "{bold}{:width$}  {:<13} {:<wide$}  TRY{plain}", "HOST", "ADDRESS", "SERVICES")?;
+    writeln!(out, "{bold}{:width$}  {:<13} SERVICES, and what to try{plain}", "HOST", "ADDRESS")?;
     for host in hosts {
         let address = host.endpoints.first().map(|(_, endpoint)| endpoint.address.ip().to_string()).unwrap_or_default();
-        writeln!(out, "{:width$}  {address:<13} {:<wide$}  {}", host.name, services(host), host.suggestion)?;
+        writeln!(out, "{:width$}  {address:<13} {}", host.name, services(host))?;
+        if !host.suggestion.is_empty() {
+            writeln!(out, "    {dim}{}{plain}", host.suggestion)?;
+        }
     }
     let telnet = hosts.iter().flat_map(|host| &host.endpoints).find(|(_, endpoint)| endpoint.protocol == "http");
     if let Some((_, Endpoint { address, .. })) = telnet {

@@ -425,7 +425,7 @@ impl Resolver {
         if !self.transcript.is_heard() {
             return;
         }
-        let talk = self.transcript.conversation(Transport::Udp, self.ends.0, self.ends.1);
+        let talk = self.transcript.conversation(Transport::Udp, self.ends.0, self.ends.1).outgoing();
         let talk = cause.into_iter().fold(talk, Conversation::because_of);
         talk.message(Kind::Client, question.to_owned(), vec![], 0);
         talk.message(Kind::Server, told, vec![], 0);

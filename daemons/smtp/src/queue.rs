@@ -907,6 +907,7 @@ fn chance(id: Id, tries: u32) -> u8 {
 fn people(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
+        1 => "1 second".to_owned(),
         0..120 => format!("{seconds} seconds"),
         120..7200 => format!("{} minutes", seconds / 60),
         7200..172_800 => format!("{} hours", seconds / 3600),
@@ -1047,7 +1048,11 @@ impl Queue {
         }
         let mut lines: Vec<String> = octets
             .split(|octet| *octet == b'\n')
-            .map(|line| shared::transcript::readable(line.trim_ascii_end()))
+            .map(|line| {
+                // Folded header fields begin with a tab, which would be shown as `\t`.
+                let pieces = line.trim_ascii_end().split(|octet| *octet == b'\t');
+                pieces.map(shared::transcript::readable).collect::<Vec<_>>().join("        ")
+            })
             .collect();
         if stored.start + stored.octets > SHOWN_OCTETS {
             lines.push(format!("... and {} octets more", stored.start + stored.octets - SHOWN_OCTETS));

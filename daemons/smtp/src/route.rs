@@ -198,10 +198,9 @@ impl House {
                         todo.extend(targets.iter().rev().map(Some));
                     }
                 }
-                Meaning::Circle => {}
                 // An account may have gone since the start, when this would have been refused. The others get their mail.
                 Meaning::Nobody if !path.is_empty() => tracing::warn!(name, %target, "an alias leads to nobody"),
-                Meaning::Nobody => {}
+                Meaning::Nobody | Meaning::Circle => {}
             }
         }
         if found.is_empty() && name.eq_ignore_ascii_case(POSTMASTER) {

@@ -355,7 +355,7 @@ impl Upstream {
             Shown { client, server: servers.cookie(server, client) }
         });
         let query = query(question, &self.weakness, manner, shown.as_ref())?;
-        let talk = self.transcript.conversation(over, local, server).because_of(question.cause);
+        let talk = self.transcript.conversation(over, local, server).outgoing().because_of(question.cause);
         Ok(Pending { inquiry, query, shown, talk })
     }
 

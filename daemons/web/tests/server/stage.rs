@@ -235,7 +235,7 @@ fn accounts(dir: &Path) -> Accounts {
     let hash = |secret: &[u8]| accounts::hash(secret).unwrap();
     let text = format!("[alice]\npassword = \"{}\"\n[bob]\npassword = \"{}\"\n", hash(b"crepes"), hash(b"hungry"));
     fs::write(&file, text).unwrap();
-    Accounts::load(&accounts::Config { file: Some(file), remember: Span::secs(60) }).unwrap()
+    Accounts::load(&accounts::Config { file: Some(file), ..accounts::Config::default() }).unwrap()
 }
 
 fn build(dir: &Path) {
