@@ -454,7 +454,14 @@ async fn a_full_mailbox_is_told_at_rcpt_and_when_the_message_is_larger_than_was_
         assert!(say(&mut client, "RCPT TO:<bob@hamburger.edu>").await.starts_with("452 4.2.2"));
         assert!(say(&mut client, "RSET").await.starts_with("250 "));
         let heard = send(&mut client, "a@b", &["bob@hamburger.edu"], &text).await;
-        assert!(heard.starts_with("452 4.3.1"), "{heard}");
+        assert_eq!(heard, "452 4.2.2 <bob@hamburger.edu>... the mailbox is full");
+        let heard = send(&mut client, "a@b", &["bob@hamburger.edu"], &text.repeat(2)[..1600]).await;
+        assert_eq!(heard, "552 5.2.2 <bob@hamburger.edu>... the mailbox has room for 1500 octets in all");
+        // In chunks it is the same.
+        assert!(say(&mut client, "MAIL FROM:<a@b>").await.starts_with("250 "));
+        assert!(say(&mut client, "RCPT TO:<bob@hamburger.edu>").await.starts_with("250 "));
+        let heard = say(&mut client, &format!("BDAT {} LAST\r\n{text}", text.len() + 2)).await;
+        assert!(heard.starts_with("452 4.2.2"), "{heard}");
     })
     .await;
     assert_eq!(house.mail("bob").len(), 1);
