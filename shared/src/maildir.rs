@@ -737,8 +737,7 @@ impl Delivery {
     /// The system refused; the message is not there. A failed fsync is never tried again: the file is discarded.
     pub fn place(&mut self) -> io::Result<Placed> {
         fdatasync(&self.file)?;
-        let (name, unique_name) =
-            (format!("{},S={},W={}", self.name, self.octets, self.on_the_wire.total()), &self.name.0);
+        let (name, unique_name) = (self.placed_name(), &self.name.0);
         if let Some(cur) = &self.cur {
             let mut found = false;
             for dir in [&self.new, cur] {
@@ -765,6 +764,19 @@ impl Delivery {
     /// The system refused. What was placed may or may not outlive a power cut; a failed fsync must not be tried again.
     pub fn sync_name(&self) -> io::Result<()> {
         Ok(fsync(&self.new)?)
+    }
+
+    /// Takes back what was placed now, for a sender that is told that it is not there and comes again.
+    ///
+    /// # Errors
+    /// The system refused; `NotFound` when a reader has moved it.
+    pub fn take_back(&self) -> io::Result<()> {
+        Ok(unlinkat(&self.new, self.placed_name(), AtFlags::empty())?)
+    }
+
+    /// The unique name and the sizes, which are known when all is written.
+    fn placed_name(&self) -> String {
+        format!("{},S={},W={}", self.name, self.octets, self.on_the_wire.total())
     }
 }
 

@@ -123,7 +123,8 @@ fn what_crepes_signs_passes_at_hamburger_and_what_a_stranger_claims_does_not() {
     // The same text with another word in it, and a claim of our own; and a sender whose domain does not send from here.
     let (_, original) = signed.split_once("DKIM-Signature:").unwrap();
     let forged = format!(
-        "Authentication-Results: hamburger.edu; dkim=pass\r\nDKIM-Signature:{}.",
+        "Authentication-Results: hamburger.edu; dkim=pass\r\nAuthentication-Results:\r\n hamburger.edu; dkim=pass\r\n\
+         Authentication-Results : (we) \"hamburger.edu\" 1; dkim=pass\r\nDKIM-Signature:{}.",
         original.replace("ketchup", "mustard")
     );
     send(hamburger, &["EHLO x", "MAIL FROM:<eve@far.fr>", "RCPT TO:<bob@hamburger.edu>", "DATA", &forged, "QUIT"]);

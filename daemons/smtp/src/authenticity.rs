@@ -24,6 +24,7 @@ use mail_auth::{
     dkim::{DkimSigner, Done},
     spf::verify::SpfParameters,
 };
+use memchr::{memchr, memchr_iter};
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
@@ -95,29 +96,77 @@ impl Authenticator {
     }
 }
 
-/// Cuts out what a stranger claims that we have found (RFC 8601 §5): such fields are ours to write.
+/// Cuts out what a stranger claims that we have found (RFC 8601 §5, a MUST): such fields are ours to write.
 pub(crate) fn without_forged_results(message: &[u8], host: &str) -> Vec<u8> {
     let mut kept = Vec::with_capacity(message.len());
-    let (mut cutting, mut in_header) = (false, true);
-    for line in message.split_inclusive(|octet| *octet == b'\n') {
-        if in_header {
-            let continues = line.starts_with(b" ") || line.starts_with(b"\t");
-            in_header = line != b"\r\n";
-            cutting = if continues { cutting } else { is_result_of(line, host) };
+    let mut rest = message;
+    while !rest.is_empty() && !rest.starts_with(b"\r\n") {
+        let (field, others) = rest.split_at(field_octets(rest));
+        if !is_result_of(field, host) {
+            kept.extend_from_slice(field);
         }
-        if !in_header || !cutting {
-            kept.extend_from_slice(line);
-        }
+        rest = others;
     }
+    kept.extend_from_slice(rest);
     kept
 }
 
-/// Whether a header's line begins a field in which `host` tells results.
-fn is_result_of(line: &[u8], host: &str) -> bool {
-    const NAME: &[u8] = b"Authentication-Results:";
-    let named = line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME));
-    let teller = line.get(NAME.len()..).unwrap_or_default().trim_ascii_start();
-    named && teller.get(..host.len()).is_some_and(|teller| teller.eq_ignore_ascii_case(host.as_bytes()))
+/// How long the field is that a header begins with. RFC 5322 §2.2.3: it goes on in each line that begins with a blank.
+fn field_octets(header: &[u8]) -> usize {
+    let ends = memchr_iter(b'\n', header).map(|lf| lf + 1);
+    let mut ends = ends.filter(|end| !matches!(header.get(*end), Some(b' ' | b'\t')));
+    ends.next().unwrap_or(header.len())
+}
+
+/// Whether it is a field in which `host` tells results, however it is folded, commented and quoted.
+fn is_result_of(field: &[u8], host: &str) -> bool {
+    let Some(colon) = memchr(b':', field) else { return false };
+    // RFC 5322 §4.5: there may be blanks before the colon.
+    let named = field[..colon].trim_ascii_end().eq_ignore_ascii_case(b"Authentication-Results");
+    named && teller(&field[colon + 1..]).eq_ignore_ascii_case(host.as_bytes())
+}
+
+/// RFC 8601 §2.2: who tells the results, `authserv-id`. It is a token or a quoted string (RFC 2045 §5.1); a version may follow it.
+fn teller(text: &[u8]) -> Vec<u8> {
+    let text = without_comments(text);
+    let Some(quoted) = text.strip_prefix(b"\"") else {
+        let special = |octet: &u8| octet.is_ascii_whitespace() || b"()<>@,;:\\\"/[]?=".contains(octet);
+        return text.iter().copied().take_while(|octet| !special(octet)).collect();
+    };
+    let (mut teller, mut octets) = (vec![], quoted.iter());
+    while let Some(octet) = octets.next() {
+        match octet {
+            b'"' => break,
+            b'\\' => teller.extend(octets.next()),
+            octet => teller.push(*octet),
+        }
+    }
+    teller
+}
+
+/// What stands behind blanks, line ends and comments, which nest (RFC 5322 §3.2.2, `CFWS`). Behind a comment without an end stands nothing.
+fn without_comments(mut text: &[u8]) -> &[u8] {
+    loop {
+        text = text.trim_ascii_start();
+        if !text.starts_with(b"(") {
+            return text;
+        }
+        let (mut depth, mut at) = (0, 0);
+        while let Some(octet) = text.get(at) {
+            match octet {
+                b'(' => depth += 1,
+                b')' => depth -= 1,
+                // A quoted pair.
+                b'\\' => at += 1,
+                _ => {}
+            }
+            at += 1;
+            if depth == 0 {
+                break;
+            }
+        }
+        text = text.get(at..).unwrap_or_default();
+    }
 }
 
 /// Signs our users' messages.
@@ -182,13 +231,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_that_a_stranger_tells_in_our_name_are_cut_out() {
-        let message = b"A: b\r\nauthentication-results: Hamburger.edu; spf=pass\r\n dkim=pass\r\n\
-            Authentication-Results: other.edu; spf=fail\r\n\r\nAuthentication-Results: hamburger.edu\r\n";
-        let kept = without_forged_results(message, "hamburger.edu");
-        assert_eq!(
-            String::from_utf8(kept).unwrap(),
-            "A: b\r\nAuthentication-Results: other.edu; spf=fail\r\n\r\nAuthentication-Results: hamburger.edu\r\n"
-        );
+    fn results_that_a_stranger_tells_in_our_name_are_cut_out_however_they_are_written() {
+        for forged in [
+            "authentication-results: Hamburger.edu; spf=pass\r\n dkim=pass\r\n",
+            "Authentication-Results:hamburger.edu;dkim=pass\r\n",
+            // RFC 8601 §2.2: a version.
+            "Authentication-Results: hamburger.edu 1; dkim=pass\r\n",
+            // RFC 5322 §2.2.3: folded, before what counts and often.
+            "Authentication-Results:\r\n hamburger.edu; dkim=pass\r\n",
+            "Authentication-Results:\r\n\t\r\n  hamburger.edu\r\n ;dkim=pass\r\n",
+            // §4.5: blanks before the colon.
+            "Authentication-Results \t: hamburger.edu; dkim=pass\r\n",
+            // §3.2.2: comments, which nest, and have quoted pairs.
+            "Authentication-Results: (by) hamburger.edu; dkim=pass\r\n",
+            "Authentication-Results:(a (nested\r\n one \\)) here)\r\n (b)hamburger.edu(c); dkim=pass\r\n",
+            // RFC 2045 §5.1: the identifier may be quoted.
+            "Authentication-Results: \"hamburger.edu\"; dkim=pass\r\n",
+            "Authentication-Results: \"ham\\burger.edu\" 1; dkim=pass\r\n",
+        ] {
+            let message = format!("{forged}A: b\r\n{forged}{forged}B: c\r\n{forged}\r\n{forged}");
+            let kept = without_forged_results(message.as_bytes(), "hamburger.edu");
+            assert_eq!(String::from_utf8(kept).unwrap(), format!("A: b\r\nB: c\r\n\r\n{forged}"), "{forged}");
+        }
+    }
+
+    #[test]
+    fn what_others_tell_is_kept() {
+        for field in [
+            "Authentication-Results: other.edu; spf=fail\r\n",
+            "Authentication-Results: hamburger.edu.evil.org; spf=pass\r\n",
+            "Authentication-Results: (hamburger.edu) other.edu; spf=pass\r\n",
+            "Authentication-Results: other.edu; spf=pass\r\n hamburger.edu\r\n",
+            "Authentication-Results: (hamburger.edu; spf=pass\r\n",
+            "Authentication-Results:\r\n",
+            "X-Authentication-Results: hamburger.edu; spf=pass\r\n",
+            "Authentication-Results-Old: hamburger.edu; spf=pass\r\n",
+            "Subject: x\r\n Authentication-Results: hamburger.edu\r\n",
+        ] {
+            let message = format!("{field}A: b\r\n{field}\r\ntext\r\n");
+            let kept = without_forged_results(message.as_bytes(), "hamburger.edu");
+            assert_eq!(String::from_utf8(kept).unwrap(), message);
+        }
+        for message in ["", "\r\n", " text\r\n", "A: b"] {
+            assert_eq!(without_forged_results(message.as_bytes(), "hamburger.edu"), message.as_bytes());
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     courier::{Couriers, Security, Settings, Timeouts},
     mx::Resolver,
     relay::Relay,
-    route::{Faults, House, Residents, Target},
+    route::{EXPANDED_MAX, Faults, House, Residents, Target, Unmeant},
     schedule::Schedule,
     session::LINE_OCTETS_MAX,
 };
@@ -83,7 +83,7 @@ pub struct Config {
     pub text_line_max: Size,
     /// Take messages in which a CR or an LF stands alone, and make a line end of it. It never ends a message.
     pub mend_line_ends: bool,
-    /// Recipients of a message. RFC 5321 §4.5.3.1.8 wants at least 100.
+    /// Recipients that a client may name for a message; a list is one. RFC 5321 §4.5.3.1.8 wants at least 100.
     pub recipients: usize,
     /// Servers that a message may have been through, before it is said to run in a circle. RFC 5321 §6.3 wants at least 100.
     pub hops: usize,
@@ -246,7 +246,7 @@ impl Config {
     /// Who is here.
     ///
     /// # Errors
-    /// A domain or an alias is none, or an alias leads to nobody.
+    /// A domain or an alias is none, or an alias leads to nobody or to too many.
     pub fn house(&self, shared: &Shared) -> Result<House, StartError> {
         let listen = self.listen.iter().chain(&self.listen_submission).chain(&self.listen_tls);
         let addresses = listen.map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
@@ -300,9 +300,16 @@ impl Config {
             if let Some(target) = lost {
                 return Err(unfit("aliases", format!("{name} = `{target}`: {cure}")));
             }
-            // One without targets is there to refuse mail.
-            if !targets.is_empty() && house.names(name).is_none() {
-                return Err(unfit("aliases", format!("{name}: it leads to nobody but itself; {cure}")));
+            match house.expand(name) {
+                // One without targets is there to refuse mail.
+                Err(Unmeant::Nobody) if !targets.is_empty() => {
+                    return Err(unfit("aliases", format!("{name}: it leads to nobody but itself; {cure}")));
+                }
+                Err(Unmeant::TooMany) => {
+                    let problem = format!("it means more than {EXPANDED_MAX} mailboxes; make several of it");
+                    return Err(unfit("aliases", format!("{name}: {problem}")));
+                }
+                Ok(_) | Err(Unmeant::Nobody) => {}
             }
         }
         Ok(())

@@ -213,20 +213,41 @@ impl Letter {
         Ok(())
     }
 
-    /// Delivers: when this returns, the message is in the mailbox, and stays there. After an error of the last step it may be there
-    /// or not; whoever tries again under the same name makes no second one.
-    pub(crate) fn commit(mut self) -> io::Result<Placed> {
+    /// Delivers: when this returns, the message is in the mailbox, and stays there. After an error it is not, as far as that can be
+    /// undone; whoever tries again under the same name makes no second one in any case.
+    pub(crate) fn commit(self) -> io::Result<Placed> {
+        self.commit_by(Delivery::sync_name)
+    }
+
+    /// The same with another way to make the name durable, so that a test can have it fail.
+    fn commit_by(mut self, sync: impl FnOnce(&Delivery) -> io::Result<()>) -> io::Result<Placed> {
         self.spill()?;
         let Some((maildir, mut delivery)) = self.begun.take() else { return Err(io::ErrorKind::Other.into()) };
         crash::here("letter written");
         let placed = delivery.place()?;
         crash::here("letter placed");
         let (group, sweep) = self.mailboxes.group(&self.path, Instant::now());
-        group.sync(|| delivery.sync_name())?;
+        if let Err(error) = group.sync(|| sync(&delivery)) {
+            if placed == Placed::Now {
+                self.take_back(&delivery);
+            }
+            return Err(error);
+        }
         if sweep && let Err(error) = maildir.sweep(SystemTime::now()) {
             tracing::debug!(mailbox = %self.path.display(), %error, "cannot look through tmp/");
         }
         Ok(placed)
+    }
+
+    /// Nobody was told 250. A client that waits for it comes again with the same message under another name, and its owner would have two.
+    fn take_back(&self, delivery: &Delivery) {
+        let (mailbox, name) = (self.path.display(), &self.name);
+        match delivery.take_back() {
+            Ok(()) => tracing::warn!(%mailbox, %name, "took back a message whose name cannot be made durable"),
+            Err(error) => {
+                tracing::error!(%mailbox, %name, %error, "cannot take back a message; there may be two of it");
+            }
+        }
     }
 }
 
@@ -262,6 +283,25 @@ mod tests {
         let text = fs::read_to_string(&files[0]).unwrap();
         assert_eq!(text, "Return-Path: <alice@crepes.fr>\r\nS: x\r\n\r\nhello\r\n");
         assert!(files[0].to_str().unwrap().ends_with(",S=47,W=47"), "{files:?}");
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_made_durable_leaves_no_message() {
+        let (folder, mailboxes) = mailboxes(None);
+        let id = Id::new(SystemTime::now());
+        let letter = |attempt| {
+            let name = mailboxes.name(id, 0).unwrap();
+            let mut letter = mailboxes.letter("bob", name, attempt, &ReversePath::Null).unwrap();
+            letter.buffer().extend_from_slice(b"S: x\r\n\r\nhello\r\n");
+            letter
+        };
+        let fails = |_: &Delivery| Err(io::Error::from_raw_os_error(5));
+        let error = letter(Attempt::First).commit_by(fails).unwrap_err();
+        assert_eq!((error.raw_os_error(), new(&folder)), (Some(5), vec![]));
+        assert_eq!(letter(Attempt::First).commit().unwrap(), Placed::Now);
+        // What is there from an earlier try stays.
+        letter(Attempt::Again).commit_by(fails).unwrap_err();
+        assert_eq!(new(&folder).len(), 1);
     }
 
     #[test]

@@ -278,6 +278,10 @@ impl Reply {
     pub fn no_such_user(to: &ForwardPath) -> Self {
         enhanced(550, 1, 1, format!("{to}... there is no such mailbox here"))
     }
+    /// RFC 3463 §3.3: a list that cannot be expanded.
+    pub fn list_too_long(to: &ForwardPath, most: usize) -> Self {
+        enhanced(550, 2, 4, format!("{to}... that list has more than {most} members"))
+    }
     pub fn relaying_denied(to: &ForwardPath) -> Self {
         enhanced(550, 7, 1, format!("{to}... I relay only for my own users: log in, or ask the server of that domain"))
     }

@@ -24,8 +24,9 @@ use std::{
     time::Duration,
 };
 
-/// Mailboxes that one address may mean, through aliases of aliases.
-const EXPANDED_MAX: usize = 1000;
+/// Mailboxes that one address may mean, and aliases on the way to them. It bounds what a client has to wait for, and what a message's
+/// envelope holds. RFC 5321 §4.5.3.1.8 counts what a client says, which is bounded apart.
+pub const EXPANDED_MAX: usize = 1000;
 /// How long a fault address may hold up a client.
 const SLOW_MAX: Duration = Duration::from_mins(5);
 
@@ -68,6 +69,15 @@ pub enum Target {
     Account(String),
     /// An address, ours or not.
     Address(Mailbox),
+}
+
+/// Why a name of ours means no mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmeant {
+    /// Nobody is called so.
+    Nobody,
+    /// A list, and through it more mailboxes than [`EXPANDED_MAX`]. It is refused rather than cut: nobody would know who had the message.
+    TooMany,
 }
 
 /// What a target comes to.
@@ -169,11 +179,22 @@ impl House {
                 return Ok(Meant { mailboxes: self.names(POSTMASTER).unwrap_or_default(), pause });
             }
         }
-        self.names(mailbox.local()).map(at_once).ok_or_else(|| Reply::no_such_user(to))
+        self.expand(mailbox.local()).map(at_once).map_err(|unmeant| match unmeant {
+            Unmeant::Nobody => Reply::no_such_user(to),
+            Unmeant::TooMany => Reply::list_too_long(to, EXPANDED_MAX),
+        })
     }
 
-    /// The mailboxes that a name of ours means, each once; none when nobody is called so.
+    /// The mailboxes that a name of ours means, each once; none when nobody is called so, or too many are.
     pub fn names(&self, name: &str) -> Option<Vec<Mailbox>> {
+        self.expand(name).ok()
+    }
+
+    /// The mailboxes that a name of ours means, each once.
+    ///
+    /// # Errors
+    /// See [`Unmeant`].
+    pub fn expand(&self, name: &str) -> Result<Vec<Mailbox>, Unmeant> {
         let (mut found, mut once, mut seen) = (vec![], HashSet::new(), HashSet::new());
         // The aliases that led here, from `name` on. Each ends where `None` stands in `todo`.
         let mut path = vec![];
@@ -189,9 +210,15 @@ impl House {
                     if once.insert(mailbox.clone()) {
                         found.push(mailbox);
                     }
+                    if found.len() > EXPANDED_MAX {
+                        return Err(Unmeant::TooMany);
+                    }
                 }
                 Meaning::Alias(alias, targets) => {
-                    if seen.len() < EXPANDED_MAX && seen.insert(alias) {
+                    if seen.insert(alias) {
+                        if seen.len() > EXPANDED_MAX {
+                            return Err(Unmeant::TooMany);
+                        }
                         path.push(alias);
                         todo.push(None);
                         // From the end, so that the first comes out first.
@@ -207,7 +234,7 @@ impl House {
             // RFC 5321 §4.5.1: its mail is taken, whatever became of those who should have it.
             found.extend(self.at_home(POSTMASTER));
         }
-        (!found.is_empty()).then_some(found)
+        if found.is_empty() { Err(Unmeant::Nobody) } else { Ok(found) }
     }
 
     /// Whom a target means, where `path` are the aliases that led to it.
@@ -392,6 +419,22 @@ mod tests {
         for to in ["<Postmaster>", "<postmaster@hamburger.edu>"] {
             assert_eq!(meant(&house, to), Ok(vec!["postmaster@hamburger.edu".to_owned()]), "{to}");
         }
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_refused_for_ever_and_says_why() {
+        let mut house = house();
+        let list = |members: usize| (1..=members).map(|number| Target::Name(format!("bob+{number}"))).collect();
+        house.aliases.insert("all".to_owned(), list(EXPANDED_MAX));
+        assert_eq!(meant(&house, "<all@hamburger.edu>").unwrap().len(), EXPANDED_MAX);
+        house.aliases.insert("all".to_owned(), list(EXPANDED_MAX + 1));
+        let heard = meant(&house, "<all@hamburger.edu>").map(drop).unwrap_err();
+        assert_eq!(heard, "550 5.2.4 <all@hamburger.edu>... that list has more than 1000 members");
+        for number in 0..=EXPANDED_MAX {
+            let next = vec![Target::Name(format!("a{}", number + 1)), Target::Name("bob".to_owned())];
+            house.aliases.insert(format!("a{number}"), next);
+        }
+        assert!(meant(&house, "<a0@hamburger.edu>").map(drop).unwrap_err().starts_with("550 5.2.4"));
     }
 
     #[test]

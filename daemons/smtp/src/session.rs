@@ -15,7 +15,7 @@ use crate::{
     command::{Client, Command, Last, Mail, Rcpt, base64},
     envelope::{Charset, Envelope, OriginalRecipient, Recipient, Xtext},
     reply::{Codes, Reply},
-    route::{House, MayRelay, Meant},
+    route::{EXPANDED_MAX, House, MayRelay, Meant},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use shared::{
@@ -42,7 +42,7 @@ pub struct Terms {
     pub house: House,
     /// Octets of a message.
     pub message_octets_max: u64,
-    /// Recipients of a message.
+    /// Recipients that a client may name for a message.
     pub recipients_max: usize,
     /// Whether STARTTLS is offered.
     pub starttls: StartTls,
@@ -213,6 +213,8 @@ impl From<Trouble> for Reply {
 struct Transaction {
     mail: Mail,
     recipients: Vec<Recipient>,
+    /// RCPT commands that were accepted; one may mean many recipients.
+    accepted: usize,
     /// RFC 5321 §3.3: what DATA without recipients is told depends on whether any was tried.
     tried: bool,
 }
@@ -482,7 +484,7 @@ impl Session {
             return Step::Reply(Reply::too_large(self.terms.message_octets_max));
         }
         let reply = Reply::sender_ok(&mail.from);
-        self.state = State::Transaction(Transaction { mail, recipients: vec![], tried: false });
+        self.state = State::Transaction(Transaction { mail, recipients: vec![], accepted: 0, tried: false });
         Step::Reply(reply)
     }
 
@@ -500,9 +502,14 @@ impl Session {
             Ok(meant) => meant,
             Err(reply) => return self.wrong(reply),
         };
-        // RFC 5321 §4.5.3.1.10: "452 Too many recipients", which is no mistake of the client's.
-        if transaction.recipients.len() + mailboxes.len() > most {
+        // RFC 5321 §4.5.3.1.8, §4.5.3.1.10: "452 Too many recipients" is about what the client says, and no mistake of its.
+        if transaction.accepted >= most {
             return Step::Reply(Reply::too_many_recipients(most));
+        }
+        // What it expands to is bounded too, but a first recipient is always taken: in a transaction of its own a list gets through.
+        let expanded_most = most.max(EXPANDED_MAX);
+        if transaction.accepted > 0 && transaction.recipients.len() + mailboxes.len() > expanded_most {
+            return Step::Reply(Reply::too_many_recipients(expanded_most));
         }
         let (from, octets) = (transaction.mail.from.clone(), transaction.mail.size);
         let (to, wanted) = (rcpt.to.clone(), mailboxes.clone());
@@ -615,6 +622,7 @@ impl Session {
                     Outcome::Admitted => {
                         let reply = Reply::recipient_ok(&rcpt.to);
                         add(&mut transaction.recipients, &rcpt, mailboxes);
+                        transaction.accepted += 1;
                         Step::Reply(reply)
                     }
                     Outcome::Refused(reply) => Step::Reply(reply),

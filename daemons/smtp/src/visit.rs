@@ -323,9 +323,11 @@ impl Visit {
         for account in ours.filter_map(|mailbox| house.account(mailbox.local())) {
             let (mailboxes, octets) = (Arc::clone(&office.mailboxes), octets.unwrap_or(1));
             match spawn_blocking(move || mailboxes.room(&account, octets)).await {
-                Ok(Ok(Room::Enough)) => {}
-                Ok(Ok(Room::NotNow)) => return Outcome::Refused(Reply::mailbox_full(to)),
-                Ok(Ok(Room::Never { quota })) => return Outcome::Refused(Reply::larger_than_mailbox(to, quota)),
+                Ok(Ok(room)) => {
+                    if let Some(reply) = no_room(room, to) {
+                        return Outcome::Refused(reply);
+                    }
+                }
                 Ok(Err(error)) => {
                     tracing::error!(%to, %error, "cannot tell how full a mailbox is");
                     return Outcome::Trouble(Trouble::Disk);
@@ -503,12 +505,20 @@ impl Visit {
                 let mailboxes = Arc::clone(&self.office.mailboxes);
                 let placed = commit(move || {
                     // Its size is known now. Other messages may have come meanwhile.
-                    match mailboxes.room(&account, octets)? {
-                        Room::Enough => letter.commit(),
-                        Room::NotNow | Room::Never { .. } => Err(io::ErrorKind::QuotaExceeded.into()),
+                    let room = mailboxes.room(&account, octets)?;
+                    if room == Room::Enough {
+                        letter.commit()?;
                     }
+                    Ok(room)
                 })
                 .await;
+                if let Ok(room) = placed
+                    && let Some(reply) = no_room(room, &ForwardPath::Mailbox(to.clone()))
+                {
+                    // Its owner's affair and not ours: the disk is well.
+                    tracing::info!(connection, %peer, %from, %to, octets, %reply, "no room in a mailbox");
+                    return Outcome::Refused(reply);
+                }
                 placed.map(|_| {
                     tracing::info!(%id, connection, %peer, %from, recipients = 1, octets, "accepted");
                     tracing::info!(%id, %to, tries = 1, how = "while its client waited", "delivered");
@@ -559,6 +569,15 @@ async fn commit<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send +
         (RuntimeFlavor::MultiThread, Ok(_permit)) => block_in_place(work),
         // A runtime of one thread has no other to move them to.
         _ => spawn_blocking(work).await.unwrap_or_else(|died| Err(io::Error::other(died))),
+    }
+}
+
+/// What the sender is told where a mailbox has no room for its message.
+fn no_room(room: Room, to: &ForwardPath) -> Option<Reply> {
+    match room {
+        Room::Enough => None,
+        Room::NotNow => Some(Reply::mailbox_full(to)),
+        Room::Never { quota } => Some(Reply::larger_than_mailbox(to, quota)),
     }
 }
 

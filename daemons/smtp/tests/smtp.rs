@@ -27,6 +27,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -84,7 +85,10 @@ impl House {
             hostname: "hamburger.edu".to_owned(),
             domains: vec!["hamburger.edu".to_owned()],
             users: vec!["bob".to_owned()],
-            aliases: BTreeMap::from([("info".to_owned(), vec!["bob".to_owned(), "bob+info".to_owned()])]),
+            aliases: BTreeMap::from([
+                ("info".to_owned(), vec!["bob".to_owned(), "bob+info".to_owned()]),
+                ("all".to_owned(), members(1..=10)),
+            ]),
             mailboxes: self.0.path().join("mail"),
             spool: self.0.path().join("spool"),
             allow: vec![],
@@ -98,6 +102,11 @@ impl House {
             ..Config::default()
         }
     }
+}
+
+/// Members of a list.
+fn members(numbers: RangeInclusive<usize>) -> Vec<String> {
+    numbers.map(|number| format!("bob+{number}")).collect()
 }
 
 fn relay(host: &str) -> Relay {
@@ -126,7 +135,10 @@ async fn no_stage(text: &str) -> Result<(), String> {
 fn settings(folder: &str, config: Config) -> Config {
     match folder {
         "strict" => Config { allow_plaintext_auth: false, verify: false, fault_addresses: false, ..config },
-        // Three recipients are allowed where a transcript is about that.
+        "lists" => {
+            let lists = [("one", members(1..=600)), ("two", members(601..=1200))];
+            Config { aliases: lists.map(|(name, members)| (name.to_owned(), members)).into(), ..config }
+        }
         _ => config,
     }
 }
@@ -218,7 +230,7 @@ impl World {
 
 #[test]
 fn transcripts_play_against_the_pure_session() {
-    for folder in ["", "strict", "submission", "tls"] {
+    for folder in ["", "strict", "submission", "lists", "tls"] {
         play_all(Path::new(TRANSCRIPTS).join(folder), |script| {
             let (mut world, greeting) = World::new(folder);
             script.on_session(Crlf::new(LineEnd::CrLf, LINE_OCTETS_MAX), |cue| match cue {
@@ -244,6 +256,13 @@ fn a_login_in_clear_is_forgotten_when_tls_begins() {
 }
 
 #[test]
+fn a_list_of_more_than_a_thousand_is_refused_at_the_start() {
+    let aliases = BTreeMap::from([("all".to_owned(), members(1..=1001))]);
+    let error = Config { aliases, ..House::new().config() }.house(&shared()).map(drop).unwrap_err().to_string();
+    assert!(error.starts_with("smtp.aliases: all: it means more than 1000 mailboxes"), "{error}");
+}
+
+#[test]
 fn a_flaw_is_a_refusal_that_names_the_rule() {
     for flaw in [Flaw::BareCr, Flaw::BareLf, Flaw::Nul, Flaw::LongLine(1000), Flaw::TooLarge(5), Flaw::Loop(101)] {
         assert!(Reply::from(flaw).is_permanent(), "{flaw:?}");
@@ -255,7 +274,7 @@ fn a_flaw_is_a_refusal_that_names_the_rule() {
 #[tokio::test]
 async fn transcripts_play_over_a_stream() {
     let address = SocketAddr::from(([127, 0, 0, 1], 25));
-    for folder in ["", "strict", "submission", "chunks"] {
+    for folder in ["", "strict", "submission", "lists", "chunks"] {
         for pace in PACES {
             play_all_async(Path::new(TRANSCRIPTS).join(folder), async |script: &Script| {
                 let (house, shared) = (House::new(), shared());
@@ -432,13 +451,14 @@ fn an_alias_that_leads_to_nobody_is_refused_at_the_start_with_what_would_be_righ
         let text = |text: &&str| (*text).to_owned();
         let aliases = BTreeMap::from([(text(&alias), targets.iter().map(text).collect())]);
         let config = Config { aliases: aliases.clone(), ..house.config() };
-        let error = config.house(&shared).unwrap_err().to_string();
+        let error = config.house(&shared).map(drop).unwrap_err().to_string();
         assert!(error.starts_with(&format!("smtp.aliases: {problem}")), "{error}");
         // Where somebody gets what is for nobody, it is no mistake.
         let config = Config { aliases, catch_all: "bob".to_owned(), ..house.config() };
         assert_eq!(config.house(&shared).is_ok(), !targets[0].starts_with('\\') && alias != "bbo", "{problem}");
     }
-    let error = Config { catch_all: "bbo".to_owned(), ..house.config() }.house(&shared).unwrap_err().to_string();
+    let error =
+        Config { catch_all: "bbo".to_owned(), ..house.config() }.house(&shared).map(drop).unwrap_err().to_string();
     assert!(error.starts_with("smtp.catch_all: `bbo`: nobody here is called so"), "{error}");
 }
 
@@ -457,7 +477,14 @@ async fn a_full_mailbox_is_told_at_rcpt_and_when_the_message_is_larger_than_was_
         assert!(say(&mut client, "RCPT TO:<bob@hamburger.edu>").await.starts_with("452 4.2.2"));
         assert!(say(&mut client, "RSET").await.starts_with("250 "));
         let heard = send(&mut client, "a@b", &["bob@hamburger.edu"], &text).await;
-        assert!(heard.starts_with("452 4.3.1"), "{heard}");
+        assert_eq!(heard, "452 4.2.2 <bob@hamburger.edu>... the mailbox is full");
+        let heard = send(&mut client, "a@b", &["bob@hamburger.edu"], &text.repeat(2)[..1600]).await;
+        assert_eq!(heard, "552 5.2.2 <bob@hamburger.edu>... the mailbox has room for 1500 octets in all");
+        // In chunks it is the same.
+        assert!(say(&mut client, "MAIL FROM:<a@b>").await.starts_with("250 "));
+        assert!(say(&mut client, "RCPT TO:<bob@hamburger.edu>").await.starts_with("250 "));
+        let heard = say(&mut client, &format!("BDAT {} LAST\r\n{text}", text.len() + 2)).await;
+        assert!(heard.starts_with("452 4.2.2"), "{heard}");
     })
     .await;
     assert_eq!(house.mail("bob").len(), 1);
