@@ -9,7 +9,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{SocketFlags, acceptfrom_with},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     collections::HashMap,
     fs,
@@ -36,6 +36,9 @@ const BACKLOG: i32 = 4096;
 /// takes up to 4 MiB for every client that asks for a long file, which gains nothing: what waits there is no longer in
 /// the processor's cache when its turn comes.
 pub const UNSENT_OCTETS_MAX: u32 = 128 << 10;
+/// The same for conversations. The kernel says that there is room again when half of it has gone. Of 128 KiB that takes a slow reader
+/// eight seconds, in which nobody can see that he reads.
+const UNSENT_OCTETS_MAX_OF_TALK: u32 = 16 << 10;
 /// How long to wait after `accept` failed for want of descriptors or memory: long enough not to spin, short enough
 /// that nobody notices when a descriptor becomes free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -411,8 +414,8 @@ impl Door {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accepts at each of these listeners until `shutdown`, then gives open sessions `grace` to finish. `serve_one` gets what is known of
-    /// the listener, too.
+    /// Accepts conversations at each of these listeners until `shutdown`, then gives open sessions `grace` to finish. `serve_one` gets what
+    /// is known of the listener, too.
     pub async fn serve<K, S, F>(
         &self,
         listeners: Vec<(K, StdTcpListener)>,
@@ -426,6 +429,8 @@ impl Door {
     {
         let sockets = TaskTracker::new();
         for (kind, listener) in listeners {
+            // Accepted connections inherit it. Without it they work, too.
+            let _ = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_OCTETS_MAX_OF_TALK);
             let (door, shutdown, serve_one) = (self.clone(), shutdown.clone(), serve_one.clone());
             sockets.spawn(async move {
                 let serve_one = |stream, peer| serve_one(kind, stream, peer);
