@@ -357,9 +357,21 @@ impl Door {
         F: Future<Output = ()> + Send + 'static,
     {
         loop {
-            // Take the permit first: when we are full, the kernel's backlog queues the next client.
+            // First somebody must be there: a listener to which nobody comes would hold a place that the others need.
+            let mut somebody = match listener.readable().await {
+                Ok(somebody) => somebody,
+                Err(error) => {
+                    tracing::error!(%error, "cannot listen; trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Then the permit, before we accept: when we are full, the kernel's backlog queues the next client.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
-            match listener.async_io(Interest::READABLE, accept_one).await {
+            // Then without waiting: where workers share a socket, another may have been faster. As long as clients queue, the readiness stays
+            // known, and this loop asks the kernel no more than accept_one does.
+            let Ok(accepted) = somebody.try_io(|listener| accept_one(listener.get_ref())) else { continue };
+            match accepted {
                 Ok((stream, peer)) => {
                     let Some(admission) = self.admit(peer.ip()) else {
                         self.refused.inc();
@@ -576,6 +588,36 @@ mod tests {
             }
         }
         shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_listener_to_which_nobody_comes_takes_no_place_from_the_others() {
+        let (door, shutdown) = (door(1, 10), CancellationToken::new());
+        let listeners = [1, 2, 3].map(|name| (name, Sockets::default().tcp(any_port(), ONE).unwrap().remove(0)));
+        let addresses = listeners.each_ref().map(|(name, listener)| (*name, listener.local_addr().unwrap()));
+        let (at_door, stop) = (door.clone(), shutdown.clone());
+        let serving = TaskTracker::new().spawn(async move {
+            let serve_one = |name, mut stream: TcpStream, _| async move {
+                stream.write_u8(name).await.unwrap();
+                let _until_the_client_leaves = stream.read_u8().await;
+            };
+            at_door.serve(listeners.into(), &stop, Duration::from_secs(5), serve_one).await;
+        });
+        for (name, address) in addresses.into_iter().chain(addresses).rev() {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let heard = tokio::time::timeout(Duration::from_secs(10), client.read_u8()).await;
+            assert_eq!(heard.expect("somebody accepts").unwrap(), name);
+        }
+        // The one place is taken: who comes then waits in the kernel, wherever it comes to, until it is free.
+        let mut first = TcpStream::connect(addresses[0].1).await.unwrap();
+        assert_eq!(first.read_u8().await.unwrap(), 1);
+        let mut second = TcpStream::connect(addresses[1].1).await.unwrap();
+        assert_eq!(second.try_read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(first);
+        assert_eq!(second.read_u8().await.unwrap(), 2);
+        drop(second);
+        shutdown.cancel();
+        serving.await.unwrap();
     }
 
     #[test]
