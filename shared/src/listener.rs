@@ -9,7 +9,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{SocketFlags, acceptfrom_with},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     collections::HashMap,
     fs,
@@ -36,6 +36,9 @@ const BACKLOG: i32 = 4096;
 /// takes up to 4 MiB for every client that asks for a long file, which gains nothing: what waits there is no longer in
 /// the processor's cache when its turn comes.
 pub const UNSENT_OCTETS_MAX: u32 = 128 << 10;
+/// The same for conversations. The kernel says that there is room again when half of it has gone. Of 128 KiB that takes a slow reader
+/// eight seconds, in which nobody can see that he reads.
+const UNSENT_OCTETS_MAX_OF_TALK: u32 = 16 << 10;
 /// How long to wait after `accept` failed for want of descriptors or memory: long enough not to spin, short enough
 /// that nobody notices when a descriptor becomes free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -354,9 +357,21 @@ impl Door {
         F: Future<Output = ()> + Send + 'static,
     {
         loop {
-            // Take the permit first: when we are full, the kernel's backlog queues the next client.
+            // First somebody must be there: a listener to which nobody comes would hold a place that the others need.
+            let mut somebody = match listener.readable().await {
+                Ok(somebody) => somebody,
+                Err(error) => {
+                    tracing::error!(%error, "cannot listen; trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Then the permit, before we accept: when we are full, the kernel's backlog queues the next client.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
-            match listener.async_io(Interest::READABLE, accept_one).await {
+            // Then without waiting: where workers share a socket, another may have been faster. As long as clients queue, the readiness stays
+            // known, and this loop asks the kernel no more than accept_one does.
+            let Ok(accepted) = somebody.try_io(|listener| accept_one(listener.get_ref())) else { continue };
+            match accepted {
                 Ok((stream, peer)) => {
                     let Some(admission) = self.admit(peer.ip()) else {
                         self.refused.inc();
@@ -411,8 +426,8 @@ impl Door {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accepts at each of these listeners until `shutdown`, then gives open sessions `grace` to finish. `serve_one` gets what is known of
-    /// the listener, too.
+    /// Accepts conversations at each of these listeners until `shutdown`, then gives open sessions `grace` to finish. `serve_one` gets what
+    /// is known of the listener, too.
     pub async fn serve<K, S, F>(
         &self,
         listeners: Vec<(K, StdTcpListener)>,
@@ -426,6 +441,8 @@ impl Door {
     {
         let sockets = TaskTracker::new();
         for (kind, listener) in listeners {
+            // Accepted connections inherit it. Without it they work, too.
+            let _ = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_OCTETS_MAX_OF_TALK);
             let (door, shutdown, serve_one) = (self.clone(), shutdown.clone(), serve_one.clone());
             sockets.spawn(async move {
                 let serve_one = |stream, peer| serve_one(kind, stream, peer);
@@ -571,6 +588,36 @@ mod tests {
             }
         }
         shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_listener_to_which_nobody_comes_takes_no_place_from_the_others() {
+        let (door, shutdown) = (door(1, 10), CancellationToken::new());
+        let listeners = [1, 2, 3].map(|name| (name, Sockets::default().tcp(any_port(), ONE).unwrap().remove(0)));
+        let addresses = listeners.each_ref().map(|(name, listener)| (*name, listener.local_addr().unwrap()));
+        let (at_door, stop) = (door.clone(), shutdown.clone());
+        let serving = TaskTracker::new().spawn(async move {
+            let serve_one = |name, mut stream: TcpStream, _| async move {
+                stream.write_u8(name).await.unwrap();
+                let _until_the_client_leaves = stream.read_u8().await;
+            };
+            at_door.serve(listeners.into(), &stop, Duration::from_secs(5), serve_one).await;
+        });
+        for (name, address) in addresses.into_iter().chain(addresses).rev() {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let heard = tokio::time::timeout(Duration::from_secs(10), client.read_u8()).await;
+            assert_eq!(heard.expect("somebody accepts").unwrap(), name);
+        }
+        // The one place is taken: who comes then waits in the kernel, wherever it comes to, until it is free.
+        let mut first = TcpStream::connect(addresses[0].1).await.unwrap();
+        assert_eq!(first.read_u8().await.unwrap(), 1);
+        let mut second = TcpStream::connect(addresses[1].1).await.unwrap();
+        assert_eq!(second.try_read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(first);
+        assert_eq!(second.read_u8().await.unwrap(), 2);
+        drop(second);
+        shutdown.cancel();
+        serving.await.unwrap();
     }
 
     #[test]

@@ -200,7 +200,7 @@ pub struct Limits {
     pub line_octets_max: usize,
     /// How long we wait for a whole line. Octets that drip do not extend it.
     pub idle: Duration,
-    /// How long the peer may take to accept what we said last.
+    /// How long the peer may take to accept 4 KiB of what we said, or the rest of it. A whole message takes as long as it takes.
     pub write: Duration,
 }
 
@@ -213,7 +213,7 @@ pub enum WireError {
     /// No whole line came within [`Limits::idle`]. The connection still works: a goodbye can be said.
     #[error("the peer was silent for too long")]
     TimedOut,
-    /// The peer did not take our words within [`Limits::write`]. They are given up; there is no use in a goodbye.
+    /// The peer took too little of our words within [`Limits::write`]. They are given up; there is no use in a goodbye.
     #[error("the peer does not read what we say")]
     Stuck,
     /// The connection broke.
@@ -251,6 +251,9 @@ pub struct Wire<S> {
 const READ_OCTETS: usize = 4096;
 /// Replies to pipelined commands are held back up to this size; then they leave, whatever else waits.
 const OUTPUT_OCTETS: usize = 16 * 1024;
+/// How much a peer must take within [`Limits::write`]. Who reads slowly reads more: a modem of 1200 bit/s takes it in half a minute. Who
+/// takes an octet now and then only wants to hold us; so 64 KiB can hold us for sixteen times the limit, and no longer.
+const PROGRESS_OCTETS: usize = 4096;
 /// How long [`Wire::close`] waits for the peer to hang up first.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -339,23 +342,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Sends what was said. May be dropped and called again.
     ///
     /// # Errors
-    /// `Stuck` when the peer does not take all of it in time, `Io` when the connection broke.
+    /// `Stuck` when the peer does not take it in time, `Io` when the connection broke.
     pub async fn flush(&mut self) -> Result<(), WireError> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let write = async {
-            while !self.output.is_empty() {
-                if self.stream.write_buf(&mut self.output).await? == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
-                }
+        let limit = self.limits.write;
+        let Self { stream, output, alarm, .. } = self;
+        // Until when the peer must have taken some of what was left when we began to wait. Nobody looks at the clock before that.
+        let mut wait: Option<(Instant, usize)> = None;
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = poll_write_all(stream, output, cx) {
+                return Poll::Ready(sent.map_err(WireError::from));
             }
-            self.stream.flush().await
-        };
-        let sent = timeout(self.limits.write, write).await;
+            let left = output.len();
+            let (until, octets) = wait.get_or_insert_with(|| (Instant::now() + limit, left));
+            if *octets - left >= PROGRESS_OCTETS {
+                (*until, *octets) = (Instant::now() + limit, left);
+            }
+            alarm.poll(*until, cx).map(|()| Err(WireError::Stuck))
+        })
+        .await;
         // Sent or given up: half a reply cannot be taken up again later. Give the memory back.
         self.output = BytesMut::new();
-        Ok(sent.map_err(|_| WireError::Stuck)??)
+        sent
     }
 
     /// Sends what was said and closes.
@@ -511,6 +521,21 @@ fn poll_read_some<S: AsyncRead + Unpin>(
     ready!(Pin::new(stream).poll_read(cx, &mut chunk))?;
     input.extend_from_slice(chunk.filled());
     Ok(chunk.filled().len()).into()
+}
+
+/// Writes all of `output`, and sees it on its way.
+fn poll_write_all<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    output: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    while !output.is_empty() {
+        match ready!(Pin::new(&mut *stream).poll_write(cx, output))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()).into(),
+            octets => output.advance(octets),
+        }
+    }
+    Pin::new(stream).poll_flush(cx)
 }
 
 /// Ends waits that take too long, one after the other.
@@ -891,6 +916,40 @@ mod tests {
         let began = Instant::now();
         wire.close().await.unwrap();
         assert!(began.elapsed() <= LINGER, "{:?}", began.elapsed());
+    }
+
+    /// What comes of 64 KiB, and after how many seconds, when the peer takes so many octets each second.
+    async fn told_to_a_reader_of(octets: usize) -> (Result<(), WireError>, u64) {
+        let (mut client, stream) = duplex(1024);
+        let mut wire = server(stream);
+        wire.output_mut().resize(64 << 10, b'x');
+        let read = async {
+            let mut chunk = vec![0; octets];
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                for octet in &mut chunk {
+                    *octet = client.read_u8().await.unwrap();
+                }
+            }
+        };
+        let began = Instant::now();
+        tokio::select! {
+            sent = wire.flush() => (sent, began.elapsed().as_secs()),
+            () = read => unreachable!("it does not end"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_and_steadily_gets_it_all_and_who_sips_is_given_up() {
+        // 64 KiB, less what fits on the way; the limit is 30 s.
+        for (rate, seconds) in [(8000, 9), (1000, 65), (200, 323)] {
+            let (sent, took) = told_to_a_reader_of(rate).await;
+            assert!(sent.is_ok() && took == seconds, "{rate}: {sent:?} after {took} s");
+        }
+        for rate in [1, 100] {
+            let (sent, took) = told_to_a_reader_of(rate).await;
+            assert!(matches!(sent, Err(WireError::Stuck)) && took == 30, "{rate}: {sent:?} after {took} s");
+        }
     }
 
     #[tokio::test]
