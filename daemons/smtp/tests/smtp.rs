@@ -523,7 +523,9 @@ async fn forward_files_send_on_keep_copies_and_do_not_run_in_circles() {
     })
     .await;
     // Bob has his copy, and a report about the circle that carol and dave made, which was forwarded to them too.
-    let mail = house.mail("bob");
+    let mut mail = house.mail("bob");
+    // Either may be the first: they came by two ways.
+    mail.sort_by_key(|text| text.contains("Return-Path: <>"));
     assert!(mail[0].contains("Subject: on and on") && !mail[0].contains("Delivered-To: bob"), "{mail:?}");
     assert!(mail[1].contains("Return-Path: <>") && mail[1].contains("it runs in a circle"), "{mail:?}");
     assert!(house.queue().is_empty());
