@@ -13,7 +13,7 @@ use crate::{
     answer::{self, Answer, Listener, Malformed},
     client::{Awaited, Client, Extension, Hello, Loss, Peer, Step, Tls, Transaction, mask},
     envelope::{Account, Body, Charset, Envelope, Fate, Status},
-    mx::{self, Because, Families, Resolver, Server},
+    mx::{self, Because, Families, Own, Resolver, Server},
 };
 pub use crate::{
     client::Login,
@@ -45,12 +45,13 @@ use std::{
     io, iter,
     mem::replace,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpSocket, TcpStream},
+    task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -191,6 +192,7 @@ struct Office {
     random: SystemRandom,
     tls: TlsConfig,
     counters: Counters,
+    own: OnceLock<Own>,
 }
 
 #[derive(Debug)]
@@ -223,20 +225,21 @@ impl Target {
     }
 
     /// One that the configuration names.
-    fn neighbour(neighbour: &Neighbour, usual_port: u16) -> Self {
+    fn neighbour(neighbour: &Neighbour, because: Because, usual_port: u16) -> Self {
         let Neighbour { route: Route { host, port }, security, begin, login } = neighbour.clone();
         let address = match &host {
             Host::Domain(_) => None,
             Host::Literal(address) => Some(*address),
         };
-        let server = Server { host: host.to_string(), because: Because::Route };
+        let server = Server { host: host.to_string(), because };
         Self { server, port: port.unwrap_or(usual_port), address, security, begin, login }
     }
 }
 
 /// The way to a destination: all its servers, each of which is asked once for a message.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Itinerary {
+    to: Destination,
     /// Who has not been asked, best first.
     ahead: VecDeque<Stop>,
     /// Who is being talked with.
@@ -253,9 +256,9 @@ struct Stop {
 }
 
 impl Itinerary {
-    fn new(targets: Vec<Target>) -> Self {
+    fn new(to: &Destination, targets: Vec<Target>) -> Self {
         let stop = |target: Target| Stop { address: target.address, target: Arc::new(target) };
-        Self { ahead: targets.into_iter().map(stop).collect(), ..Self::default() }
+        Self { to: to.clone(), ahead: targets.into_iter().map(stop).collect(), here: None, behind: vec![] }
     }
 
     /// For another message: what those who were asked in vain said of the one before is no answer to this one.
@@ -302,7 +305,14 @@ impl Couriers {
             failed: recipients("failed"),
         };
         let (random, tls) = (SystemRandom::new(), TlsConfig(without_verification()?));
-        Ok(Self(Arc::new(Office { settings, transcript, resolver, random, tls, counters })))
+        let own = OnceLock::new();
+        Ok(Self(Arc::new(Office { settings, transcript, resolver, random, tls, counters, own })))
+    }
+
+    /// From now on no mail is taken to these sockets, which are ours: it would go round until its trace is too long (RFC 5321 §6.3).
+    pub fn avoid(&self, own: Own) {
+        // Sockets stay what they are as long as we run; so who says it twice says the same.
+        let _ = self.0.own.set(own);
     }
 
     /// Where mail for a host of others goes: its own route, else the smart host, else where the DNS says.
@@ -322,10 +332,10 @@ impl Couriers {
     /// # Errors
     /// [`Fate::Deferred`] or [`Fate::Failed`] for all that waits for this destination.
     pub async fn connect(&self, to: &Destination, cause: Option<u64>) -> Result<Connection, Fate> {
-        let mut way = Itinerary::new(self.0.targets(to, cause).await?);
+        let mut way = Itinerary::new(to, self.0.targets(to, cause).await?);
         let mut failures = vec![];
         match self.0.next(&mut way, cause, &mut failures).await {
-            Some(talk) => Ok(Connection { couriers: self.clone(), to: to.clone(), way, talk, carried: 0 }),
+            Some(talk) => Ok(Connection { couriers: self.clone(), way, talk, carried: 0 }),
             None => Err(together(failures)),
         }
     }
@@ -361,7 +371,8 @@ impl Office {
             Destination::Domain(domain) => routes.get(domain),
         };
         if let Some(route) = route {
-            return Ok(vec![Target::neighbour(route, *port)]);
+            let because = if matches!(to, Destination::Literal(_)) { Because::Literal } else { Because::Route };
+            return Ok(vec![Target::neighbour(route, because, *port)]);
         }
         let Destination::Domain(domain) = to else { return Ok(vec![]) };
         let found = self.resolver.exchangers(domain, cause).await;
@@ -373,29 +384,83 @@ impl Office {
     /// of the relevant addresses in this list in order, until a delivery attempt succeeds."
     async fn next(&self, way: &mut Itinerary, cause: Option<u64>, failures: &mut Vec<Fate>) -> Option<Talk<Stream>> {
         while let Some(stop) = way.ahead.pop_front() {
-            let Stop { target, address } = &stop;
-            let failure = match address {
-                None => match self.resolver.addresses(&target.server, self.families(), cause).await {
-                    Ok(addresses) => {
-                        for address in addresses.into_iter().rev() {
-                            way.ahead.push_front(Stop { target: Arc::clone(target), address: Some(address) });
-                        }
-                        continue;
-                    }
-                    Err(fate) => fate,
-                },
-                Some(address) => match self.open(target, *address, cause).await {
-                    Ok(talk) => {
-                        way.arrive(stop);
-                        return Some(talk);
-                    }
-                    Err(fate) => fate,
-                },
+            let Some(address) = stop.address else {
+                self.look_up(way, stop, cause, failures).await;
+                continue;
+            };
+            if self.is_own(&stop.target, address) {
+                failures.push(mx::ourselves(&stop.target.server, &way.to));
+                continue;
+            }
+            let failure = match self.open(&stop.target, address, cause).await {
+                Ok(talk) => {
+                    way.arrive(stop);
+                    return Some(talk);
+                }
+                Err(fate) => fate,
             };
             failures.push(failure);
             way.behind.push(stop);
         }
         None
+    }
+
+    /// Looks up the addresses of a server that is next, and of those that are as good. RFC 5321 §5.1: we "MUST then inspect the list for any
+    /// of the names or addresses by which" we are known; where one is ours, "all records at that preference level and higher-numbered ones
+    /// MUST be discarded". Names were looked for in the records; addresses cost a question each, so those of worse servers wait until
+    /// they are needed.
+    async fn look_up(&self, way: &mut Itinerary, first: Stop, cause: Option<u64>, failures: &mut Vec<Fate>) {
+        let because = first.target.server.because;
+        let mut level = vec![first];
+        while let Some(equal) =
+            way.ahead.pop_front_if(|stop| stop.address.is_none() && stop.target.server.because == because)
+        {
+            level.push(equal);
+        }
+        let (mut found, mut lost, mut unknown) = (vec![], vec![], vec![]);
+        for (stop, answer) in self.ask_for(level, cause).await {
+            match answer {
+                Ok(addresses) => {
+                    found.extend(addresses.into_iter().map(|address| Stop { address: Some(address), ..stop.clone() }));
+                }
+                Err(fate) => {
+                    lost.push(stop);
+                    unknown.push(fate);
+                }
+            }
+        }
+        let own = |stop: &Stop| stop.address.is_some_and(|address| self.is_own(&stop.target, address));
+        if because != Because::Route
+            && let Some(own) = found.iter().find(|stop| own(stop))
+        {
+            way.ahead.clear();
+            if way.here.is_none() && way.behind.is_empty() {
+                failures.push(mx::ourselves(&own.target.server, &way.to));
+            }
+            return;
+        }
+        failures.extend(unknown);
+        way.behind.extend(lost);
+        found.into_iter().rev().for_each(|stop| way.ahead.push_front(stop));
+    }
+
+    /// Asks for the addresses of several servers at the same time.
+    async fn ask_for(&self, stops: Vec<Stop>, cause: Option<u64>) -> Vec<(Stop, Result<Vec<IpAddr>, Fate>)> {
+        let mut questions = JoinSet::new();
+        for (number, stop) in stops.into_iter().enumerate() {
+            let (resolver, families) = (self.resolver.clone(), self.families());
+            questions.spawn(async move {
+                let answer = resolver.addresses(&stop.target.server, families, cause).await;
+                (number, stop, answer)
+            });
+        }
+        let mut answers = questions.join_all().await;
+        answers.sort_unstable_by_key(|(number, ..)| *number);
+        answers.into_iter().map(|(_, stop, answer)| (stop, answer)).collect()
+    }
+
+    fn is_own(&self, target: &Target, address: IpAddr) -> bool {
+        self.own.get().is_some_and(|own| own.has(SocketAddr::new(address, target.port), mx::is_here))
     }
 
     fn random(&self) -> u64 {
@@ -589,7 +654,6 @@ fn in_words(error: &io::Error) -> String {
 #[derive(Debug)]
 pub struct Connection {
     couriers: Couriers,
-    to: Destination,
     way: Itinerary,
     talk: Talk<Stream>,
     /// How many messages it has carried.
@@ -620,7 +684,7 @@ impl Connection {
         // A server may close a connection that has been idle, just when we use it again. That says nothing about the message: it goes over
         // a new connection. More than one answer means that the server has looked at it.
         if self.carried > 1 && !self.talk.client.is_ready() && self.talk.answers <= 1 {
-            match self.couriers.connect(&self.to, job.cause).await {
+            match self.couriers.connect(&self.way.to, job.cause).await {
                 Ok(connection) => {
                     *self = connection;
                     fates = self.carry(job).await;

@@ -27,7 +27,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use shared::transcript::{Conversation, Kind, Transcript, Transport};
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     str::FromStr,
     time::Duration,
 };
@@ -161,11 +161,55 @@ pub struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Because {
     /// An MX record says so.
-    Mx,
+    Mx {
+        /// Lower is better.
+        preference: u16,
+    },
     /// RFC 5321 §5.1: there is no MX record, so the domain is its own server.
     NoMx,
     /// Somebody who configured us says so.
     Route,
+    /// RFC 5321 §4.1.3: the mail's address says so itself.
+    Literal,
+}
+
+/// The sockets at which we take mail ourselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own(Vec<SocketAddr>);
+
+impl Own {
+    /// These.
+    pub fn new(sockets: Vec<SocketAddr>) -> Self {
+        Self(sockets)
+    }
+
+    /// Whether a connection to this address would come to ourselves. The hosts of a lab have one port at many addresses of one machine: where
+    /// a socket has an address of its own, no other will do. Only one that takes what comes to any address has all that are `here`.
+    pub fn has(&self, address: SocketAddr, here: impl Fn(IpAddr) -> bool) -> bool {
+        let ip = match address.ip().to_canonical() {
+            // Linux takes the unspecified address for the loopback one.
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let reaches = |own: IpAddr| match own {
+            // `[::]` is for IPv4 clients, too.
+            any if any.is_unspecified() => (any.is_ipv6() || ip.is_ipv4()) && (ip.is_loopback() || here(ip)),
+            own => own.to_canonical() == ip,
+        };
+        self.0.iter().any(|own| own.port() == address.port() && reaches(own.ip()))
+    }
+}
+
+/// Whether an address is one of this machine: whoever speaks with himself has the same one at both ends. No packet leaves for this.
+pub fn is_here(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let near_end = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((ip, 25))?;
+        socket.local_addr()
+    };
+    near_end().is_ok_and(|near| near.ip() == ip)
 }
 
 /// The servers of `domain`, best first. `random` gives another number each time.
@@ -214,7 +258,8 @@ pub fn exchangers(
     // "... the sender-SMTP MUST randomize them to spread the load".
     found.sort_by_cached_key(|exchanger| (exchanger.preference, random()));
     found.truncate(EXCHANGERS_MAX);
-    Ok(found.into_iter().map(|exchanger| Server { host: exchanger.name, because: Because::Mx }).collect())
+    let server = |Exchanger { preference, name }| Server { host: name, because: Because::Mx { preference } };
+    Ok(found.into_iter().map(server).collect())
 }
 
 /// The addresses of a server, in the order in which they are to be tried: both families in turn, IPv6 first, so that a network without
@@ -244,19 +289,39 @@ pub fn addresses(server: &Server, v6: Found<IpAddr>, v4: Found<IpAddr>) -> Resul
             Err(failed(Status(5, 1, 2), format!("{host} takes no mail: it has neither an MX record nor an address")))
         }
         // RFC 5321 §5.1: MX records of which none is usable "MUST be reported as an error".
-        (true, None, Because::Mx) => {
+        (true, None, Because::Mx { .. }) => {
             Err(failed(Status(5, 4, 4), format!("the MX record names {host}, which has no address")))
         }
         // Our own configuration can be mended; the mail waits.
-        (true, None, Because::Route) => {
+        (true, None, Because::Route | Because::Literal) => {
             Err(deferred(Status(4, 3, 5), format!("our configuration sends this mail to {host}, which has no address")))
         }
     }
 }
 
-fn looping(domain: &Domain) -> Fate {
+/// What it means that mail for `to` would go to ourselves.
+pub fn ourselves(server: &Server, to: &Destination) -> Fate {
+    match server.because {
+        Because::Mx { .. } | Because::NoMx => looping(to),
+        Because::Literal => {
+            let text = format!(
+                "{to} is this server itself, which takes no mail for it as long as it is not in our `smtp.listen`"
+            );
+            failed(Status(5, 4, 6), text)
+        }
+        // Our own configuration can be mended; the mail waits.
+        Because::Route => {
+            let host = &server.host;
+            let text = format!("our configuration sends this mail to {host}, and that is this server itself");
+            deferred(Status(4, 3, 5), text)
+        }
+    }
+}
+
+/// RFC 5321 §5.1: "the message MUST be returned as undeliverable".
+fn looping(to: &impl fmt::Display) -> Fate {
     let text = format!(
-        "the MX records of {domain} send its mail to us, and we do not know the domain; one of the two must be changed"
+        "the DNS sends mail for {to} to us, and {to} is not in our `smtp.domains`; one of the two must be changed"
     );
     failed(Status(5, 4, 6), text)
 }
@@ -483,8 +548,8 @@ mod tests {
             (these(&["20 mail.crepes.fr", "30 crepes.fr", "10 best", "15 second"]), "best second"),
             (
                 these(&["10 mail.crepes.fr", "20 other"]),
-                "failed 5.4.6 the MX records of hamburger.edu send its mail to us, and we do not know the domain; one of the two must \
-                 be changed",
+                "failed 5.4.6 the DNS sends mail for hamburger.edu to us, and hamburger.edu is not in our `smtp.domains`; one of the \
+                 two must be changed",
             ),
             // RFC 7505.
             (these(&["0 "]), "failed 5.1.10 hamburger.edu takes no mail: its MX record says so (null MX)"),
@@ -521,7 +586,7 @@ mod tests {
             Ok(addresses) => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             Err(fate) => format!("{} {}", fate.account().status, fate.account()),
         };
-        let mx = Because::Mx;
+        let mx = Because::Mx { preference: 10 };
         assert_eq!(
             told(mx, of(&["::1", "::2"]), of(&["1.1.1.1", "2.2.2.2", "3.3.3.3"])),
             "::1 1.1.1.1 ::2 2.2.2.2 3.3.3.3"
@@ -537,6 +602,35 @@ mod tests {
         let many: Vec<String> = (1..100).map(|number| format!("1.1.1.{number}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(told(mx, of(&[]), of(&many)).split(' ').count(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn a_socket_is_ours_at_its_own_address_or_at_any_of_this_machine_where_it_takes_what_comes_to_any() {
+        let here = |ip: IpAddr| ip == IpAddr::from([192, 0, 2, 1]) || ip == "2001:db8::1".parse::<IpAddr>().unwrap();
+        for (own, address, want) in [
+            ("127.77.1.25:8025", "127.77.1.25:8025", true),
+            ("127.77.1.25:8025", "[::ffff:127.77.1.25]:8025", true),
+            // Another host of the lab, another port.
+            ("127.77.1.25:8025", "127.77.2.25:8025", false),
+            ("127.77.1.25:8025", "127.77.1.25:25", false),
+            ("127.0.0.1:25", "0.0.0.0:25", true),
+            ("0.0.0.0:25", "0.0.0.0:25", true),
+            ("0.0.0.0:25", "127.9.9.9:25", true),
+            ("0.0.0.0:25", "192.0.2.1:25", true),
+            ("0.0.0.0:25", "192.0.2.2:25", false),
+            ("0.0.0.0:25", "192.0.2.1:26", false),
+            ("0.0.0.0:25", "[::1]:25", false),
+            ("[::]:25", "[::1]:25", true),
+            ("[::]:25", "127.0.0.1:25", true),
+            ("[::]:25", "[2001:db8::1]:25", true),
+            ("[::]:25", "[2001:db8::2]:25", false),
+        ] {
+            let sockets = Own::new(vec![own.parse().unwrap()]);
+            assert_eq!(sockets.has(address.parse().unwrap(), here), want, "{own} {address}");
+        }
+        assert!(is_here(Ipv4Addr::LOCALHOST.into()));
+        // RFC 5737: an address of nobody.
+        assert!(!is_here([192, 0, 2, 1].into()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::{
     config::{Config, unfit},
     greylist::Greylist,
     local::Mailboxes,
+    mx::Own,
     queue::{Counters as QueueCounters, Limits as QueueLimits, Queue, Rules},
     route::MayRelay,
     session::{Channel, Curiosity, Plaintext, Purpose, StartTls, Terms},
@@ -49,6 +50,8 @@ pub(crate) struct Lasting {
     pub(crate) queue: Queue,
     pub(crate) logins: Logins,
     greylist: Mutex<Greylist>,
+    /// Where we listen: couriers do not go there.
+    own: Own,
 }
 
 impl Office {
@@ -128,6 +131,7 @@ impl Reloader {
         let old = current.get();
         let kept = config.keep_bound(&old.config);
         let made = Made::new(config, shared)?;
+        made.rules.couriers.avoid(old.lasting.own.clone());
         old.lasting.queue.set_rules(made.rules.clone());
         old.lasting.greylist().set_wait(made.config.greylist.0);
         current.set(made.open(Arc::clone(&old.lasting)));
@@ -173,11 +177,14 @@ impl Server {
             per_peer: config.connections_per_peer,
             refusal: b"421 4.7.0 too many connections from your address\r\n",
         };
+        let own = Own::new(endpoints.iter().map(|endpoint| endpoint.address).collect());
+        made.rules.couriers.avoid(own.clone());
         let (spool, waiting) = Spool::open(&config.spool).map_err(|error| unfit("spool", error))?;
         let lasting = Arc::new(Lasting {
             queue: Queue::new(spool, made.rules.clone(), QueueCounters::new(&shared.metrics), waiting),
             logins: Logins::new(shared),
             greylist: Mutex::new(Greylist::new(config.greylist.0)),
+            own,
         });
         let office = Arc::new(Current::new(made.open(lasting)));
         let door = Door::new(limits, &shared.metrics);

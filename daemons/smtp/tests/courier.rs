@@ -17,6 +17,7 @@ use shared::{
 use smtp::{
     courier::{Begin, Connection, Couriers, Destination, Job, Login, Neighbour, Route, Security, Settings, Timeouts},
     envelope::{Account, Body, Charset, Envelope, Fate, Notify, Recipient, Ret, Status},
+    mx::Own,
     session::Plaintext,
 };
 use std::{
@@ -251,6 +252,9 @@ fn answer(question: &Message) -> Message {
             (&*asked, RData::CNAME(CNAME(name("hamburger.edu.")))),
             ("hamburger.edu.", mx(10, "backup.hamburger.edu.")),
         ]),
+        ("equals.edu.", RecordType::MX) => {
+            Ok(vec![(&*asked, mx(10, "backup.hamburger.edu.")), (&asked, mx(10, "mail.hamburger.edu."))])
+        }
         ("null.edu.", RecordType::MX) => Ok(vec![(&*asked, mx(0, "."))]),
         ("loop.edu.", RecordType::MX) => Ok(vec![(&*asked, mx(5, "mail.crepes.fr."))]),
         ("dangling.edu.", RecordType::MX) => Ok(vec![(&*asked, mx(5, "nowhere.edu."))]),
@@ -356,7 +360,7 @@ async fn every_way_that_leads_nowhere_is_told_in_words() {
             ("null.edu", "F 5.1.10 null.edu takes no mail: its MX record says so (null MX)"),
             (
                 "loop.edu",
-                "F 5.4.6 the MX records of loop.edu send its mail to us, and we do not know the domain; one of the two must be changed",
+                "F 5.4.6 the DNS sends mail for loop.edu to us, and loop.edu is not in our `smtp.domains`; one of the two must be changed",
             ),
             ("dangling.edu", "F 5.4.4 the MX record names nowhere.edu, which has no address"),
             ("silly.edu", "F 5.1.2 silly.edu takes no mail: it has neither an MX record nor an address"),
@@ -432,6 +436,64 @@ async fn routes_go_before_the_dns_and_a_smart_host_gets_what_is_for_it() {
         };
         tokio::join!(send, serve);
     }
+}
+
+#[tokio::test]
+async fn mail_is_never_taken_to_ourselves_by_whatever_name_or_address() {
+    let (best, backup, port) = best_and_backup().await;
+    let us = |text: &str| -> Own { Own::new(vec![text.replace("PORT", &port.to_string()).parse().unwrap()]) };
+    let the_dns = |domain| {
+        format!(
+            "F 5.4.6 the DNS sends mail for {domain} to us, and {domain} is not in our `smtp.domains`; one of the two must be changed"
+        )
+    };
+    let best_is_down = "D 4.3.2 mail.hamburger.edu [127.0.0.2]:PORT does not want to talk with us now: 450 4.3.2 no";
+    let literal = "F 5.4.6 [127.0.0.1] is this server itself, which takes no mail for it as long as it is not in our `smtp.listen`";
+    let route = "D 4.3.5 our configuration sends this mail to [127.0.0.1], and that is this server itself";
+    beside_a_name_server(async |resolver| {
+        for (own, destination, want) in [
+            // We are the best server, the backup, one of equals, the domain itself.
+            ("127.0.0.2:PORT", to("hamburger.edu"), the_dns("hamburger.edu")),
+            ("127.0.0.1:PORT", to("hamburger.edu"), best_is_down.to_owned()),
+            ("127.0.0.1:PORT", to("equals.edu"), the_dns("equals.edu")),
+            ("127.0.0.2:PORT", to("equals.edu"), the_dns("equals.edu")),
+            ("0.0.0.0:PORT", to("hamburger.edu"), the_dns("hamburger.edu")),
+            ("[::]:PORT", to("backup.hamburger.edu"), the_dns("backup.hamburger.edu")),
+            ("0.0.0.0:PORT", here(), literal.to_owned()),
+            ("127.0.0.1:PORT", Destination::SmartHost, route.to_owned()),
+        ] {
+            let mut settings = settings(port, Some(resolver));
+            settings.smart_host = (destination == Destination::SmartHost).then(|| neighbour(port));
+            let couriers = couriers(settings);
+            couriers.avoid(us(own));
+            let send = couriers.connect(&destination, None);
+            let fate = if want == best_is_down {
+                let refuse = async {
+                    let mut peer = accept(&best).await;
+                    peer.say("450 4.3.2 no").await;
+                    peer.expect("QUIT").await;
+                };
+                tokio::join!(send, refuse).0
+            } else {
+                send.await
+            };
+            let fate = fate.unwrap_err();
+            let kind = if matches!(fate, Fate::Failed(_)) { "F" } else { "D" };
+            let told = format!("{kind} {} {}", fate.account().status, fate.account());
+            assert_eq!(told.replace(&port.to_string(), "PORT"), want, "{own} {destination}");
+        }
+        // Another host of the lab has the same port at another address.
+        let couriers = couriers(settings(port, Some(resolver)));
+        couriers.avoid(us("127.0.0.3:PORT"));
+        let serve = async {
+            let mut peer = accept(&backup).await;
+            peer.greet("").await;
+            peer.take().await;
+        };
+        let send = async { couriers.connect(&to("backup.hamburger.edu"), None).await.unwrap().quit().await };
+        tokio::join!(send, serve);
+    })
+    .await;
 }
 
 #[tokio::test]

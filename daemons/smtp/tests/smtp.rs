@@ -911,6 +911,28 @@ async fn a_new_configuration_is_for_new_sessions_and_a_wrong_one_is_for_nobody()
 }
 
 #[tokio::test]
+async fn mail_for_an_address_that_is_our_own_comes_back_at_once_and_does_not_go_round() {
+    let (house, shared) = (House::new(), shared());
+    let config =
+        || Config { listen: vec![([0; 4], 0).into()], allow: vec!["127.0.0.0/8".parse().unwrap()], ..house.config() };
+    let server = Server::bind(config(), &shared).unwrap();
+    let (port, queue) = (server.local_addrs()[0].address.port(), server.queue());
+    // The port is known only now.
+    server.reloader().reload(Config { peer_port: port, ..config() }, &shared).unwrap();
+    let shutdown = CancellationToken::new();
+    let test = async {
+        let mut client = greeted(([127, 0, 0, 1], port).into()).await;
+        assert!(send(&mut client, "bob@hamburger.edu", &["bob@[127.0.0.9]"], "Subject: x").await.starts_with("250 "));
+        queue.empty().await;
+        let mail = house.mail("bob");
+        assert!(mail.len() == 1 && mail[0].contains("Status: 5.4.6"), "{mail:?}");
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(server.run(shutdown.clone()), test);
+    result.unwrap();
+}
+
+#[tokio::test]
 async fn a_waiting_session_is_small() {
     let (house, shared) = (House::new(), shared());
     let server = Server::bind(house.config(), &shared).unwrap();
