@@ -304,7 +304,8 @@ impl Visit {
     /// Greylist and quota.
     async fn admit(&self, from: &ReversePath, to: &ForwardPath, mailboxes: &[Mailbox], octets: Option<u64>) -> Outcome {
         let office = &self.office;
-        if self.session.user().is_none()
+        // Our own users are no strangers, and their mail programs do not come back by themselves.
+        if !self.session.may_relay()
             && let Grey::Later(wait) =
                 office.lasting.greylist().judge(self.peer, &from.to_string(), &to.to_string(), Instant::now())
         {

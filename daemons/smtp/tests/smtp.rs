@@ -488,6 +488,25 @@ async fn a_full_mailbox_is_told_at_rcpt_and_when_the_message_is_larger_than_was_
 }
 
 #[tokio::test]
+async fn a_stranger_is_told_to_come_back_and_who_may_relay_is_not() {
+    let (house, shared) = (House::new(), shared());
+    let config = || Config { greylist: shared::units::Span::secs(60), ..house.config() };
+    beside_a_server(config(), &shared, async |at, _| {
+        let mut client = greeted(at).await;
+        let heard = recipient(&mut client, "bob@hamburger.edu").await;
+        assert!(heard.starts_with("451 4.7.1 We have not met: try again in"), "{heard}");
+        // Who has logged in is one of us, and so is who sits where we know everybody.
+        assert!(say(&mut client, "AUTH PLAIN AGJvYgBodW5ncnk=").await.starts_with("235 "));
+        assert!(recipient(&mut client, "bob@hamburger.edu").await.starts_with("250 "));
+    })
+    .await;
+    beside_a_server(Config { allow: vec!["127.0.0.1".parse().unwrap()], ..config() }, &shared, async |at, _| {
+        assert!(recipient(&mut greeted(at).await, "bob@hamburger.edu").await.starts_with("250 "));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_stored_is_answered_451_and_nothing_is_left() {
     let (house, shared) = (House::new(), shared());
     beside_a_server(house.config(), &shared, async |at, _| {
