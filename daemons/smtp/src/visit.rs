@@ -345,14 +345,14 @@ impl Visit {
         let now = SystemTime::now();
         let id = Id::new(now);
         let date = OffsetDateTime::from(now).format(&Rfc2822).unwrap_or_default();
-        let from = match (&envelope.recipients[..], &self.session.user()) {
-            ([one], _) => format!("\r\n\tfor <{}>", one.to),
+        // A recipient is named only if it is the only one, or the others would learn of it.
+        let only_recipient = match &envelope.recipients[..] {
+            [one] => format!("\r\n\tfor <{}>", one.to),
             _ => String::new(),
         };
-        // RFC 5321 §4.4: who it says to be and whence it came; RFC 3848 §1: how. A recipient is named only if it is the only one, or
-        // the others would learn of it.
+        // RFC 5321 §4.4: who it says to be and whence it came; RFC 3848 §1: how.
         let received = format!(
-            "Received: from {client} ({})\r\n\tby {} with {with} id {id}{from};\r\n\t{date}\r\n",
+            "Received: from {client} ({})\r\n\tby {} with {with} id {id}{only_recipient};\r\n\t{date}\r\n",
             Host::Literal(self.peer),
             office.terms.house.name,
         );
