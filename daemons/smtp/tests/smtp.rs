@@ -261,7 +261,8 @@ fn a_list_of_more_than_a_thousand_is_refused_at_the_start() {
 
 #[test]
 fn a_flaw_is_a_refusal_that_names_the_rule() {
-    for flaw in [Flaw::BareCr, Flaw::BareLf, Flaw::Nul, Flaw::LongLine(1000), Flaw::TooLarge(5), Flaw::Loop(101)] {
+    let long = [Flaw::LongLine(1000), Flaw::LongHeader(1000), Flaw::TooLarge(5), Flaw::Loop(101)];
+    for flaw in [Flaw::BareCr, Flaw::BareLf, Flaw::Nul].into_iter().chain(long) {
         assert!(Reply::from(flaw).is_permanent(), "{flaw:?}");
     }
 }
