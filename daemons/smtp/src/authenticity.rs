@@ -12,6 +12,7 @@
 
 use crate::{
     address::{Host, ReversePath},
+    body::HEADER_OCTETS_MAX,
     command::Client,
     mx::Resolver,
 };
@@ -32,6 +33,8 @@ use tokio::time::timeout;
 
 /// A message is looked at, and signed, as a whole, and so must be in memory. Of a larger one only SPF is told, and it goes unsigned.
 pub(crate) const HELD_OCTETS_MAX: usize = 1 << 20;
+/// The header is always among what is held, so nothing forged stands behind it.
+const _: () = assert!(HEADER_OCTETS_MAX < HELD_OCTETS_MAX);
 /// How long a sender's client may wait for what its domain's name servers say.
 const LOOK_UP: Duration = Duration::from_secs(20);
 /// What is signed: what a reader sees (RFC 6376 §5.4.1), as far as it is there.

@@ -48,6 +48,7 @@ pub enum Flaw {
     BareLf,
     Nul,
     LongLine(usize),
+    LongHeader(usize),
     Loop(usize),
 }
 
@@ -59,6 +60,7 @@ impl From<Flaw> for Reply {
             Flaw::BareLf => Reply::bare_lf(),
             Flaw::Nul => Reply::nul(),
             Flaw::LongLine(most) => Reply::text_line_too_long(most),
+            Flaw::LongHeader(most) => Reply::header_too_long(most),
             Flaw::Loop(hops) => Reply::loop_detected(hops),
         }
     }
@@ -116,6 +118,9 @@ enum Part {
     Body,
 }
 
+/// Octets of a header. It is looked at as a whole, in memory, for what a stranger tells in our name
+/// ([`authenticity`](crate::authenticity)), so none may be longer than what is held of a message. Hardly one has more than 50,000.
+pub(crate) const HEADER_OCTETS_MAX: usize = 512 << 10;
 /// A header's line that goes on for longer is judged by its beginning; it is too long in any case.
 const HEADER_LINE_OCTETS_MAX: usize = 1000;
 
@@ -234,6 +239,9 @@ impl Incoming {
         };
         self.octets += (kept.len() - before) as u64;
         self.flaw = flaw.or((self.octets > self.bounds.octets_max).then_some(Flaw::TooLarge(self.bounds.octets_max)));
+        if self.part == Part::Header && self.octets > HEADER_OCTETS_MAX as u64 {
+            self.flaw = Some(Flaw::LongHeader(HEADER_OCTETS_MAX));
+        }
         if self.hops > self.bounds.hops_max {
             self.flaw = Some(Flaw::Loop(self.hops));
         }
@@ -424,7 +432,12 @@ mod tests {
         let fits = format!("a: b\r\n\r\n{}\r\n.\r\n", "x".repeat(998));
         let large = format!("a: b\r\n\r\n{}.\r\n", "x\r\n".repeat(5000));
         let looping = format!("{}\r\n.\r\n", "Received: x\r\n".repeat(4));
+        let roomy = Bounds { octets_max: 4 << 20, ..BOUNDS };
+        let headed = |octets: usize| format!("{}\r\n{}.\r\n", "X: abcdef\r\n".repeat(octets / 11), "x\r\n".repeat(9));
         for size in [1, 7, 999, 1000, 1001, 4096] {
+            assert_eq!(take(roomy, headed(HEADER_OCTETS_MAX).as_bytes(), size).1, None);
+            let flaw = Some(Flaw::LongHeader(HEADER_OCTETS_MAX));
+            assert_eq!(take(roomy, headed(HEADER_OCTETS_MAX + 11).as_bytes(), size).1, flaw);
             assert_eq!(take(BOUNDS, long.as_bytes(), size).1, Some(Flaw::LongLine(1000)));
             assert_eq!(take(BOUNDS, fits.as_bytes(), size).1, None);
             assert_eq!(take(BOUNDS, large.as_bytes(), size).1, Some(Flaw::TooLarge(10_000)));

@@ -330,8 +330,8 @@ impl Reply {
             format!("The message has a line of more than {octets} octets (RFC 5321 §4.5.3.1.6): encode it"),
         )
     }
-    pub fn header_too_long() -> Self {
-        enhanced(554, 6, 0, "The message's header is too long")
+    pub fn header_too_long(octets: usize) -> Self {
+        enhanced(554, 6, 0, format!("The message's header has more than {octets} octets"))
     }
     /// RFC 5321 §6.3.
     pub fn loop_detected(hops: usize) -> Self {

@@ -309,7 +309,8 @@ impl Visit {
     /// Greylist and quota.
     async fn admit(&self, from: &ReversePath, to: &ForwardPath, mailboxes: &[Mailbox], octets: Option<u64>) -> Outcome {
         let office = &self.office;
-        if self.session.user().is_none()
+        // Our own users are no strangers, and their mail programs do not come back by themselves.
+        if !self.session.may_relay()
             && let Grey::Later(wait) =
                 office.lasting.greylist().judge(self.peer, &from.to_string(), &to.to_string(), Instant::now())
         {
@@ -349,14 +350,14 @@ impl Visit {
         let now = SystemTime::now();
         let id = Id::new(now);
         let date = OffsetDateTime::from(now).format(&Rfc2822).unwrap_or_default();
-        let from = match (&envelope.recipients[..], &self.session.user()) {
-            ([one], _) => format!("\r\n\tfor <{}>", one.to),
+        // A recipient is named only if it is the only one, or the others would learn of it.
+        let only_recipient = match &envelope.recipients[..] {
+            [one] => format!("\r\n\tfor <{}>", one.to),
             _ => String::new(),
         };
-        // RFC 5321 §4.4: who it says to be and whence it came; RFC 3848 §1: how. A recipient is named only if it is the only one, or
-        // the others would learn of it.
+        // RFC 5321 §4.4: who it says to be and whence it came; RFC 3848 §1: how.
         let received = format!(
-            "Received: from {client} ({})\r\n\tby {} with {with} id {id}{from};\r\n\t{date}\r\n",
+            "Received: from {client} ({})\r\n\tby {} with {with} id {id}{only_recipient};\r\n\t{date}\r\n",
             Host::Literal(self.peer),
             office.terms.house.name,
         );

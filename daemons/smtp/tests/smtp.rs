@@ -264,7 +264,8 @@ fn a_list_of_more_than_a_thousand_is_refused_at_the_start() {
 
 #[test]
 fn a_flaw_is_a_refusal_that_names_the_rule() {
-    for flaw in [Flaw::BareCr, Flaw::BareLf, Flaw::Nul, Flaw::LongLine(1000), Flaw::TooLarge(5), Flaw::Loop(101)] {
+    let long = [Flaw::LongLine(1000), Flaw::LongHeader(1000), Flaw::TooLarge(5), Flaw::Loop(101)];
+    for flaw in [Flaw::BareCr, Flaw::BareLf, Flaw::Nul].into_iter().chain(long) {
         assert!(Reply::from(flaw).is_permanent(), "{flaw:?}");
     }
 }
@@ -488,6 +489,25 @@ async fn a_full_mailbox_is_told_at_rcpt_and_when_the_message_is_larger_than_was_
     })
     .await;
     assert_eq!(house.mail("bob").len(), 1);
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_to_come_back_and_who_may_relay_is_not() {
+    let (house, shared) = (House::new(), shared());
+    let config = || Config { greylist: shared::units::Span::secs(60), ..house.config() };
+    beside_a_server(config(), &shared, async |at, _| {
+        let mut client = greeted(at).await;
+        let heard = recipient(&mut client, "bob@hamburger.edu").await;
+        assert!(heard.starts_with("451 4.7.1 We have not met: try again in"), "{heard}");
+        // Who has logged in is one of us, and so is who sits where we know everybody.
+        assert!(say(&mut client, "AUTH PLAIN AGJvYgBodW5ncnk=").await.starts_with("235 "));
+        assert!(recipient(&mut client, "bob@hamburger.edu").await.starts_with("250 "));
+    })
+    .await;
+    beside_a_server(Config { allow: vec!["127.0.0.1".parse().unwrap()], ..config() }, &shared, async |at, _| {
+        assert!(recipient(&mut greeted(at).await, "bob@hamburger.edu").await.starts_with("250 "));
+    })
+    .await;
 }
 
 #[tokio::test]
