@@ -564,6 +564,9 @@ impl Queue {
                     .map(|meant| meant.mailboxes)
                     .unwrap_or_default(),
             };
+            if mailboxes.is_empty() {
+                tracing::warn!(account, %target, "a .forward names somebody who is not here");
+            }
             let notify = recipient.notify;
             others.extend(mailboxes.into_iter().map(|to| Recipient { to, notify, orcpt: Some(orcpt.clone()) }));
         }

@@ -720,7 +720,12 @@ impl Session {
         }
         let house = &self.terms.house;
         let text = list.trim_start_matches('<').trim_end_matches('>');
-        let local = text.parse::<Mailbox>().map_or_else(|_| text.to_owned(), |mailbox| mailbox.local().to_owned());
+        let local = match text.parse::<Mailbox>() {
+            Ok(mailbox) if house.is_ours(mailbox.host()) => mailbox.local().to_owned(),
+            // Others' lists are not ours to show.
+            Ok(_) => return Reply::no_such_name(),
+            Err(_) => text.to_owned(),
+        };
         match house.names(&local) {
             Some(mailboxes) => Reply::verified(&mailboxes.iter().map(ToString::to_string).collect::<Vec<_>>()),
             None => Reply::no_such_name(),
