@@ -502,6 +502,8 @@ fn referral<'a>(zone: &'a Zone, cut: Node<'a>, mut answer: Answer<'a>) -> Answer
 
 /// RFC 6672 §3.2 step 3c: the DNAME itself, and a CNAME for resolvers that do not know DNAME.
 fn dname<'a>(node: Node<'a>, qtype: Type, sname: &Owner<'a>, mut answer: Answer<'a>) -> Link<'a> {
+    // For the rate: below it all names are one kind of question, as below a wildcard.
+    answer.about = Some(node.name());
     let set = node.set(Type::DNAME);
     let target = set.and_then(|set| set.records().next()).and_then(|rdata| NameRef::parse(rdata).ok());
     let Some((set, target)) = set.zip(target) else { return Link::Last(answer) };

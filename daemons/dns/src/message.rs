@@ -648,8 +648,9 @@ impl<'b> Writer<'b> {
     pub fn finish(self) -> usize {
         let Self { buffer, mut at, mut counts, flags, rcode, edns, .. } = self;
         if let Some(Opt { udp_octets, flags, mut options, block }) = edns {
-            if let Some(block) = block {
-                let unpadded = at + OPT_OCTETS + options.len() + 4;
+            let unpadded = at + OPT_OCTETS + options.len() + 4;
+            // RFC 7830 §3: padding is optional, and a message that is full has no room for it.
+            if let Some(block) = block.filter(|_| unpadded <= buffer.len()) {
                 let zeros = (unpadded.next_multiple_of(block) - unpadded).min(buffer.len().saturating_sub(unpadded));
                 options.extend_from_slice(&PADDING.to_be_bytes());
                 options.extend_from_slice(&(zeros as u16).to_be_bytes());

@@ -241,6 +241,13 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
     // RFC 1034 §4.3.2 step 4, and §5.3.3: what is in no zone of ours, others know.
     if let Some(resolver) = &world.resolver {
         if answer.reason == Reason::NotOurZone && query.class == Class::IN {
+            if !resolver.serves(asker.address) {
+                // A refusal explains itself, which makes it longer than the question.
+                writer = match within_the_rate(world, asker, standing, answer.kind(query), writer) {
+                    Ok(writer) => writer,
+                    Err(response) => return response,
+                };
+            }
             return from_cache(resolver, query, asker, rotation, writer);
         }
         // What our zones refer to, or lead to, is found too for those who want it.
@@ -251,19 +258,35 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
         writer.recursion_available();
     }
     let rcode = answer.rcode;
-    if asker.carrier == Carrier::Udp && standing == Standing::Unknown && world.policy.rates.is_on() {
-        match world.policy.rates.check(asker.address, answer.kind(query), asker.now) {
-            Verdict::Send => {}
-            Verdict::Slip => {
-                writer.truncate();
-                return Response::Send { octets: writer.finish(), rcode: Rcode::NOERROR, because: Because::Slips };
-            }
-            Verdict::Drop => return Response::Silence("too many of the same for one network"),
-        }
-    }
+    writer = match within_the_rate(world, asker, standing, answer.kind(query), writer) {
+        Ok(writer) => writer,
+        Err(response) => return response,
+    };
     let turn = if answer.has_choice() { rotation.turn(name, qtype) } else { 0 };
     answer.write(&mut writer, turn);
     Response::Send { octets: writer.finish(), rcode, because: Because::Answered(answer.reason) }
+}
+
+/// Gives the writer back, if the client's network may have another answer of this kind now; otherwise what it gets instead.
+fn within_the_rate<'w>(
+    world: &World,
+    asker: Asker,
+    standing: Standing,
+    kind: u64,
+    mut writer: Writer<'w>,
+) -> Result<Writer<'w>, Response> {
+    let rates = &world.policy.rates;
+    if asker.carrier != Carrier::Udp || standing != Standing::Unknown || !rates.is_on() {
+        return Ok(writer);
+    }
+    match rates.check(asker.address, kind, asker.now) {
+        Verdict::Send => Ok(writer),
+        Verdict::Slip => {
+            writer.truncate();
+            Err(Response::Send { octets: writer.finish(), rcode: Rcode::NOERROR, because: Because::Slips })
+        }
+        Verdict::Drop => Err(Response::Silence("too many of the same for one network")),
+    }
 }
 
 /// Answers what is in none of our zones, if the cache knows.
@@ -304,7 +327,11 @@ pub async fn recurse(
     let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
     let (aliases, name) = begin_with_own(world, resolver, &query, asker);
     let mut found = resolver.find(&name, query.qtype, resolver::checking_of(&query), cached, cause).await;
-    if let Ok(reply) = &mut found {
+    if let Ok(reply) = &mut found
+        && !aliases.is_empty()
+    {
+        // RFC 4035 §3.2.3: AD is about all of the answer, and nobody has validated what we say ourselves.
+        reply.security = reply.security.and(Security::Unchecked);
         reply.answers.splice(..0, aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
     }
     let octets_max = octets_max(world, asker.carrier, query.edns);

@@ -426,6 +426,9 @@ impl Cache {
             if known.ends > now && is_weaker {
                 return;
             }
+            // Nor for being told again by the child itself (CVE-2012-1033): at its end the parent is asked. The root has none.
+            let is_cut = rtype == Type::NS && !name.is_root();
+            let ends = if is_cut && known.ends > now { ends.min(known.ends) } else { ends };
             shard.octets = shard.octets - known.octets + octets;
             if known.queue == Queue::Probation {
                 shard.probation_octets = shard.probation_octets - known.octets + octets;
@@ -589,6 +592,26 @@ mod tests {
 
     fn told(credibility: Credibility) -> Origin {
         Origin { credibility, security: Security::Unchecked, from: SocketAddr::from(([127, 0, 0, 1], 53)) }
+    }
+
+    /// CVE-2012-1033: whoever lost a domain must not keep it by telling his own servers again and again.
+    #[test]
+    fn a_child_does_not_prolong_its_own_delegation() {
+        let (cache, who) = (Cache::new(1 << 20), name("ghost.example"));
+        let servers = |ttl| set("ghost.example", Type::NS, ttl, b"\x02ns\x05ghost\x07example\0");
+        cache.put_set(servers(5), told(Credibility::Referral), 0);
+        for second in 0..5 {
+            cache.put_set(servers(100), told(Credibility::Answer), second);
+            assert_eq!(cache.get(who.borrow(), Type::NS, second).unwrap().ttl, 5 - second as u32);
+        }
+        assert!(cache.get(who.borrow(), Type::NS, 5).is_none_or(|found| found.is_stale));
+        // What the parent tells then is a new beginning.
+        cache.put_set(servers(5), told(Credibility::Referral), 6);
+        assert_eq!(cache.get(who.borrow(), Type::NS, 6).unwrap().ttl, 5);
+        // The root has no parent.
+        cache.put_set(set(".", Type::NS, 5, b"\x01a\x04root\0"), told(Credibility::Answer), 0);
+        cache.put_set(set(".", Type::NS, 100, b"\x01a\x04root\0"), told(Credibility::Answer), 1);
+        assert_eq!(cache.get(name(".").borrow(), Type::NS, 1).unwrap().ttl, 100);
     }
 
     #[test]

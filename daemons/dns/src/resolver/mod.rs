@@ -376,14 +376,27 @@ impl Resolver {
     /// Fetches anew what will be past its time soon, so that nobody has to wait for it.
     fn prefetch(self: &Arc<Self>, name: &Name, rtype: Type) {
         let (resolver, name, key) = (Arc::clone(self), name.clone(), self.key(name, rtype, Checking::On));
-        if self.lock_answering().contains_key(&key) {
+        // It is work as any other: once at a time, and not again at once where it has failed (RFC 9520 §3.1), however often clients hit
+        // what is ending.
+        if self.known_failure(&key).is_some() {
             return;
+        }
+        {
+            let mut answering = self.lock_answering();
+            if answering.contains_key(&key) || answering.len() >= ASKED_AT_ONCE_MAX {
+                return;
+            }
+            answering.insert(key.clone(), Answering::default());
         }
         self.counters.prefetched.inc();
         self.tasks.spawn(async move {
             let task = Task::new(0, Checking::On, &resolver.known);
             // What is still good would be found in the cache: the way down is gone without a look at it.
-            let _ = resolver.refresh(&name, rtype, &task).await;
+            let refreshed = timeout(ANSWER_WITHIN, resolver.refresh(&name, rtype, &task)).await;
+            if let Err(failure) = refreshed.unwrap_or(Err(Failure::TooLong)) {
+                resolver.remember_failure(&key, &failure);
+            }
+            resolver.lock_answering().remove(&key);
         });
     }
 

@@ -7,7 +7,7 @@ use super::cache::{Denial, Set};
 use crate::{
     message::Rcode,
     name::{Name, NameRef},
-    rdata::{Class, Type},
+    rdata::{Class, Type, is_well_formed},
     record::{Message, Record},
 };
 use std::{collections::HashSet, sync::Arc};
@@ -115,16 +115,15 @@ pub struct Referral {
 /// The sets of `records` that `wanted` picks, each with the signatures that cover it.
 fn sets(records: &[Record], wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Set>> {
     let mut sets: Vec<Arc<Set>> = vec![];
-    let is_ours =
-        |record: &&Record| record.class == Class::IN && !record.rtype.is_meta() && record.rtype != Type::RRSIG;
+    // What clients could not read is not handed on to them.
+    let is_sound = |record: &&Record| record.class == Class::IN && is_well_formed(record.rtype, &record.rdata);
+    let is_ours = |record: &&Record| is_sound(record) && !record.rtype.is_meta() && record.rtype != Type::RRSIG;
     for record in records.iter().filter(is_ours).filter(|record| wanted(record)) {
         if sets.iter().any(|known| known.owner == record.owner && known.rtype == record.rtype) {
             continue;
         }
-        let same: Vec<&Record> = records
-            .iter()
-            .filter(|it| it.owner == record.owner && it.rtype == record.rtype && it.class == Class::IN)
-            .collect();
+        let same: Vec<&Record> =
+            records.iter().filter(|it| it.owner == record.owner && it.rtype == record.rtype && is_sound(it)).collect();
         let Some(mut set) = Set::of(&same) else { continue };
         let covers = |it: &&Record| {
             it.rtype == Type::RRSIG && it.owner == record.owner && it.rdata.starts_with(&record.rtype.0.to_be_bytes())
@@ -302,6 +301,17 @@ mod tests {
             _ => name(words[2]).borrow().as_wire().to_vec(),
         };
         Record { owner: name(words[0]), rtype, class: Class::IN, ttl: 60, rdata }
+    }
+
+    /// What clients could not read is not handed on to them.
+    #[test]
+    fn data_that_is_none_of_its_type_is_left_out() {
+        let good = record("www.crepes.fr A 192.0.2.1");
+        let as_type = |rtype, rdata: &[u8]| Record { rtype, rdata: rdata.to_vec(), ..good.clone() };
+        let bad = [as_type(Type::A, &[1, 2, 3]), as_type(Type::AAAA, &[0; 17]), as_type(Type::TXT, b"\x09short")];
+        assert!(sets(&bad, |_| true).is_empty());
+        let mixed = sets(&[bad[0].clone(), good], |_| true);
+        assert_eq!(mixed.iter().map(|set| set.with_ttl(0).len()).collect::<Vec<_>>(), [1]);
     }
 
     #[test]

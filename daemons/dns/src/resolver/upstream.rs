@@ -546,12 +546,15 @@ fn random() -> io::Result<Chance> {
     })
 }
 
-/// Whether the answer repeats the question, case included. An error may come without a question.
+/// Whether the answer repeats the question, case included. Who did not understand it, or does not want to, may leave it out; a denial
+/// without it could be guessed by id and port alone.
 fn has_question(answer: &[u8], asked: &[u8], name: NameRef<'_>) -> bool {
     let octets = name.as_wire().len() + 4;
     match answer.get(4..6) {
         Some([0, 1]) => answer.get(HEADER_OCTETS..HEADER_OCTETS + octets) == asked.get(..octets),
-        Some([0, 0]) => Header::parse(answer).is_some_and(|header| header.rcode().0 != 0),
+        Some([0, 0]) => Header::parse(answer).is_some_and(|header| {
+            [Rcode::FORMERR, Rcode::SERVFAIL, Rcode::NOTIMP, Rcode::REFUSED].contains(&header.rcode())
+        }),
         _ => false,
     }
 }
@@ -643,8 +646,11 @@ mod tests {
         let mut other = answer.clone();
         other[13] ^= 0x20;
         assert!(!has_question(&other, asked, name.borrow()));
-        let error = [1, 1, 0x80, 5, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert!(has_question(&error, asked, name.borrow()));
+        // Without a question there may be an error, and neither data nor a denial.
+        for (rcode, is_taken) in [(0, false), (1, true), (2, true), (3, false), (4, true), (5, true), (9, false)] {
+            let bare = [1, 1, 0x80, rcode, 0, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!(has_question(&bare, asked, name.borrow()), is_taken, "{rcode}");
+        }
         assert!(!has_question(&[1, 1, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0], asked, name.borrow()));
     }
 }
