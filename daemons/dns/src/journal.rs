@@ -220,7 +220,7 @@ impl Journal {
         let text = fs::read(&self.path).map_err(io)?;
         let Entries { mut differences, .. } = read(&self.path, zone, &text)?;
         let last = differences.split_off(differences.len().saturating_sub(COMPACT_KEEPS));
-        let merged = differences.into_iter().reduce(Difference::followed_by);
+        let merged = Difference::merged(differences);
         let all: Vec<Difference> = merged.into_iter().chain(last).collect();
         let rewritten = self.rewrite(&entries(&all));
         // Whether it worked or not: not again at once.
@@ -495,8 +495,7 @@ mod tests {
         let after = open(&path, 10).unwrap().replay;
         assert_eq!((before.len(), after.len()), (200, COMPACT_KEEPS + 1));
         assert_eq!(after[1..], before[before.len() - COMPACT_KEEPS..]);
-        let merged = before.into_iter().reduce(Difference::followed_by).unwrap();
-        assert_eq!(after.into_iter().reduce(Difference::followed_by).unwrap().to, merged.to);
+        assert_eq!(Difference::merged(after), Difference::merged(before));
         journal.append(&[step(210)]).unwrap();
         assert_eq!(open(&path, 10).unwrap().replay.last().unwrap().to, 211);
     }
