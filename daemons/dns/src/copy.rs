@@ -73,7 +73,10 @@ pub(crate) fn load(path: &Path, name: &Name) -> Option<(Arc<Zone>, Soa, SystemTi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zonefile::Rewrite;
+    use crate::{
+        transfer::{Copied, Incoming},
+        zonefile::Rewrite,
+    };
     use std::time::Duration;
 
     #[test]
@@ -98,5 +101,30 @@ mod tests {
         assert_eq!((copy.len(), copy.serial(), soa.expire, at), (3, 12, 3, then));
         fs::write(&path, "crepes.fr. 5 SOA ns.crepes.fr. h. 12 1 2\n").unwrap();
         assert!(load(&path, &origin).is_none());
+    }
+
+    /// RFC 2181 §8. A copy that cannot be read is no copy: after a restart the zone would not be served until its primary
+    /// answers.
+    #[test]
+    fn a_ttl_with_its_highest_bit_set_is_0_in_the_copy_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("-/crepes.fr.copy");
+        let origin: Name = "crepes.fr".parse().unwrap();
+        let mut message = vec![0, 7, 0x84, 0, 0, 0, 0, 3, 0, 0, 0, 0];
+        let soa = zonefile::records(Path::new("test"), b"crepes.fr. 5 SOA ns.crepes.fr. h. 12 1 2 3 4\n").unwrap();
+        let address = zonefile::records(Path::new("test"), b"ns.crepes.fr. 5 A 10.77.1.53\n").unwrap();
+        for (record, ttl) in [(&soa[0], u32::MAX), (&address[0], 0x8000_0000), (&soa[0], u32::MAX)] {
+            message.extend(record.owner.borrow().as_wire());
+            message.extend([record.rtype.0.to_be_bytes(), [0, 1]].concat());
+            message.extend(ttl.to_be_bytes());
+            message.extend((record.rdata.len() as u16).to_be_bytes());
+            message.extend(&record.rdata);
+        }
+        let copied = Incoming::new(7, &origin, None).take(&message).unwrap();
+        let Some(Copied::Whole(zone)) = copied else { panic!("{copied:?}") };
+        store(&path, &zone).unwrap();
+        let (copy, ..) = load(&path, &origin).unwrap();
+        let ttls: Vec<u32> = copy.nodes().flat_map(|node| node.sets().map(|set| set.ttl)).collect();
+        assert_eq!((copy.len(), ttls), (2, vec![0, 0]));
     }
 }

@@ -220,7 +220,7 @@ impl Journal {
         let text = fs::read(&self.path).map_err(io)?;
         let Entries { mut differences, .. } = read(&self.path, zone, &text)?;
         let last = differences.split_off(differences.len().saturating_sub(COMPACT_KEEPS));
-        let merged = differences.into_iter().reduce(Difference::followed_by);
+        let merged = Difference::merged(differences);
         let all: Vec<Difference> = merged.into_iter().chain(last).collect();
         let rewritten = self.rewrite(&entries(&all));
         // Whether it worked or not: not again at once.
@@ -350,7 +350,16 @@ impl<'t> Entry<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::Name;
+    use crate::{
+        draft::Draft,
+        name::Name,
+        rdata::{self, Type},
+        record::Message,
+        update,
+        zonefile::Rewrite,
+    };
+    use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn zone() -> Name {
         "crepes.fr".parse().unwrap()
@@ -486,8 +495,7 @@ mod tests {
         let after = open(&path, 10).unwrap().replay;
         assert_eq!((before.len(), after.len()), (200, COMPACT_KEEPS + 1));
         assert_eq!(after[1..], before[before.len() - COMPACT_KEEPS..]);
-        let merged = before.into_iter().reduce(Difference::followed_by).unwrap();
-        assert_eq!(after.into_iter().reduce(Difference::followed_by).unwrap().to, merged.to);
+        assert_eq!(Difference::merged(after), Difference::merged(before));
         journal.append(&[step(210)]).unwrap();
         assert_eq!(open(&path, 10).unwrap().replay.last().unwrap().to, 211);
     }
@@ -519,6 +527,54 @@ mod tests {
         ] {
             let zone: Name = zone.parse().unwrap();
             assert_eq!(path(state, view, zone.borrow(), "journal"), Path::new(want));
+        }
+    }
+
+    /// A message that adds one record to the zone, as a client sends it.
+    fn addition(owner: &Name, rtype: Type, ttl: u32, rdata: &[u8]) -> Vec<u8> {
+        let mut message = vec![0, 1, 0x28, 0, 0, 1, 0, 0, 0, 1, 0, 0];
+        message.extend(zone().borrow().as_wire());
+        message.extend([0, 6, 0, 1]);
+        message.extend(owner.borrow().as_wire());
+        message.extend([rtype.0.to_be_bytes(), [0, 1]].concat());
+        message.extend(ttl.to_be_bytes());
+        message.extend((rdata.len() as u16).to_be_bytes());
+        message.extend(rdata);
+        message
+    }
+
+    fn any_type() -> impl Strategy<Value = Type> {
+        prop_oneof![(0..rdata::TABLE.len()).prop_map(|row| Type(rdata::TABLE[row].0)), any::<u16>().prop_map(Type)]
+    }
+
+    /// Octets that mean something in most types, and some that mean something in a master file.
+    fn any_rdata() -> impl Strategy<Value = Vec<u8>> {
+        let special = proptest::sample::select(&b"\0\x01\x02\x03\x04\x08\n\r \"$();@\\."[..]);
+        proptest::collection::vec(prop_oneof![special, any::<u8>()], 0..30)
+    }
+
+    proptest! {
+        /// What was answered with NOERROR must not be what the next start stumbles over.
+        #[test]
+        fn what_an_update_has_changed_is_read_back_as_it_was_written(
+            label in proptest::collection::vec(any::<u8>(), 1..9),
+            rtype in any_type(),
+            ttl in prop_oneof![any::<u32>(), Just(0x7fff_ffff), Just(0x8000_0000)],
+            rdata in any_rdata(),
+        ) {
+            let text = "$TTL 300\n@ SOA ns hostmaster 10 1h 15m 1w 5m\n NS ns\nns A 10.77.1.53\n";
+            let zone = zone();
+            let loaded = zonefile::read(zone.borrow(), Path::new("z"), text.as_bytes(), None, Rewrite::None).unwrap();
+            let label = [&[label.len() as u8][..], &label].concat();
+            let owner = Name::join(&label, zone.borrow()).unwrap();
+            // What is malformed is told so, and nothing is written.
+            if let Ok(message) = Message::parse(&addition(&owner, rtype, ttl, &rdata))
+                && let Ok(Some(difference)) = update::perform(&mut Draft::new(Arc::new(loaded.zone)), &message)
+            {
+                let text = entries(std::slice::from_ref(&difference));
+                let Entries { differences, good } = read(Path::new("j"), zone.borrow(), text.as_bytes()).unwrap();
+                prop_assert_eq!((differences, good), (vec![difference], text.len()));
+            }
         }
     }
 }

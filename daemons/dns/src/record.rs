@@ -18,6 +18,9 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
+/// RFC 2181 §8: a TTL has 31 bits.
+pub const TTL_MAX: u32 = 0x7fff_ffff;
+
 /// One record.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
@@ -127,6 +130,8 @@ impl Reader<'_> {
             let owner = self.name()?;
             let (rtype, class) = (Type(self.u16()?), Class(self.u16()?));
             let ttl = u32::from(self.u16()?) << 16 | u32::from(self.u16()?);
+            // RFC 2181 §8: a TTL with its highest bit set is 0. What OPT has in this place is no TTL (RFC 6891 §6.1.3).
+            let ttl = if ttl > TTL_MAX && rtype != Type::OPT { 0 } else { ttl };
             let end = usize::from(self.u16()?) + self.at;
             if end > self.octets.len() {
                 return Err("a record is cut off");
@@ -515,6 +520,22 @@ mod tests {
         assert_eq!(parsed.answers[0].to_string(), "example. 5 IN MX 10 mail.example.");
         for octets in 0..message.len() {
             assert!(Message::parse(&message[..octets]).is_err(), "{octets}");
+        }
+    }
+
+    #[test]
+    fn a_ttl_with_its_highest_bit_set_is_0_unless_it_is_that_of_opt() {
+        for (rtype, sent, want) in [
+            (Type::A, 0x7fff_ffff, 0x7fff_ffff),
+            (Type::A, 0x8000_0000, 0),
+            (Type::A, u32::MAX, 0),
+            (Type::OPT, 0x8000_8000, 0x8000_8000_u32),
+        ] {
+            let mut message = vec![0, 1, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+            message.extend([rtype.0.to_be_bytes(), [0, 1]].concat());
+            message.extend(u32::to_be_bytes(sent));
+            message.extend([0, 0]);
+            assert_eq!(Message::parse(&message).unwrap().additional[0].ttl, want, "{rtype} {sent}");
         }
     }
 

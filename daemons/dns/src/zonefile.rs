@@ -15,7 +15,7 @@ use crate::{
     name::{self, Name, NameError, NameRef},
     rare,
     rdata::{self, Field, Type},
-    record::Record,
+    record::{Record, TTL_MAX},
     zone::{AddError, Builder, Finding, Place, Severity, Zone},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -30,8 +30,6 @@ use std::{
 const INCLUDE_DEPTH_MAX: usize = 8;
 /// Octets of a word that an error repeats.
 const WORD_SHOWN_MAX: usize = 60;
-/// RFC 2181 §8: a TTL has 31 bits.
-const TTL_MAX: u32 = 0x7fff_ffff;
 
 /// Whether IPv4 addresses are taken as they are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -159,6 +159,20 @@ fn an_update_is_served_at_once_and_after_a_restart_and_a_reload() {
     running.stop();
 }
 
+/// RFC 2181 §8: such a TTL is 0. Master files refuse it, and so does the reader of the journal.
+#[test]
+fn an_update_with_a_ttl_of_32_bits_does_not_keep_the_server_from_starting_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let running = start(&config);
+    assert_eq!(running.update(&key("ours"), &[("new.example", 1, Type::A, 0x8000_0000, &[127, 0, 0, 9])]), NOERROR);
+    running.stop();
+    let running = start(&config);
+    let answer = ask(running.address, &query("new.example"));
+    assert_eq!(answer.last_chunk(), Some(&[0, 0, 0, 0, 0, 4, 127, 0, 0, 9]), "TTL, length and address");
+    running.stop();
+}
+
 #[test]
 fn without_a_key_that_may_nothing_is_changed() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@
 //!                |
 //!                +-> target -> redirect? 301 -> denied? 403 -> password? 401
 //!                      -> open beneath the root -> 404, 403, 500
-//!                      -> directory: slash missing? 301; index file; listing
+//!                      -> directory: slash missing? 301; index file: denied? 403 -> password? 401; listing
 //!                      -> file: preconditions 304, 412 -> range 206, 416 -> 200
 //! ```
 //!
@@ -261,6 +261,11 @@ fn shown(target: &Target<'_>) -> String {
     format!("/{}{last}", String::from_utf8_lossy(&target.path))
 }
 
+/// The index file that was opened in place of the directory that was asked for, as rules have it.
+fn index_of(target: &Target<'_>, opened: &[u8]) -> Option<String> {
+    (opened != &*target.path).then(|| format!("/{}", String::from_utf8_lossy(opened)))
+}
+
 /// Whether `rule` means `path`: itself, or everything below when it ends with a slash.
 fn covers(rule: &str, path: &str) -> bool {
     rule == path || (rule.ends_with('/') && path.starts_with(rule))
@@ -344,8 +349,15 @@ impl Site {
             Remembered::Stale(small) => {
                 // The usual end of a second: the file is looked at and is the same. All else takes the long way.
                 let same = |open: &OpenFile| open.stamp == small.entity.stamp && small.entity.is_settled();
-                if let Ok((Opened::File(open), _)) = self.locate(path)
+                // Another index file may have come that is a link to the same file, and what is public under one name
+                // need not be so under another.
+                let is_public = |opened: &[u8]| {
+                    let opened = format!("/{}", String::from_utf8_lossy(opened));
+                    !self.is_denied(&opened) && self.protection(&opened).is_none()
+                };
+                if let Ok((Opened::File(open), opened)) = self.locate(path)
                     && same(&open)
+                    && is_public(&opened)
                 {
                     self.memory.confirm(&small);
                     return Some(small);
@@ -409,21 +421,19 @@ impl Site {
             }
             return redirected(head, redirect.status, location);
         }
-        if self.denied.iter().any(|rule| covers(rule, &shown)) {
-            tracing::info!(peer = %around.peer, site = self.name, path = %shown, "denied by configuration");
-            let reason = "The page exists, but nobody has permission to see it: the server's configuration denies it.";
-            return self.problem(head, &shown, StatusCode::FORBIDDEN, reason, "RFC 9110 §15.5.4");
-        }
-        let protection = self.protected.iter().find(|rule| covers(&rule.path, &shown));
-        let user = match protection {
-            // Boxed: each connection has room for this future, and few ever need it.
-            Some(rule) => match Box::pin(self.let_in(head, around, rule)).await {
-                Ok(user) => Some(user),
-                Err(reply) => return *reply,
-            },
-            None => None,
+        let mut user = match self.admit(head, around, &shown).await {
+            Ok(user) => user,
+            Err(reply) => return *reply,
         };
-        let mut reply = match self.open(&target) {
+        let opened = self.open(&target);
+        // A rule about an index file holds for whoever asks for its directory too.
+        if let Some(index) = opened.as_ref().ok().and_then(|(_, path)| index_of(&target, path)) {
+            match self.admit(head, around, &index).await {
+                Ok(same) => user = user.or(same),
+                Err(reply) => return *reply,
+            }
+        }
+        let mut reply = match opened {
             // No index file inside: the path itself, without its slash.
             Ok((Opened::File(_), path)) if target.directory == Directory::Asked && path == *target.path => {
                 let reason = "The path ends with a slash, as if it were a directory, and it is a file.";
@@ -453,6 +463,28 @@ impl Site {
         };
         reply.user = user;
         reply
+    }
+
+    /// Holds a path against the rules: who may see it, if it is somebody with a password.
+    async fn admit(&self, head: &Parts, around: &Surroundings<'_>, path: &str) -> Result<Option<String>, Box<Reply>> {
+        if self.is_denied(path) {
+            tracing::info!(peer = %around.peer, site = self.name, %path, "denied by configuration");
+            let reason = "The page exists, but nobody has permission to see it: the server's configuration denies it.";
+            return Err(Box::new(self.problem(head, path, StatusCode::FORBIDDEN, reason, "RFC 9110 §15.5.4")));
+        }
+        match self.protection(path) {
+            // Boxed: each connection has room for this future, and few ever need it.
+            Some(rule) => Box::pin(self.let_in(head, around, rule)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn is_denied(&self, path: &str) -> bool {
+        self.denied.iter().any(|rule| covers(rule, path))
+    }
+
+    fn protection(&self, path: &str) -> Option<&Protect> {
+        self.protected.iter().find(|rule| covers(&rule.path, path))
     }
 
     /// Reads a small file into memory and answers from there.
