@@ -32,6 +32,8 @@ pub enum Chain {
         hash: Nsec3Hash,
         /// Each hash and its node, in order.
         nodes: Vec<(Hash, u32)>,
+        /// The nodes with an NSEC3 record that have names below them, by number; there is hardly ever one.
+        above_others: Vec<u32>,
     },
 }
 
@@ -113,7 +115,17 @@ impl Chain {
         };
         let mut nodes: Vec<_> = zone.nodes().filter_map(|node| in_chain(&node)).collect();
         nodes.sort_unstable();
-        if nodes.is_empty() { Chain::None } else { Chain::Nsec3 { hash, nodes } }
+        let has_hash = |node: &Node<'_>| !node.is_apex() && node.set(Type::NSEC3).is_some();
+        let mut above_others: Vec<_> =
+            zone.nodes().filter_map(Node::parent).filter(has_hash).map(Node::index).collect();
+        above_others.sort_unstable();
+        above_others.dedup();
+        if nodes.is_empty() { Chain::None } else { Chain::Nsec3 { hash, nodes, above_others } }
+    }
+
+    /// Whether a node with an NSEC3 record has names below it: then it exists, though it has nothing else (RFC 5155 §7.2.8).
+    pub fn is_above_others(&self, node: Node<'_>) -> bool {
+        matches!(self, Chain::Nsec3 { above_others, .. } if above_others.binary_search(&node.index()).is_ok())
     }
 }
 
@@ -167,7 +179,7 @@ pub fn proof<'z>(zone: &'z Zone, name: NameRef<'_>, claim: Claim<'z>) -> Vec<Nod
             };
             found.into_iter().flatten().collect()
         }
-        Chain::Nsec3 { hash, nodes } => {
+        Chain::Nsec3 { hash, nodes, .. } => {
             let find = |name: NameRef<'_>| nodes.binary_search_by_key(&hash.hash(name), |(hash, _)| *hash);
             let matching = |name: NameRef<'_>| find(name).ok().map(|at| zone.node_at(nodes[at].1));
             let covering = |name: NameRef<'_>| match find(name) {
