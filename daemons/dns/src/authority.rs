@@ -463,6 +463,11 @@ fn walk<'z>(zone: &'z Zone, name: &Suffixes<'_>, qtype: Type) -> Walk<'z> {
             return Walk::Dname(node);
         }
         match zone.node_hashed(suffix, hash) {
+            // RFC 5155 §7.2.8: a name that is there for the chain of hashes only does not exist. It is no closest encloser either,
+            // or the wildcard above it would not stand for what is asked for below it.
+            Some(child) if child.is_hash_only() && !zone.chain().is_above_others(child) => {
+                return Walk::Missing { encloser: node };
+            }
             Some(child) => node = child,
             None => return Walk::Missing { encloser: node },
         }
@@ -471,11 +476,7 @@ fn walk<'z>(zone: &'z Zone, name: &Suffixes<'_>, qtype: Type) -> Walk<'z> {
     if node.is_cut() && qtype != Type::DS {
         return Walk::Cut(node);
     }
-    // RFC 5155 §7.2.8: a name that is there for the chain of hashes only does not exist.
-    match node.parent() {
-        Some(encloser) if node.is_hash_only() => Walk::Missing { encloser },
-        _ => Walk::Exact(node),
-    }
+    Walk::Exact(node)
 }
 
 /// Step 3b: who knows more, and where they are.

@@ -10,7 +10,7 @@
 //! A name that does not exist needs two gaps: its own, and that of the wildcard that could have stood for it.
 
 use crate::{
-    name::{Name, NameRef, Suffixes},
+    name::{NameRef, Suffixes},
     rdata::Type,
     zone::{Node, Zone},
 };
@@ -32,6 +32,8 @@ pub enum Chain {
         hash: Nsec3Hash,
         /// Each hash and its node, in order.
         nodes: Vec<(Hash, u32)>,
+        /// The nodes with an NSEC3 record that have names below them, by number; there is hardly ever one.
+        above_others: Vec<u32>,
     },
 }
 
@@ -113,7 +115,17 @@ impl Chain {
         };
         let mut nodes: Vec<_> = zone.nodes().filter_map(|node| in_chain(&node)).collect();
         nodes.sort_unstable();
-        if nodes.is_empty() { Chain::None } else { Chain::Nsec3 { hash, nodes } }
+        let has_hash = |node: &Node<'_>| !node.is_apex() && node.set(Type::NSEC3).is_some();
+        let mut above_others: Vec<_> =
+            zone.nodes().filter_map(Node::parent).filter(has_hash).map(Node::index).collect();
+        above_others.sort_unstable();
+        above_others.dedup();
+        if nodes.is_empty() { Chain::None } else { Chain::Nsec3 { hash, nodes, above_others } }
+    }
+
+    /// Whether a node with an NSEC3 record has names below it: then it exists, though it has nothing else (RFC 5155 §7.2.8).
+    pub fn is_above_others(&self, node: Node<'_>) -> bool {
+        matches!(self, Chain::Nsec3 { above_others, .. } if above_others.binary_search(&node.index()).is_ok())
     }
 }
 
@@ -167,7 +179,7 @@ pub fn proof<'z>(zone: &'z Zone, name: NameRef<'_>, claim: Claim<'z>) -> Vec<Nod
             };
             found.into_iter().flatten().collect()
         }
-        Chain::Nsec3 { hash, nodes } => {
+        Chain::Nsec3 { hash, nodes, .. } => {
             let find = |name: NameRef<'_>| nodes.binary_search_by_key(&hash.hash(name), |(hash, _)| *hash);
             let matching = |name: NameRef<'_>| find(name).ok().map(|at| zone.node_at(nodes[at].1));
             let covering = |name: NameRef<'_>| match find(name) {
@@ -175,40 +187,37 @@ pub fn proof<'z>(zone: &'z Zone, name: NameRef<'_>, claim: Claim<'z>) -> Vec<Nod
                 // Before the first hash is the gap of the last: the chain is a ring.
                 Err(at) => nodes.get(at.wrapping_sub(1)).or(nodes.last()).map(|(_, index)| zone.node_at(*index)),
             };
-            // RFC 5155 §7.2.1: the closest encloser, and the gap of the name one label below it.
-            let closest = |name: NameRef<'_>| {
-                let suffixes = Suffixes::of(name);
-                let apex = zone.name().label_count();
-                let provable = (apex..suffixes.count()).rev().find_map(|labels| {
-                    Some([matching(suffixes.suffix(labels))?].into_iter().chain(covering(suffixes.suffix(labels + 1))))
-                });
-                provable.into_iter().flatten().collect::<Vec<_>>()
+            // RFC 5155 §7.2.1: the closest encloser that has a record, and the next closer name, one label longer. An empty
+            // non-terminal above opted-out delegations only has none (erratum 3441), so this may be an ancestor of where the walk
+            // through the zone ended; validators see no more than the records, and look for the wildcard here (§8.3, §8.4).
+            let suffixes = Suffixes::of(name);
+            let closest = || {
+                let mut upwards = (zone.name().label_count()..suffixes.count()).rev();
+                let (labels, node) = upwards.find_map(|labels| Some((labels, matching(suffixes.suffix(labels))?)))?;
+                Some((suffixes.suffix(labels), [Some(node), covering(suffixes.suffix(labels + 1))]))
             };
-            let below = |encloser: NameRef<'_>| {
-                let suffixes = Suffixes::of(name);
-                covering(suffixes.suffix((encloser.label_count() + 1).min(suffixes.count())))
-            };
-            match claim {
+            let found = match claim {
                 // RFC 5155 §7.2.2.
-                Claim::NoName { encloser } => {
-                    let wildcard: Option<Name> = encloser.name().wildcard().ok();
-                    let gap = wildcard.and_then(|wildcard| covering(wildcard.borrow()));
-                    closest(name).into_iter().chain(gap).collect()
-                }
+                Claim::NoName { .. } => closest().map(|(encloser, [node, gap])| {
+                    let wildcard = encloser.wildcard().ok();
+                    [node, gap, wildcard.and_then(|wildcard| covering(wildcard.borrow()))]
+                }),
                 // RFC 5155 §7.2.3, §7.2.4 and §7.2.7: a name without a hash of its own is in an opted-out gap.
-                Claim::NoData { node } | Claim::NoDs { cut: node } => match matching(node.name()) {
-                    Some(found) => vec![found],
-                    None => closest(node.name()),
+                Claim::NoData { .. } | Claim::NoDs { .. } => match matching(name) {
+                    Some(node) => Some([Some(node), None, None]),
+                    None => closest().map(|(_, [node, gap])| [node, gap, None]),
                 },
-                // RFC 5155 §7.2.6: the signature's label count shows the encloser; the gap is what is to be proved.
+                // RFC 5155 §7.2.6: the signature's label count shows the encloser; the gap is what is to be proved. The next
+                // closer name has as many labels as the wildcard.
                 Claim::Expanded { wildcard } => {
-                    wildcard.parent().and_then(|above| below(above.name())).into_iter().collect()
+                    Some([covering(suffixes.suffix(wildcard.name().label_count())), None, None])
                 }
                 // RFC 5155 §7.2.5.
                 Claim::NoDataAtWildcard { wildcard } => {
-                    closest(name).into_iter().chain(matching(wildcard.name())).collect()
+                    closest().map(|(_, [node, gap])| [node, gap, matching(wildcard.name())])
                 }
-            }
+            };
+            found.into_iter().flatten().flatten().collect()
         }
     };
     let mut seen = vec![];
@@ -229,6 +238,7 @@ fn gap<'z>(zone: &'z Zone, nodes: &[u32], name: NameRef<'_>) -> Option<Node<'z>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::Name;
 
     /// RFC 5155 appendix A: the hashes of the example zone.
     #[test]

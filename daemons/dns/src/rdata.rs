@@ -37,6 +37,7 @@ impl Type {
     pub const IXFR: Type = Type(251);
     pub const AXFR: Type = Type(252);
     pub const ANY: Type = Type(255);
+    pub const CAA: Type = Type(257);
 
     /// Types that only a question or a message as a whole can have (RFC 6895 §3.1: 128 to 255, and OPT), never a zone.
     pub fn is_meta(self) -> bool {
@@ -265,7 +266,8 @@ pub fn target(rtype: Type, rdata: &[u8]) -> Option<NameRef<'_>> {
     NameRef::parse(rdata.get(before..)?).ok()
 }
 
-/// Whether octets are data of a type, for what comes as `\# 4 0a000001` (RFC 3597 §5: known types too may be written so).
+/// Whether octets are data of a type, in a form that other servers take too: for what comes in an UPDATE, in a transfer, or as
+/// `\# 4 0a000001` (RFC 3597 §5: known types too may be written so).
 pub fn is_well_formed(rtype: Type, rdata: &[u8]) -> bool {
     let Some(fields) = fields(rtype) else { return true };
     let mut rest = rdata;
@@ -280,6 +282,9 @@ pub fn is_well_formed(rtype: Type, rdata: &[u8]) -> bool {
                 Ok(name) => name.as_wire().len(),
                 Err(_) => return false,
             },
+            Text if rtype == Type::CAA && !begins_with_tag(rest) => return false,
+            // RFC 5155 §3.1.6: a hash has 1 to 255 octets.
+            Base32Counted if rest.first() == Some(&0) => return false,
             Text | HexCounted | Base32Counted => match rest.first() {
                 Some(length) => 1 + usize::from(*length),
                 None => return false,
@@ -294,6 +299,10 @@ pub fn is_well_formed(rtype: Type, rdata: &[u8]) -> bool {
                 }
                 at
             }
+            // RFC 4034 §4.1.2: NSEC has at least its own type. NSEC3 of an empty non-terminal has none (RFC 5155 §7.1).
+            TypeBitmap if rtype == Type::NSEC && rest.is_empty() => return false,
+            TypeBitmap if !is_type_bitmap(rest) => return false,
+            ServiceParameters if !are_service_parameters(rest) => return false,
             Rare if !crate::rare::is_well_formed(rtype, rest) => return false,
             TextToEnd | Hex | Base64 | TypeBitmap | ServiceParameters | Rare => rest.len(),
         };
@@ -303,6 +312,67 @@ pub fn is_well_formed(rtype: Type, rdata: &[u8]) -> bool {
         }
     }
     rest.is_empty()
+}
+
+/// RFC 4034 §4.1.2: windows in ascending order, each with 1 to 32 octets of which the last is not zero.
+fn is_type_bitmap(mut map: &[u8]) -> bool {
+    let mut above = None;
+    while let [window, octets, rest @ ..] = map {
+        let Some((bits, behind)) = rest.split_at_checked(usize::from(*octets)) else { return false };
+        // Without octets there is no last one.
+        if above >= Some(*window) || bits.len() > 32 || bits.last().is_none_or(|last| *last == 0) {
+            return false;
+        }
+        (above, map) = (Some(*window), behind);
+    }
+    map.is_empty()
+}
+
+/// RFC 9460 §2.2: each a key, the length of its value and the value; the keys strictly ascending, the values of the form that
+/// their keys want. What breaks this, clients must not use at all.
+fn are_service_parameters(mut rest: &[u8]) -> bool {
+    let mut above = None;
+    while let [high, low, long, short, behind @ ..] = rest {
+        let (key, octets) = (u16::from_be_bytes([*high, *low]), u16::from_be_bytes([*long, *short]));
+        let Some((value, behind)) = behind.split_at_checked(usize::from(octets)) else { return false };
+        if above >= Some(key) || !is_service_value(key, value) {
+            return false;
+        }
+        (above, rest) = (Some(key), behind);
+    }
+    rest.is_empty()
+}
+
+/// The values of RFC 9460 §7 and §8; those of other keys are octets.
+fn is_service_value(key: u16, mut value: &[u8]) -> bool {
+    let is_list_of = |octets: usize| !value.is_empty() && value.len().is_multiple_of(octets);
+    match key {
+        // mandatory: keys.
+        0 => is_list_of(2),
+        // alpn: one or more names with their lengths, none of them empty.
+        1 => {
+            while let [length @ 1..=255, rest @ ..] = value {
+                match rest.get(usize::from(*length)..) {
+                    Some([]) => return true,
+                    Some(behind) => value = behind,
+                    None => return false,
+                }
+            }
+            false
+        }
+        // no-default-alpn, port, ipv4hint, ipv6hint.
+        2 => value.is_empty(),
+        3 => value.len() == 2,
+        4 => is_list_of(4),
+        6 => is_list_of(16),
+        _ => true,
+    }
+}
+
+/// RFC 8659 §4.1: a tag is letters and digits, at least one.
+fn begins_with_tag(rest: &[u8]) -> bool {
+    let tag = rest.split_first().and_then(|(length, behind)| behind.get(..usize::from(*length)));
+    tag.is_some_and(|tag| !tag.is_empty() && tag.iter().all(u8::is_ascii_alphanumeric))
 }
 
 /// Types in windows of 256, each as a bit map (RFC 4034 §4.1.2).
@@ -359,6 +429,97 @@ mod tests {
             (Type(65280), b"anything", true),
         ] {
             assert_eq!(is_well_formed(rtype, rdata), want, "{rtype} {rdata:?}");
+        }
+    }
+
+    #[test]
+    fn bit_maps_of_types_have_the_one_form_that_all_servers_take() {
+        let full = [&[0, 32][..], &[0xff; 32]].concat();
+        let too_long = [&[0, 33][..], &[0xff; 33]].concat();
+        for (map, want) in [
+            (&[0, 1, 0x40][..], true),
+            (&[0, 6, 0x40, 1, 0, 0, 0, 3], true),
+            (&[0, 1, 0x40, 4, 1, 1], true),
+            (&[255, 1, 1], true),
+            (&full, true),
+            // A window without octets, with more than 32, and cut off.
+            (&[0, 0], false),
+            (&too_long, false),
+            (&[0], false),
+            (&[0, 2, 0x40], false),
+            (&[0, 1, 0x40, 4], false),
+            // Zeros at the end, or nothing else.
+            (&[0, 2, 0x40, 0], false),
+            (&[0, 1, 0], false),
+            // Windows twice, or in the wrong order.
+            (&[0, 1, 0x40, 0, 1, 0x40], false),
+            (&[4, 1, 1, 0, 1, 0x40], false),
+        ] {
+            let nsec3 = [&[1, 0, 0, 0, 0, 20][..], &[7; 20]].concat();
+            for (rtype, before) in
+                [(Type::NSEC, &b"\x01b\0"[..]), (Type::NSEC3, &nsec3), (Type(62), &[0, 0, 0, 1, 0, 3])]
+            {
+                assert_eq!(is_well_formed(rtype, &[before, map].concat()), want, "{rtype} {map:?}");
+                assert_eq!(is_well_formed(rtype, before), rtype != Type::NSEC, "{rtype} without types");
+            }
+        }
+        assert!(!is_well_formed(Type::NSEC3, &[1, 0, 0, 0, 0, 0, 0, 1, 0x40]), "a hash of no octets");
+    }
+
+    #[test]
+    fn service_parameters_ascend_and_have_values_that_fit() {
+        for (parameters, want) in [
+            (&b""[..], true),
+            (b"\0\x01\0\x03\x02h2", true),
+            (b"\0\x01\0\x06\x02h2\x02h3\0\x03\0\x02\x20\xfb", true),
+            (b"\0\0\0\x02\0\x03\0\x03\0\x02\x20\xfb", true),
+            (b"\0\x02\0\0", true),
+            (b"\0\x04\0\x08aaaabbbb\0\x06\0\x100123456789abcdef", true),
+            (b"\xff\0\0\0\xff\x01\0\x01x", true),
+            // Cut off: in the key, in the length, in the value.
+            (b"\0", false),
+            (b"\0\x03\0", false),
+            (b"\0\x03\0\x02\x20", false),
+            (b"\xff\0\0\x02x", false),
+            // A key twice, or behind a greater one.
+            (b"\0\x03\0\x02\x20\xfb\0\x03\0\x02\x20\xfb", false),
+            (b"\0\x03\0\x02\x20\xfb\0\x01\0\x03\x02h2", false),
+            // mandatory: half a key, and none.
+            (b"\0\0\0\x01\0", false),
+            (b"\0\0\0\0", false),
+            // alpn: none, an empty one, one that is cut off.
+            (b"\0\x01\0\0", false),
+            (b"\0\x01\0\x04\0\x02h2", false),
+            (b"\0\x01\0\x04\x02h2\0", false),
+            (b"\0\x01\0\x02\x02h", false),
+            // no-default-alpn has no value, a port is two octets, addresses are whole and at least one.
+            (b"\0\x02\0\x01x", false),
+            (b"\0\x03\0\x01x", false),
+            (b"\0\x04\0\x03aaa", false),
+            (b"\0\x04\0\0", false),
+            (b"\0\x06\0\x04aaaa", false),
+        ] {
+            for rtype in [Type(64), Type(65)] {
+                let rdata = [&b"\0\x01\x01a\0"[..], parameters].concat();
+                assert_eq!(is_well_formed(rtype, &rdata), want, "{rtype} {parameters:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_caa_tag_is_letters_and_digits() {
+        let longest = [&[0, 255][..], &[b'a'; 255], b"ca.example"].concat();
+        for (rdata, want) in [
+            (&b"\0\x05issueca.example"[..], true),
+            (b"\x80\x04Tag7", true),
+            (&longest, true),
+            (b"\0\0ca.example", false),
+            (b"\0\x05is-uex", false),
+            (b"\0\x02\xc3\xa4x", false),
+            (b"\0\x05issu", false),
+            (b"\0", false),
+        ] {
+            assert_eq!(is_well_formed(Type::CAA, rdata), want, "{rdata:?}");
         }
     }
 

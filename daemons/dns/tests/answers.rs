@@ -29,7 +29,7 @@ use std::{
 };
 
 /// The zones in `tests/zones`.
-const ZONES: [&str; 4] = ["example", "nsec.test", "hashed.test", "optout.test"];
+const ZONES: [&str; 5] = ["example", "nsec.test", "hashed.test", "optout.test", "star.test"];
 
 fn world() -> World {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zones");
