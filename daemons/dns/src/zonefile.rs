@@ -440,6 +440,8 @@ impl Reader<'_> {
         }
         match words {
             [] if self.rdata.len() > usize::from(u16::MAX) => mistake(line, "the data has more than 65535 octets"),
+            // What is in a zone can be deleted by UPDATE, and the journal must be able to read that back.
+            [] if !rdata::is_well_formed(rtype, &self.rdata) => mistake(line, format!("this is no data of {rtype}")),
             [] => Ok(()),
             [word, ..] => {
                 mistake(word.line, format!("`{word}` is one word too many for {rtype}, which is {}", shape(fields)))
