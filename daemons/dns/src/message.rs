@@ -760,3 +760,26 @@ impl<'b> Writer<'b> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7830 §3: padding fills what is left, and where not even an empty option fits there is none.
+    #[test]
+    fn padding_never_makes_a_message_longer_than_it_may_be() {
+        let header = Header::parse(&[0; HEADER_OCTETS]).unwrap();
+        let client = Edns { udp_octets: 1232, dnssec_ok: false, options: &[] };
+        for used in 450..=512 - OPT_OCTETS {
+            let mut buffer = [0; 512];
+            let mut writer = Writer::new(&mut buffer, 512, header);
+            writer.edns(client, 1232);
+            writer.pad_to(128);
+            // As many octets of records.
+            writer.at = used;
+            let octets = writer.finish();
+            let fits = used + OPT_OCTETS + 4 <= 512;
+            assert_eq!(octets, if fits { 512 } else { used + OPT_OCTETS }, "{used}");
+        }
+    }
+}

@@ -12,13 +12,13 @@
 //! with five transactions (RFC 5321 §4.5.4.1). When a site does not answer, all that waits for it is deferred at once.
 
 use crate::{
-    address::{ForwardPath, Mailbox, ReversePath},
+    address::{Mailbox, ReversePath},
     courier::{Connection, Couriers, Destination, Job},
     crash,
     envelope::{Account, Body, Envelope, Fate, OriginalRecipient, Recipient, Reports, Status},
     local::{Mailboxes, Room},
     report::{Action, Addressee, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
-    route::{MayRelay, POSTMASTER, Target},
+    route::{POSTMASTER, Target},
     schedule::{self, Schedule, Warn, Warned},
     session::{Terms, Trouble},
     spool::{Id, Progress, Spool, State, Stored, unix},
@@ -547,23 +547,11 @@ impl Queue {
         // RFC 3461 §5.2.7: whoever is told of the copy must recognise the address that he wrote to.
         let orcpt = recipient.orcpt.clone().unwrap_or_else(|| OriginalRecipient::of(&recipient.to));
         for target in targets {
-            let mailboxes = match target {
-                Target::Name(name) | Target::Account(name) if house.account(name).as_deref() == Some(account) => {
-                    keeps = Keeps::Message;
-                    continue;
-                }
-                Target::Address(mailbox)
-                    if house.is_ours(mailbox.host()) && house.account(mailbox.local()).as_deref() == Some(account) =>
-                {
-                    keeps = Keeps::Message;
-                    continue;
-                }
-                Target::Name(name) | Target::Account(name) => house.names(name).unwrap_or_default(),
-                Target::Address(mailbox) => house
-                    .judge(&ForwardPath::Mailbox(mailbox.clone()), MayRelay::Yes)
-                    .map(|meant| meant.mailboxes)
-                    .unwrap_or_default(),
-            };
+            if house.account_of(target).as_deref() == Some(account) {
+                keeps = Keeps::Message;
+                continue;
+            }
+            let mailboxes = house.reach(target).unwrap_or_default();
             if mailboxes.is_empty() {
                 tracing::warn!(account, %target, "a .forward names somebody who is not here");
             }

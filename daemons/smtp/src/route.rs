@@ -195,11 +195,18 @@ impl House {
     /// # Errors
     /// See [`Unmeant`].
     pub fn expand(&self, name: &str) -> Result<Vec<Mailbox>, Unmeant> {
+        self.reach(&Target::Name(name.to_owned()))
+    }
+
+    /// The mailboxes that a target means, each once.
+    ///
+    /// # Errors
+    /// See [`Unmeant`].
+    pub fn reach(&self, first: &Target) -> Result<Vec<Mailbox>, Unmeant> {
         let (mut found, mut once, mut seen) = (vec![], HashSet::new(), HashSet::new());
-        // The aliases that led here, from `name` on. Each ends where `None` stands in `todo`.
+        // The aliases that led here. Each ends where `None` stands in `todo`.
         let mut path = vec![];
-        let first = Target::Name(name.to_owned());
-        let mut todo = vec![Some(&first)];
+        let mut todo = vec![Some(first)];
         while let Some(next) = todo.pop() {
             let Some(target) = next else {
                 path.pop();
@@ -226,11 +233,11 @@ impl House {
                     }
                 }
                 // An account may have gone since the start, when this would have been refused. The others get their mail.
-                Meaning::Nobody if !path.is_empty() => tracing::warn!(name, %target, "an alias leads to nobody"),
+                Meaning::Nobody if !path.is_empty() => tracing::warn!(%first, %target, "an alias leads to nobody"),
                 Meaning::Nobody | Meaning::Circle => {}
             }
         }
-        if found.is_empty() && name.eq_ignore_ascii_case(POSTMASTER) {
+        if found.is_empty() && matches!(first, Target::Name(name) if name.eq_ignore_ascii_case(POSTMASTER)) {
             // RFC 5321 §4.5.1: its mail is taken, whatever became of those who should have it.
             found.extend(self.at_home(POSTMASTER));
         }
@@ -278,6 +285,15 @@ impl House {
     /// The mailbox of the account that is called so, as it was written.
     fn mailbox_of(&self, name: &str) -> Option<Mailbox> {
         self.account(name).and_then(|_| self.at_home(name))
+    }
+
+    /// The account of ours that a target names itself, whatever aliases there are.
+    pub fn account_of(&self, target: &Target) -> Option<String> {
+        match target {
+            Target::Name(name) | Target::Account(name) => self.account(name),
+            Target::Address(mailbox) if self.is_ours(mailbox.host()) => self.account(mailbox.local()),
+            Target::Address(_) => None,
+        }
     }
 
     /// The account that a name of ours means: as it is written, or in lower case, or without what was added to it.

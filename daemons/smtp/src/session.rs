@@ -13,7 +13,7 @@ use crate::{
     address::{ForwardPath, Mailbox, ReversePath},
     body::Flaw,
     command::{Client, Command, Last, Mail, Rcpt, base64},
-    envelope::{Charset, Envelope, OriginalRecipient, Recipient, Xtext},
+    envelope::{Charset, Envelope, OriginalRecipient, Recipient},
     reply::{Codes, Reply},
     route::{EXPANDED_MAX, House, MayRelay, Meant},
 };
@@ -759,9 +759,7 @@ fn add(recipients: &mut Vec<Recipient>, rcpt: &Rcpt, mailboxes: Vec<Mailbox>) {
         if recipients.iter().any(|recipient| recipient.to == to) {
             continue;
         }
-        let renamed = said
-            .filter(|said| **said != to)
-            .map(|said| OriginalRecipient { kind: "rfc822".to_owned(), address: Xtext::encode(&said.to_string()) });
+        let renamed = said.filter(|said| **said != to).map(OriginalRecipient::of);
         recipients.push(Recipient { to, notify: rcpt.notify, orcpt: rcpt.orcpt.clone().or(renamed) });
     }
 }

@@ -815,6 +815,22 @@ async fn a_forwarder_whose_own_mailbox_is_full_sends_on_once() {
     assert!(mail.len() == 2 && mail[0].contains("Subject: once"), "{mail:?}");
 }
 
+#[tokio::test]
+async fn a_backslash_in_a_forward_file_means_the_account_whatever_its_alias_says() {
+    let (house, shared) = (House::new(), shared());
+    fs::create_dir_all(house.0.path().join("mail/bob")).unwrap();
+    fs::write(house.0.path().join("mail/bob/.forward"), "\\carol").unwrap();
+    let users = ["bob", "carol", "dave"].map(str::to_owned).to_vec();
+    let aliases = BTreeMap::from([("carol".to_owned(), vec!["dave".to_owned()])]);
+    beside_a_server(Config { users, aliases, ..house.config() }, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "", &["bob@hamburger.edu"], "Subject: to herself").await;
+        queue.empty().await;
+    })
+    .await;
+    assert_eq!([house.mail("carol").len(), house.mail("dave").len()], [1, 0]);
+}
+
 /// RFC 3461 §5.2.7.
 #[tokio::test]
 async fn success_is_told_by_whoever_has_the_copy_and_names_the_address_that_was_written_to() {
