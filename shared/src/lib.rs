@@ -10,7 +10,8 @@
 //! 2. [`config`] and [`units`]: layers of TOML, errors with line and column, sizes and times as people write them; [`current`]: what
 //!    a reload replaces.
 //! 3. [`listener`]: sockets and the one accept loop.
-//! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen; [`message`]: what is long in it.
+//! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen; [`message`]: what is long in it;
+//!    [`lookout`]: who is awaited with open eyes.
 //! 5. [`admin`], [`metrics`], [`logging`]: looking into a running daemon.
 //! 6. [`accounts`], [`sasl`], [`login`], [`tls`]: who may, and how to keep it private.
 //! 7. [`maildir`]: mailboxes, delivered to by one daemon and read by another.
@@ -24,6 +25,7 @@ pub mod units;
 
 pub mod listener;
 
+pub mod lookout;
 pub mod message;
 pub mod transcript;
 pub mod wire;

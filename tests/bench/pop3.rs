@@ -12,10 +12,10 @@
 //! connection on the same machine, which is why the processor time stands beside the rate. Before a server is timed, its
 //! octets are compared with the files.
 //!
-//! Where each command waits for the answer to the last one, a round trip is mostly two processors that wake each other up, and how long
-//! that takes depends on whether they had gone to sleep. So the column `single` shows how long a client waits, and hardly what a server
-//! does. On one processor nobody is woken up from sleep: `single-cpu` shows the servers. Beside both stands what a [`parrot`] does, which
-//! has its one answer ready: a server that sleeps until it is spoken to is hardly faster.
+//! Where each command waits for the answer to the last one, a round trip is mostly two processors that wake each other up. Ours looks out
+//! for the next command before it goes to sleep (`shared::lookout`); `several` shows what that does to others. On one processor there is
+//! nobody to look out for: `single-cpu` shows the servers' work alone. Beside them stands what a [`parrot`] does, which has its one
+//! answer ready: a server that sleeps until it is spoken to is hardly faster.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -50,6 +50,8 @@ enum Column {
     Single,
     /// The same, where client and server share one processor.
     SingleCpu,
+    /// The same, four clients at the same time, a mailbox each.
+    Several,
     /// The same, a hundred commands at once.
     Pipelined,
     /// RETR of messages of 100 KiB, pipelined.
@@ -85,7 +87,7 @@ impl Column {
     fn mailbox(self) -> (usize, usize, Names) {
         match self {
             Self::Login => (10, 1024, Names::Sizes),
-            Self::Single | Self::SingleCpu | Self::Pipelined => (MESSAGES, 1024, Names::Sizes),
+            Self::Single | Self::SingleCpu | Self::Several | Self::Pipelined => (MESSAGES, 1024, Names::Sizes),
             Self::Large => (LARGE_MESSAGES, 100 << 10, Names::Sizes),
             Self::Crowd => (CROWD, 1024, Names::Sizes),
             Self::Strange => (CROWD, 1024, Names::Bare),
@@ -195,7 +197,7 @@ fn fill(column: Column, mail: &Path) -> Result<()> {
     let (messages, octets, names) = column.mailbox();
     let text = text(octets);
     let on_the_wire = text.len() + text.lines().count();
-    let users = if column == Column::Login { USERS } else { 1 };
+    let users = if matches!(column, Column::Login | Column::Several) { USERS } else { 1 };
     for user in 0..users {
         let folder = mail.join(name_of(user));
         for dir in ["new", "cur", "tmp"] {
@@ -242,8 +244,8 @@ fn visits(address: SocketAddr, user: usize, until: Instant) -> Result<u64> {
 }
 
 /// RETR of each message in turn, so many commands at once.
-fn retrievals(address: SocketAddr, messages: usize, at_once: usize, until: Instant) -> Result<u64> {
-    let mut client = log_in(address, 0)?;
+fn retrievals(address: SocketAddr, user: usize, messages: usize, at_once: usize, until: Instant) -> Result<u64> {
+    let mut client = log_in(address, user)?;
     let (mut count, mut next, mut buffer) = (0, 0, vec![]);
     while Instant::now() < until {
         let commands: String =
@@ -258,23 +260,26 @@ fn retrievals(address: SocketAddr, messages: usize, at_once: usize, until: Insta
     Ok(count)
 }
 
+/// What all users do at the same time.
+fn by_all(work: impl Fn(usize) -> Result<u64> + Sync) -> Result<u64> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..USERS).map(|user| scope.spawn(move || work(user))).collect();
+        clients.into_iter().map(|client| client.join().unwrap_or_else(|_| bail!("a client died"))).sum()
+    })
+}
+
 /// The figures of one run, in the order of [`Column::figures`].
 fn measure(column: Column, server: &Server, flags: &Flags) -> Result<Vec<f64>> {
     let (address, begin, before) = (server.address(), Instant::now(), server.cpu()?);
     let until = begin + Duration::from_secs(flags.seconds);
     let (messages, ..) = column.mailbox();
     let count = match column {
-        Column::Login => std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..USERS).map(|user| scope.spawn(move || visits(address, user, until))).collect();
-            clients
-                .into_iter()
-                .map(|client| client.join().unwrap_or_else(|_| bail!("a client died")))
-                .sum::<Result<u64>>()
-        })?,
-        Column::Single => retrievals(address, messages, 1, until)?,
-        Column::SingleCpu => on_one_processor(|| retrievals(address, messages, 1, until))?,
-        Column::Pipelined => retrievals(address, messages, 100, until)?,
-        Column::Large => retrievals(address, messages, 10, until)?,
+        Column::Login => by_all(|user| visits(address, user, until))?,
+        Column::Several => by_all(|user| retrievals(address, user, messages, 1, until))?,
+        Column::Single | Column::SingleCpu => retrievals(address, 0, messages, 1, until)?,
+        Column::Pipelined => retrievals(address, 0, messages, 100, until)?,
+        Column::Large => retrievals(address, 0, messages, 10, until)?,
         Column::Crowd | Column::Strange => {
             visit(address, 0)?;
             return Ok(vec![begin.elapsed().as_secs_f64()]);
@@ -305,13 +310,10 @@ fn parrot(column: Column, flags: &Flags) -> Result<f64> {
             }
         }
     };
-    let race = || {
-        std::thread::scope(|scope| {
-            scope.spawn(serve);
-            retrievals(address, MESSAGES, 1, Instant::now() + Duration::from_secs(flags.seconds))
-        })
-    };
-    let count = if column == Column::SingleCpu { on_one_processor(race) } else { race() }?;
+    let count = std::thread::scope(|scope| {
+        scope.spawn(serve);
+        retrievals(address, 0, MESSAGES, 1, Instant::now() + Duration::from_secs(flags.seconds))
+    })?;
     Ok(count as f64 / flags.seconds as f64)
 }
 
@@ -327,22 +329,19 @@ fn forget(mail: &Path) -> Result<()> {
 }
 
 fn run_column(column: Column, flags: &Flags) -> Result<contest::Column> {
-    let start = |kind| {
-        let bench = Bench::start(kind, column, flags)?;
-        if column == Column::SingleCpu {
-            bench.server().bind_to_one_processor()?;
-        }
-        Ok(bench)
-    };
-    if matches!(column, Column::Single | Column::SingleCpu) {
-        eprintln!("{}: a parrot alone answers {} 1/s", name(column), figure(parrot(column, flags)?));
-    }
-    flags.choices.run(column, start, |_, bench, _| {
+    let measure = |bench: &Bench| {
         if column == Column::Strange {
             forget(bench.mail.path())?;
         }
         measure(column, bench.server(), flags)
-    })
+    };
+    let run = || {
+        if matches!(column, Column::Single | Column::SingleCpu) {
+            eprintln!("{}: a parrot alone answers {} 1/s", name(column), figure(parrot(column, flags)?));
+        }
+        flags.choices.run(column, |kind| Bench::start(kind, column, flags), |_, bench, _| measure(bench))
+    };
+    if column == Column::SingleCpu { on_one_processor(run) } else { run() }
 }
 
 fn main() -> Result<()> {

@@ -232,15 +232,9 @@ fn ground() -> Result<tempfile::TempDir> {
 }
 
 fn run_column(column: Column, flags: &Flags, ground: &Path) -> Result<contest::Column> {
-    if column == Column::Small1Cpu {
-        let start = |kind| {
-            let bench = Bench::start(kind, flags, ground)?;
-            bench.server.bind_to_one_processor()?;
-            Ok(bench)
-        };
-        return flags.choices.run(column, start, |_, bench, _| on_one_processor(|| bench.run(column, flags)));
-    }
-    flags.choices.run(column, |kind| Bench::start(kind, flags, ground), |_, bench, _| bench.run(column, flags))
+    let run =
+        || flags.choices.run(column, |kind| Bench::start(kind, flags, ground), |_, bench, _| bench.run(column, flags));
+    if column == Column::Small1Cpu { on_one_processor(run) } else { run() }
 }
 
 fn main() -> Result<()> {

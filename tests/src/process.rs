@@ -11,7 +11,6 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -197,18 +196,6 @@ impl Server {
         Ok(marks?.into_iter().max().unwrap_or(0).max(self.memory_octets()?))
     }
 
-    /// Binds it with all its threads, and those that it will start, to the processor of [`on_one_processor`].
-    pub fn bind_to_one_processor(&self) -> Result<()> {
-        for pid in self.processes()? {
-            for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let name = thread?.file_name();
-                let thread = name.to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
-                bind_to_one_processor(Some(thread.with_context(|| format!("a thread called {}", name.display()))?))?;
-            }
-        }
-        Ok(())
-    }
-
     fn stop(&mut self) -> Result<()> {
         let tree = self.processes()?;
         let begin = Instant::now();
@@ -252,22 +239,18 @@ impl Drop for Server {
 /// Does something in a thread that is bound to one processor, as are the threads and programs that it starts.
 pub fn on_one_processor<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
-        let bound = scope.spawn(|| bind_to_one_processor(None).and_then(|()| work()));
+        let bound = scope.spawn(|| bind_to_one_processor().and_then(|()| work()));
         bound.join().unwrap_or_else(|_| bail!("the thread died"))
     })
 }
 
-/// Binds a thread, or the one that calls, to the first processor that this program may use.
-fn bind_to_one_processor(thread: Option<Pid>) -> Result<()> {
+/// Binds the thread that calls to the first processor that this program may use.
+fn bind_to_one_processor() -> Result<()> {
     let all = sched_getaffinity(None)?;
     let first = (0..CpuSet::MAX_CPU).find(|processor| all.is_set(*processor)).context("no processor")?;
     let mut one = CpuSet::new();
     one.set(first);
-    match sched_setaffinity(thread, &one) {
-        // It has ended meanwhile.
-        Err(Errno::SRCH) => Ok(()),
-        bound => Ok(bound?),
-    }
+    Ok(sched_setaffinity(None, &one)?)
 }
 
 /// The memory of one process in octets, its share of what it has in common with others included (PSS).

@@ -12,6 +12,7 @@ use shared::{
     daemon::{Endpoint, StartError},
     listener::{Door, Limits},
     login::Logins,
+    lookout::{Glance, Lookouts},
     tls,
     transcript::{Conversation, Transcript, Transport},
 };
@@ -42,6 +43,7 @@ pub(crate) struct Office {
 pub(crate) struct Lasting {
     pub(crate) logins: Logins,
     pub(crate) counters: Counters,
+    pub(crate) lookouts: Lookouts,
     /// When each account logged in last. Only those who know their password get in here, so the accounts bound it.
     last_logins: Mutex<HashMap<String, Instant>>,
 }
@@ -133,7 +135,8 @@ impl Server {
             sent: shared.metrics.counter("messages_sent", "Messages sent by RETR and TOP"),
             removed: shared.metrics.counter("messages_removed", "Messages removed at QUIT"),
         };
-        let lasting = Lasting { logins: Logins::new(shared), counters, last_logins: Mutex::default() };
+        let lasting =
+            Lasting { logins: Logins::new(shared), counters, lookouts: Lookouts::new(), last_logins: Mutex::default() };
         let office = Office::open(config, shared, Arc::new(lasting))?;
         let config = &office.config;
         let (mut listeners, mut endpoints) = (vec![], vec![]);
@@ -180,7 +183,7 @@ impl Server {
     }
 
     /// Serves one client over any stream, for tests.
-    pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    pub async fn serve_stream<S: AsyncRead + AsyncWrite + Glance + Unpin + Send>(
         &self,
         stream: S,
         channel: Channel,

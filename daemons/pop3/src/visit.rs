@@ -1,7 +1,8 @@
 //! One client: carries out what the [session](crate::session) decides.
 //!
 //! Files are opened and read at once when the kernel has them in memory, and on the pool for blocking work when it has not, so
-//! that a slow disk holds up nobody else. Who asks for one message after the other finds the next one read already:
+//! that a slow disk holds up nobody else. Who asks for one message after the other finds the next one read already, and us
+//! [looking out](shared::lookout) for the command:
 //!
 //! ```text
 //!   client   RETR 1 ------.         .-> takes the answer ---- RETR 2 -.         .-> ...
@@ -22,6 +23,7 @@ use crate::{
 use bytes::BufMut;
 use shared::{
     login::Answer,
+    lookout::{Glance, Lookout},
     maildir::{Listing, LockError, Locked, Maildir, Removal, Source},
     message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read, read_at},
     transcript::{Conversation, Kind},
@@ -57,6 +59,7 @@ pub(crate) struct Visit {
     /// The message that comes next for whoever reads the mailbox in its order.
     next: usize,
     ahead: Option<Ahead>,
+    lookout: Lookout,
 }
 
 /// A message that is about to be sent.
@@ -81,7 +84,7 @@ enum Ahead {
 }
 
 /// Serves a client until it leaves, falls silent, or we stop.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Glance + Unpin + Send>(
     office: Arc<Office>,
     stream: S,
     channel: Channel,
@@ -90,7 +93,16 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
 ) {
     let (connection, peer) = (talk.id(), talk.remote().ip());
     let (session, greeting) = Session::new(Arc::clone(&office.offer), channel, office.stamp(connection));
-    let mut visit = Visit { session, peer, maildrop: None, opened: None, next: 0, ahead: None, office };
+    let mut visit = Visit {
+        session,
+        peer,
+        maildrop: None,
+        opened: None,
+        next: 0,
+        ahead: None,
+        lookout: Lookout::default(),
+        office,
+    };
     let mut wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
     wire.say(greeting.to_string());
     match visit.converse(&mut wire, shutdown).await {
@@ -103,7 +115,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
 }
 
 impl Visit {
-    async fn go_on_encrypted<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    async fn go_on_encrypted<S: AsyncRead + AsyncWrite + Glance + Unpin + Send>(
         &mut self,
         wire: Wire<S>,
         shutdown: &CancellationToken,
@@ -117,7 +129,7 @@ impl Visit {
         }
     }
 
-    async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    async fn converse<S: AsyncRead + AsyncWrite + Glance + Unpin + Send>(
         &mut self,
         wire: &mut Wire<S>,
         shutdown: &CancellationToken,
@@ -177,13 +189,19 @@ impl Visit {
         }
     }
 
-    async fn next_line<S: AsyncRead + AsyncWrite + Unpin>(&mut self, wire: &mut Wire<S>) -> Result<Line, WireError> {
+    async fn next_line<S: AsyncRead + AsyncWrite + Glance + Unpin>(
+        &mut self,
+        wire: &mut Wire<S>,
+    ) -> Result<Line, WireError> {
         if let Some(Ahead::Wanted(index)) = self.ahead
             && wire.buffered_input() == 0
         {
             // The answer leaves first: it is while the client takes it that we have time.
             wire.flush().await?;
             self.ahead = self.open_ahead(index).map(|opened| Ahead::Opened(index, opened));
+            if self.ahead.is_some() {
+                self.lookout.expect_line(wire, &self.office.lasting.lookouts).await;
+            }
         }
         wire.line().await
     }
