@@ -15,18 +15,17 @@
 //! ```
 
 use ::config::{Config as Merged, Map, Source, Value, ValueKind};
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
-};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt::{self, Write},
     io,
-    marker::PhantomData,
     ops::Range,
     path::{Path, PathBuf},
 };
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, ValueDeserializer},
+};
 
 /// Where the configuration lies when no flag says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/tomte/tomte.toml";
@@ -57,6 +56,36 @@ pub enum ConfigError {
         /// What is wrong with the whole.
         problem: String,
     },
+    /// More than one thing is wrong.
+    #[error("{}", lines(.0))]
+    Several(Vec<ConfigError>),
+}
+
+impl ConfigError {
+    /// This error, or those that it is made of.
+    pub fn each(self) -> Vec<Self> {
+        match self {
+            Self::Several(all) => all,
+            one => vec![one],
+        }
+    }
+
+    /// Nothing, one error, or several.
+    ///
+    /// # Errors
+    /// There are some.
+    pub fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Self::Several(errors)),
+        }
+    }
+}
+
+/// Several errors, one below the other.
+pub(crate) fn lines<E: fmt::Display>(errors: &[E]) -> String {
+    errors.iter().map(E::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn cure(error: &io::Error) -> &'static str {
@@ -114,29 +143,60 @@ struct Layer {
 
 impl Layer {
     /// Syntax, and top-level tables that nobody knows.
-    fn check_tables(&self) -> Result<(), ConfigError> {
-        let document = DeTable::parse(&self.text).map_err(|error| self.diagnose(&error))?;
-        for key in document.get_ref().keys() {
-            if !TABLES.contains(&key.get_ref().as_ref()) {
-                let message = unknown_key(key.get_ref(), &TABLES);
-                return Err(self.point_at(key.span(), String::new(), message));
-            }
-        }
-        Ok(())
+    fn check_tables(&self) -> Vec<ConfigError> {
+        let document = match DeTable::parse(&self.text) {
+            Ok(document) => document,
+            Err(error) => return vec![self.diagnose(&error)],
+        };
+        let unknown = document.get_ref().keys().filter(|key| !TABLES.contains(&key.get_ref().as_ref()));
+        unknown.map(|key| self.point_at(key.span(), String::new(), unknown_key(key.get_ref(), &TABLES))).collect()
     }
 
-    /// Reads the table `name` of this layer alone; what the layer leaves out gets its default.
-    fn table<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T, ConfigError> {
-        let read = || -> Result<Option<T>, toml::de::Error> {
-            toml::Deserializer::parse(&self.text)?.deserialize_map(OneTable { name, of: PhantomData })
+    /// What is wrong in the table `name` of this layer alone. Each key is read by itself: what a layer leaves out gets its default,
+    /// and one mistake hides no other.
+    fn problems<T: DeserializeOwned>(&self, name: &str) -> Vec<ConfigError> {
+        let document = DeTable::parse(&self.text);
+        let Some(value) = document.as_ref().ok().and_then(|document| document.get_ref().get(name)) else {
+            return vec![];
         };
-        read().map(Option::unwrap_or_default).map_err(|error| self.diagnose(&error))
+        let read = |value: DeValue<'_>, span| T::deserialize(ValueDeserializer::from(Spanned::new(span, value))).err();
+        let wrong: Vec<toml::de::Error> = match value.get_ref() {
+            DeValue::Table(keys) => {
+                let alone =
+                    |(key, value): (&Spanned<_>, &Spanned<_>)| DeTable::from_iter([(key.clone(), value.clone())]);
+                keys.iter().filter_map(|entry| read(DeValue::Table(alone(entry)), value.span())).collect()
+            }
+            other => read(other.clone(), value.span()).into_iter().collect(),
+        };
+        wrong.iter().map(|error| self.diagnose(error)).collect()
+    }
+
+    /// Where the value of `key` stands, or, if this layer does not say it all, the longest part of it that it does. How many steps
+    /// that is, too: `web.site[1].docroot` has four.
+    fn find(&self, key: &str) -> Option<(usize, Range<usize>)> {
+        let document = DeTable::parse(&self.text).ok()?;
+        let mut value = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
+        let (mut depth, mut found) = (0, None);
+        for step in key.split(['.', '[']) {
+            let next = match (value.get_ref(), step.strip_suffix(']').map(str::parse::<usize>)) {
+                (DeValue::Table(table), None) => table.get(step),
+                (DeValue::Array(items), Some(Ok(index))) => items.get(index),
+                _ => None,
+            };
+            let Some(next) = next.cloned() else { break };
+            value = next;
+            depth += 1;
+            found = Some((depth, value.span()));
+        }
+        found
     }
 
     fn diagnose(&self, error: &toml::de::Error) -> ConfigError {
         let span = error.span().unwrap_or_default();
         let path = DeTable::parse(&self.text).map(|t| path_at(t.get_ref(), span.start)).unwrap_or_default();
-        self.point_at(span, path.join("."), rephrase(error.message()))
+        let key = path.last().map_or("", String::as_str);
+        let message = rephrase(error.message(), key, self.text.get(span.clone()).unwrap_or_default());
+        self.point_at(span, path.join("."), message)
     }
 
     fn point_at(&self, span: Range<usize>, key: String, message: String) -> ConfigError {
@@ -162,14 +222,14 @@ impl Layer {
     }
 
     fn values(&self, table: &DeTable<'_>) -> Map<String, Value> {
-        let entry = |(key, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
+        let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
             let key: &std::borrow::Cow<'_, str> = key.get_ref();
             (key.clone().into_owned(), self.value(value))
         };
         table.iter().map(entry).collect()
     }
 
-    fn value(&self, spanned: &toml::Spanned<DeValue<'_>>) -> Value {
+    fn value(&self, spanned: &Spanned<DeValue<'_>>) -> Value {
         let kind = match spanned.get_ref() {
             DeValue::String(text) => ValueKind::String(text.clone().into_owned()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
@@ -195,32 +255,6 @@ impl Source for Layer {
     }
 }
 
-/// Deserializes one top-level table and passes over all others: they belong to other daemons.
-struct OneTable<'n, T> {
-    name: &'n str,
-    of: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for OneTable<'_, T> {
-    type Value = Option<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a file with a table [{}]", self.name)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<T>, A::Error> {
-        let mut found = None;
-        while let Some(key) = map.next_key::<String>()? {
-            if key == self.name {
-                found = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-}
-
 /// The keys that lead to the value at `offset`.
 fn path_at(table: &DeTable<'_>, offset: usize) -> Vec<String> {
     for (key, value) in table {
@@ -243,13 +277,43 @@ fn path_at(table: &DeTable<'_>, offset: usize) -> Vec<String> {
     vec![]
 }
 
-/// Serde's message about an unknown field names all known ones; people want the one they meant.
-fn rephrase(message: &str) -> String {
-    let Some(rest) = message.strip_prefix("unknown field `") else { return message.to_owned() };
-    let mut quoted = rest.split('`').step_by(2);
-    let unknown = quoted.next().unwrap_or_default();
-    let known: Vec<&str> = rest.split('`').skip(2).step_by(2).collect();
-    unknown_key(unknown, &known)
+/// What would be right, where serde only says what is wrong with what `stood` there. Its message about an unknown field names
+/// all known ones; people want the one they meant.
+fn rephrase(message: &str, key: &str, stood: &str) -> String {
+    if let Some(rest) = message.strip_prefix("unknown field `") {
+        let mut quoted = rest.split('`').step_by(2);
+        let unknown = quoted.next().unwrap_or_default();
+        let known: Vec<&str> = rest.split('`').skip(2).step_by(2).collect();
+        return unknown_key(unknown, &known);
+    }
+    let cure = match message.rsplit_once("expected ").map_or(message, |(_, wanted)| wanted) {
+        "invalid socket address syntax" => {
+            return format!(
+                "{stood} is no socket address: write an address and a port, like \"127.0.0.1:8080\", \"[::1]:8080\", or \
+                 \"[::]:8080\" for every address of this machine; names are not looked up here"
+            );
+        }
+        "invalid IP address syntax" => {
+            return format!(
+                "{stood} is no address: write one like \"127.0.0.1\" or \"::1\"; names are not looked up here"
+            );
+        }
+        "a sequence" => {
+            let item = match stood {
+                _ if !key.starts_with("listen") => stood.to_owned(),
+                port if port.parse::<u16>().is_ok() => format!("\"127.0.0.1:{port}\""),
+                address if address.contains(':') => address.to_owned(),
+                _ => "\"127.0.0.1:8080\"".to_owned(),
+            };
+            format!("a list stands in brackets: {key} = [{item}]")
+        }
+        "a string" | "path string" => format!("put it in quotes: {key} = \"{stood}\""),
+        "a boolean" => format!("write true or false, without quotes: {key} = true"),
+        "u8" | "u16" | "u32" | "u64" | "usize" => format!("write a whole number, without quotes: {key} = 10"),
+        "a map" => format!("names and values stand in braces: {key} = {{ name = value }}"),
+        _ => return message.to_owned(),
+    };
+    format!("{message}; {cure}")
 }
 
 fn unknown_key(unknown: &str, known: &[&str]) -> String {
@@ -273,6 +337,13 @@ pub fn read_document<T: DeserializeOwned>(place: &str, text: &str) -> Result<T, 
     toml::Deserializer::parse(text).and_then(T::deserialize).map_err(|error| layer.diagnose(&error))
 }
 
+/// As [`Settings::misfit`], for a document of another kind: `host[3].web.docroot`.
+pub fn misfit_in(place: &str, text: &str, key: &str, problem: &str) -> ConfigError {
+    let layer = Layer { place: place.to_owned(), text: text.to_owned(), is_file: true };
+    let span = layer.find(key).map_or(0..0, |(_, span)| span);
+    layer.point_at(span, String::new(), format!("{key}: {problem}"))
+}
+
 /// All layers, read and merged.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -285,7 +356,7 @@ impl Settings {
     /// (each `table.key=value`). Without `file`, [`DEFAULT_FILE`] is read if it exists.
     ///
     /// # Errors
-    /// A file cannot be read, is not TOML, or has a table that nobody knows.
+    /// A file cannot be read, is not TOML, or has a table that nobody knows: all that is wrong.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -326,7 +397,7 @@ impl Settings {
     }
 
     fn from_layers(layers: Vec<Layer>) -> Result<Self, ConfigError> {
-        layers.iter().try_for_each(Layer::check_tables)?;
+        ConfigError::all(layers.iter().flat_map(Layer::check_tables).collect())?;
         let builder = layers.iter().fold(Merged::builder(), |builder, layer| builder.add_source(layer.clone()));
         let unfit =
             |error: ::config::ConfigError| ConfigError::Unfit { table: String::new(), problem: error.to_string() };
@@ -336,15 +407,42 @@ impl Settings {
     /// The table `name`, checked layer by layer and then as a whole.
     ///
     /// # Errors
-    /// The first value that is wrong, with its place.
+    /// Each key whose value is wrong, with its place.
     pub fn table<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T, ConfigError> {
-        for layer in &self.layers {
-            layer.table::<T>(name)?;
-        }
+        ConfigError::all(self.layers.iter().flat_map(|layer| layer.problems::<T>(name)).collect())?;
         match self.merged.get::<T>(name) {
             Ok(table) => Ok(table),
             Err(::config::ConfigError::NotFound(_)) => Ok(T::default()),
             Err(error) => Err(ConfigError::Unfit { table: name.to_owned(), problem: error.to_string() }),
+        }
+    }
+
+    /// Whether any layer has the table `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.layers.iter().any(|layer| layer.find(name).is_some())
+    }
+
+    /// Says a problem with the value of `key` (as `web.site[1].docroot`) of the place where that value stands.
+    pub fn misfit(&self, key: &str, problem: &str) -> ConfigError {
+        let steps = key.split(['.', '[']).count();
+        let found = self.layers.iter().rev().filter_map(|layer| Some((layer, layer.find(key)?)));
+        // Later layers win; and of what is not said in full, what says most of it.
+        let nearest =
+            found.fold(None, |best: Option<(&Layer, usize, Range<usize>)>, (layer, (depth, span))| match best {
+                Some((_, known, _)) if known >= depth => best,
+                _ => Some((layer, depth, span)),
+            });
+        match nearest {
+            // Of a key the table alone says nothing.
+            Some((layer, depth, span)) if depth > 1 || steps == 1 => {
+                layer.point_at(span, String::new(), format!("{key}: {problem}"))
+            }
+            _ => ConfigError::Invalid(Box::new(Diagnosis {
+                place: key.to_owned(),
+                key: String::new(),
+                message: format!("{problem} (the key is not set: this is its default)"),
+                excerpt: None,
+            })),
         }
     }
 
@@ -426,6 +524,7 @@ pub fn keep<T: Clone + PartialEq>(key: &'static str, fresh: &mut T, was: &T, kep
 mod tests {
     use super::*;
     use crate::units::{Size, Span};
+    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
@@ -484,7 +583,20 @@ mod tests {
             ("[web]\nidle = 30\n", &["tomte.toml:2:8", "a time with its unit in quotes, like \"30 s\""]),
             ("[web]\nidle = \"30\"\n", &["tomte.toml:2:8", "write a whole number and a unit"]),
             ("[web]\nhead_max = \"1 Mib\"\n", &["tomte.toml:2:12", "MiB"]),
-            ("[web]\nlisten = [\"localhost:80\"]\n", &["tomte.toml:2:11", "web.listen"]),
+            (
+                "[web]\nlisten = [\"localhost:80\"]\n",
+                &["tomte.toml:2:11: \"localhost:80\" is no socket address", "like \"127.0.0.1:8080\"", "web.listen"],
+            ),
+            (
+                "[web]\nlisten = 80\n",
+                &["2:10: ", "expected a sequence; ", "in brackets: listen = [\"127.0.0.1:80\"] (key"],
+            ),
+            ("[web]\nlisten = \"[::1]:80\"\n", &["in brackets: listen = [\"[::1]:80\"] (key"]),
+            ("[web]\nlisten = \"\"\n", &["in brackets: listen = [\"127.0.0.1:8080\"] (key"]),
+            ("[web]\nhosts = 1\n", &["in brackets: hosts = [1] (key"]),
+            ("[web]\nmax = \"10\"\n", &["write a whole number, without quotes: max = 10"]),
+            ("[web]\ndocroot = 1\n", &["put it in quotes: docroot = \"1\""]),
+            ("web = 1\n", &["tomte.toml:1:7", "(key web)"]),
             (
                 "[web]\n[[web.hosts]]\nname=\"a\"\n[[web.hosts]]\nnane=\"b\"\n",
                 &["tomte.toml:5:1", "`name`", "web.hosts.nane"],
@@ -496,6 +608,41 @@ mod tests {
                 assert!(message.contains(want), "{text:?}\ngave    {message}\nwithout {want}");
             }
         }
+    }
+
+    #[test]
+    fn every_wrong_key_is_told_not_the_first_alone() {
+        let message = error("[web]\nmax = -1\ndocrot = 1\nidle = \"1 s\"\nhead_max = 3\n");
+        let places: Vec<&str> = message.lines().filter(|line| line.starts_with("tomte.toml:")).collect();
+        assert_eq!(places.len(), 3, "{message}");
+        let message = error("[wbe]\n[smpt]\n");
+        assert!(message.contains("`web`?") && message.contains("`smtp`?"), "{message}");
+    }
+
+    #[test]
+    fn a_misfit_is_said_of_the_last_layer_that_says_it_and_as_exactly_as_it_can_be() {
+        let text = "[web]\nmax = 1\nhosts = [{ name = \"a\" }, { name = \"b\" }]\n";
+        let file = Layer { place: "tomte.toml".to_owned(), text: text.to_owned(), is_file: true };
+        let flag = assignment("web.max", "2", "--set web.max=2".to_owned());
+        let settings = Settings::from_layers(vec![file, flag]).unwrap();
+        for (key, want) in [
+            ("web.max", "--set web.max=2: web.max: no"),
+            ("web.hosts[1].name", "tomte.toml:3:35: web.hosts[1].name: no\n"),
+            ("web.hosts[1].redirect", "tomte.toml:3:26: web.hosts[1].redirect: no\n"),
+            ("web.hosts[2].name", "tomte.toml:3:9: web.hosts[2].name: no\n"),
+            ("web.idle", "web.idle: no (the key is not set: this is its default)"),
+            ("web", "--set web.max=2: web: no"),
+            ("smtp.spool", "smtp.spool: no (the key is not set"),
+        ] {
+            let message = settings.misfit(key, "no").to_string();
+            assert!(message.starts_with(want), "{message}\nwanted {want}");
+        }
+        assert!(settings.has("web") && !settings.has("smtp"));
+        assert!(
+            misfit_in("lab.toml", "[[host]]\nname = \"a b\"\n", "host[0].name", "no")
+                .to_string()
+                .starts_with("lab.toml:2:8: host[0].name: no\n")
+        );
     }
 
     #[test]
@@ -530,7 +677,9 @@ mod tests {
         let settings = Settings::load(None, environment, &[]).unwrap();
         let message = settings.table::<Web>("web").unwrap_err().to_string();
         assert!(
-            message.starts_with("environment variable TOMTE__WEB__MAX: invalid type: string \"many\""),
+            message.starts_with(
+                "environment variable TOMTE__WEB__MAX: invalid type: string \"many\", expected u32; write"
+            ),
             "{message}"
         );
     }

@@ -7,11 +7,11 @@
 //!     SIGTERM: STOPPING=1, cancel the token; sessions say goodbye; exit 0 within the grace time
 //! ```
 //!
-//! A daemon's own `main.rs` names its program and says how to bind and run:
+//! A daemon's own `main.rs` names its program and says how to check, bind and run:
 //!
 //! ```ignore
 //! fn main() -> std::process::ExitCode {
-//!     shared::daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
+//!     shared::daemon::main(&PROGRAM, Server::check, async |config: Config, daemon: Daemon<Config>| {
 //!         let server = Server::bind(config, &daemon.shared)?;
 //!         daemon.ready(&server.local_addrs());
 //!         server.run(daemon.shutdown.clone()).await
@@ -22,7 +22,8 @@
 use crate::{
     accounts::{self, Accounts},
     admin::{self, Admin, Directory, State, View},
-    config::{ConfigError, Settings},
+    check::Check,
+    config::{self, ConfigError, Settings},
     listener::{BindError, Sockets},
     logging,
     metrics::{Metrics, Registers},
@@ -94,14 +95,54 @@ pub enum StartError {
     /// The system refused something else; exit code 1.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// More than one thing is wrong; exit code 78 if that is so for any of them.
+    #[error("{}", config::lines(.0))]
+    Several(Vec<StartError>),
 }
 
 impl StartError {
+    /// The value of `key` does not fit.
+    pub fn unfit(key: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Self::Unfit { key: key.into(), problem: problem.to_string() }
+    }
+
     /// The exit code for this reason.
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::Config(_) | StartError::Unfit { .. } => EXIT_CONFIG,
             StartError::Bind(_) | StartError::Io(_) => 1,
+            StartError::Several(all) => all.iter().map(Self::exit_code).max().unwrap_or(1),
+        }
+    }
+
+    /// This error, or those that it is made of.
+    pub fn each(self) -> Vec<Self> {
+        match self {
+            Self::Several(all) => all.into_iter().flat_map(Self::each).collect(),
+            Self::Config(all) => all.each().into_iter().map(Self::Config).collect(),
+            one => vec![one],
+        }
+    }
+
+    /// Nothing, one error, or several.
+    ///
+    /// # Errors
+    /// There are some.
+    pub fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Self::Several(errors)),
+        }
+    }
+
+    /// A value that does not fit is said of the place where it stands.
+    #[must_use]
+    pub fn placed(self, settings: &Settings) -> Self {
+        match self {
+            Self::Unfit { key, problem } => Self::Config(settings.misfit(&key, &problem)),
+            Self::Several(all) => Self::Several(all.into_iter().map(|error| error.placed(settings)).collect()),
+            other => other,
         }
     }
 }
@@ -231,11 +272,11 @@ impl Shared {
         alpn: &[&[u8]],
         (key, needed): (&str, &[SocketAddr]),
     ) -> Result<Option<TlsAcceptor>, StartError> {
-        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
-        let config = tls::server_config(&self.tls, alpn).map_err(|error| unfit("tls", error.to_string()))?;
+        let config =
+            tls::server_config(&self.tls, alpn).map_err(|error| StartError::unfit(error.key(&self.tls), &error))?;
         if config.is_none() && !needed.is_empty() {
             let problem = format!("{service} needs a certificate: set tls.certificate and tls.key to PEM files");
-            return Err(unfit(key, problem));
+            return Err(StartError::unfit(key, problem));
         }
         Ok(config.map(TlsAcceptor::from))
     }
@@ -335,8 +376,9 @@ impl Common {
     }
 }
 
-/// Everything a daemon's `main` does.
-pub fn main<C, F>(program: &Program, run: F) -> ExitCode
+/// Everything a daemon's `main` does. `check` finds what would keep it from starting, without sockets and without writing; `run` is bind, then
+/// run.
+pub fn main<C, F>(program: &Program, check: fn(&C, &Shared) -> Vec<StartError>, run: F) -> ExitCode
 where
     C: Serialize + DeserializeOwned + Default,
     F: AsyncFnOnce(C, Daemon<C>) -> Result<(), StartError>,
@@ -347,36 +389,47 @@ where
         .version(program.version)
         .before_help(program.examples);
     let flags = Flags::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
-    match start(program, &flags, run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // On standard error and not in the log: the log may be what is wrong.
-            eprintln!("tomte-{}: {error}", program.name);
-            ExitCode::from(error.exit_code())
+    let result = Settings::load(flags.config.as_deref(), std::env::vars(), &flags.set).map_err(StartError::from);
+    let result = result.and_then(|settings| {
+        let all = || {
+            let mut all = Check::new(&settings, &host_name());
+            all.daemon(program.name, check);
+            all
+        };
+        if flags.check_config {
+            all().finish()?;
+            let files: Vec<&str> = settings.files().collect();
+            println!("ok: {}", if files.is_empty() { "no file, only defaults".to_owned() } else { files.join(", ") });
+            return Ok(());
         }
+        match start(program, &flags, &settings, run) {
+            // Whoever mends one thing wants to know of the others, too.
+            Err(error) if error.exit_code() == EXIT_CONFIG => all().with(error).finish(),
+            result => result,
+        }
+    });
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let code = error.exit_code();
+    // On standard error and not in the log: the log may be what is wrong.
+    for error in error.each() {
+        eprintln!("tomte-{}: {error}", program.name);
     }
+    ExitCode::from(code)
 }
 
-fn start<C, F>(program: &Program, flags: &Flags, run: F) -> Result<(), StartError>
+fn start<C, F>(program: &Program, flags: &Flags, settings: &Settings, run: F) -> Result<(), StartError>
 where
     C: Serialize + DeserializeOwned + Default,
     F: AsyncFnOnce(C, Daemon<C>) -> Result<(), StartError>,
 {
-    let read_settings = || Settings::load(flags.config.as_deref(), std::env::vars(), &flags.set);
-    let settings = read_settings()?;
-    let mut common = Common::read(&settings)?;
+    let mut common = Common::read(settings)?;
     let config: C = settings.table(program.name)?;
     if flags.print_config {
-        print!("{}", explain(program.name, &settings, &common, &config));
-        return Ok(());
-    }
-    if flags.check_config {
-        let files: Vec<&str> = settings.files().collect();
-        println!("ok: {}", if files.is_empty() { "no file, only defaults".to_owned() } else { files.join(", ") });
+        print!("{}", explain(program.name, settings, &common, &config));
         return Ok(());
     }
 
-    logging::init(&common.log).map_err(|problem| StartError::Unfit { key: "log".to_owned(), problem })?;
+    logging::init(&common.log).map_err(|problem| StartError::unfit("log.filter", problem))?;
     log_panics();
     raise_descriptor_limit();
     if common.admin.socket.is_none() {
@@ -384,13 +437,12 @@ where
         common.admin.socket = std::env::var_os("RUNTIME_DIRECTORY").map(|dir| PathBuf::from(dir).join("admin.sock"));
     }
     let process = Process {
-        hub: Hub::new(&common.transcript)?,
+        hub: Hub::new(&common.transcript).map_err(|error| StartError::unfit("transcript.dir", error))?,
         registers: Registers::default(),
         directory: Directory::default(),
         sockets: Sockets::from_environment(),
         accounts: Arc::new(
-            Accounts::load(&common.accounts)
-                .map_err(|error| StartError::Unfit { key: "accounts.file".to_owned(), problem: error.to_string() })?,
+            Accounts::load(&common.accounts).map_err(|error| StartError::unfit("accounts.file", error))?,
         ),
         workers: Workers::Threads,
     };
@@ -417,20 +469,17 @@ where
         };
         let surroundings = daemon.shared.clone();
         let on_hangup = || {
-            let settings = read_settings()?;
+            let settings = Settings::load(flags.config.as_deref(), std::env::vars(), &flags.set)?;
             let config = settings.table::<C>(program.name)?;
             let surroundings = Shared { tls: settings.table("tls")?, ..surroundings.clone() };
-            process
-                .accounts
-                .reload()
-                .map_err(|error| StartError::Unfit { key: "accounts.file".to_owned(), problem: error.to_string() })?;
-            match &*reload.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(reload) => reload(config, &surroundings),
-                None => Err(StartError::Unfit {
-                    key: program.name.to_owned(),
-                    problem: "this daemon has nothing to reload; restart it".to_owned(),
-                }),
-            }
+            let taken = || {
+                process.accounts.reload().map_err(|error| StartError::unfit("accounts.file", error))?;
+                match &*reload.lock().unwrap_or_else(PoisonError::into_inner) {
+                    Some(reload) => reload(config, &surroundings),
+                    None => Err(StartError::unfit(program.name, "this daemon has nothing to reload; restart it")),
+                }
+            };
+            taken().map_err(|error| error.placed(&settings))
         };
         tokio::select! {
             result = run(config, daemon) => result,
@@ -537,7 +586,8 @@ pub fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-fn host_name() -> String {
+/// What this machine is called.
+pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

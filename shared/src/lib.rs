@@ -6,7 +6,7 @@
 //!
 //! Reading order:
 //!
-//! 1. [`daemon`]: `main()` for all; what happens between `exec` and the exit code.
+//! 1. [`daemon`]: `main()` for all; what happens between `exec` and the exit code; [`check`]: whether it would begin at all.
 //! 2. [`config`] and [`units`]: layers of TOML, errors with line and column, sizes and times as people write them; [`current`]: what
 //!    a reload replaces.
 //! 3. [`listener`]: sockets and the one accept loop.
@@ -17,6 +17,7 @@
 //! 7. [`maildir`]: mailboxes, delivered to by one daemon and read by another.
 //! 8. `testing` (feature `testing`): the player of transcript files.
 
+pub mod check;
 pub mod daemon;
 
 pub mod config;

@@ -34,14 +34,25 @@ pub enum Format {
     Journald,
 }
 
+/// Whether a log could be started like this.
+///
+/// # Errors
+/// The filter cannot be understood.
+pub fn check(config: &Config) -> Result<(), String> {
+    filter(config).map(drop)
+}
+
+fn filter(config: &Config) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(&config.filter)
+        .map_err(|error| format!("`{}`: {error}; write a level like `info`, or `info,wire=debug`", config.filter))
+}
+
 /// Starts the log of this process. A second call, as in tests, changes nothing.
 ///
 /// # Errors
 /// The filter cannot be understood.
 pub fn init(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.filter).map_err(|error| {
-        format!("log.filter `{}`: {error}; write a level like `info`, or `info,wire=debug`", config.filter)
-    })?;
+    let filter = filter(config)?;
     // systemd sets JOURNAL_STREAM when standard error goes to the journal anyway: then keep the fields.
     let to_journal = match config.format {
         Format::Journald => true,

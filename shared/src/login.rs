@@ -9,38 +9,16 @@
 use crate::{
     Shared,
     accounts::{Accounts, Verdict},
-    sasl::{Credentials, Proof, ScramKeys},
+    sasl::{Credentials, Proof},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use prometheus_client::metrics::counter::Counter;
 use ring::rand::{SecureRandom, SystemRandom};
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// What a session hears of those who want to log in.
-#[derive(Debug)]
-pub enum Answer {
-    /// It is who it says.
-    Welcome,
-    /// It is not.
-    Denied,
-    /// Wrong passwords came from its address; it must wait.
-    TooSoon(Duration),
-    /// We failed.
-    CannotTell,
-    /// For a challenge of SCRAM.
-    Keys {
-        /// Real ones or a decoy.
-        keys: ScramKeys,
-        /// Printable, never the same.
-        nonce: String,
-    },
-}
+pub use crate::sasl::Answer;
 
 /// Where a daemon's clients log in.
 #[derive(Debug)]
@@ -130,6 +108,7 @@ pub fn nonce() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
     async fn a_denial_waits_and_a_stop_ends_the_wait() {

@@ -84,6 +84,12 @@ pub enum LockError {
     Io(#[from] io::Error),
 }
 
+/// Where the mailbox of an account is, below the directory with all of them; nowhere for a name that would lead elsewhere.
+pub fn of_account(mailboxes: &Path, account: &str) -> Option<PathBuf> {
+    let safe = !account.is_empty() && !account.starts_with('.') && !account.contains(['/', '\0']);
+    safe.then(|| mailboxes.join(account))
+}
+
 impl Maildir {
     /// The mailbox at `path`.
     ///
@@ -799,6 +805,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let maildir = Maildir::open_or_create(&folder.path().join("bob")).unwrap();
         (folder, maildir)
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_mailboxes() {
+        assert_eq!(of_account(Path::new("/m"), "bob"), Some("/m/bob".into()));
+        for bad in ["", ".", "..", "../etc", "a/b", "/etc", ".hidden", "a\0"] {
+            assert_eq!(of_account(Path::new("/m"), bad), None, "{bad:?}");
+        }
     }
 
     fn locked(folder: &tempfile::TempDir) -> Locked {

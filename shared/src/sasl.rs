@@ -10,6 +10,9 @@
 //!
 //! The password never travels, and what is stored here cannot be used to log in. Everything is pure: octets in, octets out;
 //! the nonce comes from the caller.
+//!
+//! SMTP and POP3 embed an exchange in the same way (RFC 4954 §4, RFC 5034 §4): each message is a line of base64, and `*` gives up. What they
+//! reply is theirs.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use ring::{
@@ -17,7 +20,7 @@ use ring::{
     hmac::{self, HMAC_SHA256, Key},
     pbkdf2::{self, PBKDF2_HMAC_SHA256},
 };
-use std::{borrow::Cow, num::NonZeroU32};
+use std::{borrow::Cow, num::NonZeroU32, time::Duration};
 use stringprep::saslprep;
 
 /// What the client sent is not of the mechanism's form.
@@ -25,7 +28,37 @@ use stringprep::saslprep;
 #[error("{0}")]
 pub struct Malformed(&'static str);
 
+// --- Whether a password may be said ------------------------------------------------------------------------------------
+
+/// What carries a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Anybody between us can read it.
+    Clear,
+    /// TLS.
+    Encrypted,
+}
+
+/// Whether passwords may be sent in clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plaintext {
+    /// Yes: it is a lesson.
+    Allowed,
+    /// Only over TLS.
+    OverTls,
+}
+
+impl Plaintext {
+    /// RFC 2595 §2.2, RFC 4954 §4, RFC 5034 §4: a password in clear only over TLS, unless somebody has decided otherwise.
+    pub fn may_pass(self, channel: Channel) -> bool {
+        channel == Channel::Encrypted || self == Self::Allowed
+    }
+}
+
 // --- A whole exchange ------------------------------------------------------------------------------------------------
+
+/// RFC 4954 §4: what a client says within AUTH. RFC 5034 §4 lets it be longer than other lines, too, and has no figure.
+pub const AUTH_LINE_OCTETS_MAX: usize = 12_288;
 
 /// How AUTH may be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +80,36 @@ impl Mechanism {
         }
     }
 
+    /// The one of these that is called so, in any case.
+    pub fn called(name: &[u8], offered: &[Self]) -> Option<Self> {
+        offered.iter().copied().find(|mechanism| name.eq_ignore_ascii_case(mechanism.name().as_bytes()))
+    }
+
     /// Whether whoever listens on the way learns the password.
     pub fn shows_password(self) -> bool {
         self != Self::ScramSha256
     }
+
+    /// Whether it may be used there.
+    pub fn may_be_used(self, plaintext: Plaintext, channel: Channel) -> bool {
+        !self.shows_password() || plaintext.may_pass(channel)
+    }
+}
+
+/// Names, with blanks between, for EHLO and CAPA: those of the mechanisms that may be used there.
+pub fn usable(offered: &[Mechanism], plaintext: Plaintext, channel: Channel) -> String {
+    let usable = offered.iter().filter(|mechanism| mechanism.may_be_used(plaintext, channel));
+    usable.map(|mechanism| mechanism.name()).collect::<Vec<_>>().join(" ")
+}
+
+/// A message as it travels. What does not belong into base64 is refused, not passed over (RFC 4954 §4, RFC 5034 §4).
+fn decode(line: &[u8]) -> Option<Vec<u8>> {
+    BASE64_STANDARD.decode(line).ok()
+}
+
+/// The message that comes with AUTH itself; none, if it is not base64. RFC 4954 §4, RFC 5034 §4: one that is empty is written `=`.
+pub fn initial_response(text: &[u8]) -> Option<Vec<u8>> {
+    if text == b"=" { Some(vec![]) } else { decode(text) }
 }
 
 /// How a client shows who it is.
@@ -84,7 +143,7 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// Where an exchange is. It knows nothing of base64, which is the embedding protocol's.
+/// Where an exchange is.
 #[derive(Debug)]
 pub enum Exchange {
     /// The client's first message is awaited.
@@ -116,34 +175,115 @@ pub enum Exchange {
 /// What an exchange wants next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Say this challenge; the client's answer goes to [`Exchange::on_response`].
-    Challenge(Vec<u8>),
-    /// Fetch this user's keys and a nonce for [`Exchange::on_keys`].
+    /// Say this, in base64; the line that the client answers goes to [`Exchange::on_line`].
+    Challenge(String),
+    /// Fetch this user's keys and a nonce for [`Exchange::on_answer`].
     FetchKeys(String),
-    /// Find out whether these are right; if so, [`Exchange::on_verified`].
+    /// Find out whether these are right, for [`Exchange::on_answer`].
     Verify(Credentials),
     /// It is this user.
     Welcome(String),
+}
+
+/// What a session hears of those who want to log in.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is who it says.
+    Welcome,
+    /// It is not.
+    Denied,
+    /// Wrong passwords came from its address; it must wait.
+    TooSoon(Duration),
+    /// We failed.
+    CannotTell,
+    /// For a challenge of SCRAM.
+    Keys {
+        /// Real ones or a decoy.
+        keys: ScramKeys,
+        /// Printable, never the same.
+        nonce: String,
+    },
+}
+
+/// Why nobody has logged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The client has given up.
+    Cancelled,
+    /// Its line is not base64.
+    NotBase64,
+    /// Its message is not of the mechanism's form.
+    Malformed(Malformed),
+    /// It is not who it says.
+    Denied,
+    /// Wrong passwords came from its address; it must wait.
+    TooSoon(Duration),
+    /// We failed.
+    CannotTell,
+}
+
+impl From<Malformed> for Refusal {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl From<Answer> for Refusal {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Denied => Self::Denied,
+            Answer::TooSoon(wait) => Self::TooSoon(wait),
+            // What fits no question is our own mistake; the client can try again.
+            Answer::CannotTell | Answer::Welcome | Answer::Keys { .. } => Self::CannotTell,
+        }
+    }
 }
 
 impl Exchange {
     /// AUTH was said, perhaps with a first message.
     ///
     /// # Errors
-    /// The message is not of the mechanism's form.
-    pub fn begin(mechanism: Mechanism, initial: Option<&[u8]>) -> Result<(Self, Next), Malformed> {
+    /// The exchange is over before it began.
+    pub fn begin(mechanism: Mechanism, initial: Option<&[u8]>) -> Result<(Self, Next), Refusal> {
         match (mechanism, initial) {
-            (_, Some(message)) => Self::First(mechanism).on_response(message),
-            (Mechanism::Login, None) => Ok((Self::First(mechanism), Next::Challenge(b"Username:".to_vec()))),
-            (Mechanism::Plain | Mechanism::ScramSha256, None) => Ok((Self::First(mechanism), Next::Challenge(vec![]))),
+            (_, Some(message)) => Ok(Self::First(mechanism).on_message(message)?),
+            (Mechanism::Login, None) => Ok((Self::First(mechanism), challenge("Username:"))),
+            (Mechanism::Plain | Mechanism::ScramSha256, None) => Ok((Self::First(mechanism), challenge(""))),
         }
     }
 
-    /// The client's next message.
+    /// The client's line after a challenge. RFC 4954 §4, RFC 5034 §4: base64, or `*` if it gives up.
     ///
     /// # Errors
-    /// The message is not of the mechanism's form, or nothing was asked.
-    pub fn on_response(self, message: &[u8]) -> Result<(Self, Next), Malformed> {
+    /// The exchange is over.
+    pub fn on_line(self, line: &[u8]) -> Result<(Self, Next), Refusal> {
+        if line == b"*" {
+            return Err(Refusal::Cancelled);
+        }
+        Ok(self.on_message(&decode(line).ok_or(Refusal::NotBase64)?)?)
+    }
+
+    /// What the accounts said.
+    ///
+    /// # Errors
+    /// The exchange is over.
+    pub fn on_answer(self, answer: Answer) -> Result<(Self, Next), Refusal> {
+        match (self, answer) {
+            (Self::Keys(first), Answer::Keys { keys, nonce }) => {
+                let (proof, message) = first.challenge(keys, &nonce);
+                Ok((Self::Final(proof), challenge(&message)))
+            }
+            (Self::Verifying { user, signature: None }, Answer::Welcome) => {
+                Ok((Self::Proven { user: user.clone() }, Next::Welcome(user)))
+            }
+            (Self::Verifying { user, signature: Some(signature) }, Answer::Welcome) => {
+                Ok((Self::Proven { user }, challenge(&signature)))
+            }
+            (_, answer) => Err(answer.into()),
+        }
+    }
+
+    fn on_message(self, message: &[u8]) -> Result<(Self, Next), Malformed> {
         let verify = |credentials: Credentials, signature| {
             (Self::Verifying { user: credentials.user().to_owned(), signature }, Next::Verify(credentials))
         };
@@ -155,7 +295,7 @@ impl Exchange {
             Self::First(Mechanism::Login) => {
                 let user = str::from_utf8(message).map_err(|_| Malformed("the user's name is not UTF-8"))?;
                 let user = prepare(user).into_owned();
-                Ok((Self::Password { user }, Next::Challenge(b"Password:".to_vec())))
+                Ok((Self::Password { user }, challenge("Password:")))
             }
             Self::Password { user } => Ok(verify(Credentials::Password { user, secret: message.to_vec() }, None)),
             Self::First(Mechanism::ScramSha256) => {
@@ -177,28 +317,10 @@ impl Exchange {
             Self::Proven { .. } | Self::Keys(_) | Self::Verifying { .. } => Err(Malformed("nothing more was asked")),
         }
     }
+}
 
-    /// The keys that were asked for.
-    ///
-    /// # Errors
-    /// Nobody asked.
-    pub fn on_keys(self, keys: ScramKeys, nonce: &str) -> Result<(Self, Next), Malformed> {
-        let Self::Keys(first) = self else { return Err(Malformed("nothing was asked")) };
-        let (challenge, message) = first.challenge(keys, nonce);
-        Ok((Self::Final(challenge), Next::Challenge(message.into_bytes())))
-    }
-
-    /// The credentials are right.
-    ///
-    /// # Errors
-    /// Nobody asked.
-    pub fn on_verified(self) -> Result<(Self, Next), Malformed> {
-        let Self::Verifying { user, signature } = self else { return Err(Malformed("nothing was asked")) };
-        Ok(match signature {
-            None => (Self::Proven { user: user.clone() }, Next::Welcome(user)),
-            Some(signature) => (Self::Proven { user }, Next::Challenge(signature.into_bytes())),
-        })
-    }
+fn challenge(message: &str) -> Next {
+    Next::Challenge(BASE64_STANDARD.encode(message))
 }
 
 // --- The client's side -----------------------------------------------------------------------------------------------
@@ -702,24 +824,63 @@ mod tests {
             let welcome = loop {
                 (exchange, next) = match next {
                     Next::Challenge(challenge) => {
-                        let (then, answer) = prover.on_challenge(&challenge).unwrap();
+                        let (then, answer) = prover.on_challenge(&decode(challenge.as_bytes()).unwrap()).unwrap();
                         prover = then;
-                        exchange.on_response(&answer).unwrap()
+                        exchange.on_line(BASE64_STANDARD.encode(answer).as_bytes()).unwrap()
                     }
-                    Next::FetchKeys(_) => exchange.on_keys(keys.clone(), "theirs").unwrap(),
+                    Next::FetchKeys(_) => {
+                        exchange.on_answer(Answer::Keys { keys: keys.clone(), nonce: "theirs".to_owned() }).unwrap()
+                    }
                     Next::Verify(Credentials::Password { user, secret: said }) => {
                         assert_eq!((user.as_str(), &*said), ("a=b,c", &secret[..]));
-                        exchange.on_verified().unwrap()
+                        exchange.on_answer(Answer::Welcome).unwrap()
                     }
                     Next::Verify(Credentials::Scram { proof, .. }) => {
                         assert_ne!(proof, Proof::Wrong);
-                        exchange.on_verified().unwrap()
+                        exchange.on_answer(Answer::Welcome).unwrap()
                     }
                     Next::Welcome(user) => break user,
                 };
             };
             assert!(prover.is_done() && welcome == user, "{mechanism:?}");
         }
+    }
+
+    #[test]
+    fn an_exchange_ends_with_the_reason_and_an_answer_to_no_question_is_our_own_mistake() {
+        let begin = || Exchange::begin(Mechanism::Plain, None).unwrap().0;
+        let asked = || begin().on_line(b"AGJvYgBodW5ncnk=").unwrap().0;
+        let wait = Duration::from_secs(3);
+        for (ended, because) in [
+            (begin().on_line(b"*"), Refusal::Cancelled),
+            (begin().on_line(b"A GJ"), Refusal::NotBase64),
+            (begin().on_line(b"YQ"), Refusal::NotBase64),
+            (begin().on_line(b""), Refusal::Malformed(Malformed("PLAIN is NUL, user, NUL, password, in base64"))),
+            (begin().on_answer(Answer::Welcome), Refusal::CannotTell),
+            (asked().on_answer(Answer::Denied), Refusal::Denied),
+            (asked().on_answer(Answer::TooSoon(wait)), Refusal::TooSoon(wait)),
+            (asked().on_answer(Answer::CannotTell), Refusal::CannotTell),
+            (asked().on_line(b""), Refusal::Malformed(Malformed("nothing more was asked"))),
+        ] {
+            assert_eq!(ended.map(|(_, next)| next), Err(because));
+        }
+        assert_eq!(asked().on_answer(Answer::Welcome).unwrap().1, Next::Welcome("bob".to_owned()));
+    }
+
+    #[test]
+    fn mechanisms_that_tell_the_password_are_offered_where_it_may_be_said() {
+        let offered = [Mechanism::Plain, Mechanism::ScramSha256];
+        assert_eq!(Mechanism::called(b"plain", &offered), Some(Mechanism::Plain));
+        assert_eq!(Mechanism::called(b"LOGIN", &offered), None);
+        for (plaintext, channel, names) in [
+            (Plaintext::Allowed, Channel::Clear, "PLAIN SCRAM-SHA-256"),
+            (Plaintext::OverTls, Channel::Encrypted, "PLAIN SCRAM-SHA-256"),
+            (Plaintext::OverTls, Channel::Clear, "SCRAM-SHA-256"),
+        ] {
+            assert_eq!(usable(&offered, plaintext, channel), names);
+        }
+        assert_eq!(initial_response(b"="), Some(vec![]));
+        assert_eq!(initial_response(b"=="), None);
     }
 
     #[test]

@@ -118,6 +118,24 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// The key of `config` that this is about.
+    pub(crate) fn key(&self, config: &Config) -> &'static str {
+        let is_key = |path: &PathBuf| config.certificate.as_ref() != Some(path) && config.key.as_ref() == Some(path);
+        match self {
+            Self::Unreadable { path, .. } if is_key(path) => "tls.key",
+            Self::Half { missing: "tls.certificate", .. }
+            | Self::Mismatch { .. }
+            | Self::NotPem { what: "private key", .. } => "tls.key",
+            Self::Half { .. } | Self::Unreadable { .. } | Self::NotPem { .. } | Self::Refused { .. } => {
+                "tls.certificate"
+            }
+            // Of the lab's authority, which has no keys.
+            Self::Unwritable { .. } | Self::Names { .. } | Self::Issue { .. } => "tls",
+        }
+    }
+}
+
 fn cure(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; name an existing file, or leave tls.certificate and tls.key out for no TLS",
@@ -303,15 +321,8 @@ impl LabCa {
     fn certificate_for_at(&self, names: &[String], now: OffsetDateTime) -> Result<Config, TlsError> {
         let list = names.join(", ");
         let wrong = |source| TlsError::Issue { names: list.clone(), source };
-        let is_plain = |name: &String| {
-            let plain = name
-                .bytes()
-                .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b':' | b'*' | b'_'));
-            plain && !name.is_empty() && !name.starts_with('.')
-        };
-        let Some(first) = names.first().filter(|_| names.len() <= NAMES_MAX && names.iter().all(is_plain)) else {
-            return Err(TlsError::Names { names: list });
-        };
+        check_names(names)?;
+        let first = &names[0];
         // Key and certificate share a file, so that they can never be those of two different issues.
         let path = self.dir.join("issued").join(format!("{first}.pem"));
         let file = Config { certificate: Some(path.clone()), key: Some(path.clone()) };
@@ -333,6 +344,21 @@ impl LabCa {
         write_whole(&path, Secrecy::OwnerOnly, &format!("{heading}{}{}", made.pem(), pair.serialize_pem()))?;
         Ok(file)
     }
+}
+
+/// Whether a certificate can be for these names and addresses. The first one gives a file its name.
+///
+/// # Errors
+/// One is none, or there are none, or too many.
+pub fn check_names(names: &[String]) -> Result<(), TlsError> {
+    let is_plain = |name: &String| {
+        let plain = name
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b':' | b'*' | b'_'));
+        plain && !name.is_empty() && !name.starts_with('.')
+    };
+    let good = (1..=NAMES_MAX).contains(&names.len()) && names.iter().all(is_plain);
+    if good { Ok(()) } else { Err(TlsError::Names { names: names.join(", ") }) }
 }
 
 /// What the authority says about itself. The same each time, for what it issues names its issuer by this.

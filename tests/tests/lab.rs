@@ -394,15 +394,31 @@ fn check_config_knows_both_kinds_of_files() {
         fs::write(&file, text).unwrap();
         run(command("tomte").unwrap().arg("check-config").arg(&file)).unwrap()
     };
-    for text in [tests::lab::SHIPPED, include_str!("../../config/tomte.toml"), ""] {
+    // Where a package would have made the directories that the manual names.
+    let home = folder.path().join("var");
+    fs::create_dir_all(home.join("web")).unwrap();
+    let manual = include_str!("../../config/tomte.toml").replace("/var/lib/tomte", home.to_str().unwrap());
+    for text in [tests::lab::SHIPPED, &manual, ""] {
         let said = check(text).with_code(0).unwrap();
         assert!(said.out.starts_with("ok: "), "{said:?}");
     }
+    let away = check(&manual.replace("/var/web", "/war/web")).with_code(78).unwrap().err;
+    assert!(away.contains("web.docroot: `") && away.contains("mkdir -p"), "{away}");
     for (text, expected) in [
         ("[web]\ndocrot = \"/srv\"\n", ":2:1: unknown key `docrot`; did you mean `docroot`?"),
         ("[wbe]\n", "unknown key `wbe`; did you mean `web`?"),
         ("[[host]]\nname = 7\n", ":2:8: "),
         ("[[host]] # the first\nname = 7\n", ":2:8: "),
+        (
+            "[[host]]\nname = \"a\"\naddress = \"10.77.1.1\"\n[host.web]\ndocroot = \"no/where\"\n[host.dns]\nzones = [{ name = \"a.edu\", file = \"no.zone\" }]\n",
+            ":5:11: host[0].web.docroot: a: `",
+        ),
+        (
+            "[[host]]\nname = \"a\"\naddress = \"10.77.1.1\"\n[host.smtp]\nhostname = \"-\"\n",
+            ":5:12: host[0].smtp.hostname: a: `-`",
+        ),
+        ("[smtp]\nhostname = \"a b\"\nspool = \"/dev/null/spool\"\n", ":2:12: smtp.hostname: `a b`"),
+        ("[dns]\nzones = [{ name = \"a\", file = \"/no.zone\" }]\n", ":2:31: dns.zones[0].file: /no.zone: cannot read"),
     ] {
         let said = check(text).with_code(78).unwrap().err;
         assert!(said.contains(expected), "{said}");

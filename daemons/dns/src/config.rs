@@ -114,7 +114,7 @@ impl Config {
     /// What is for lessons only, unless this is one.
     ///
     /// # Errors
-    /// The key that must not be set, and what to do about it.
+    /// Each key that must not be set, and what to do about it.
     pub fn refuse_unsafe(&self) -> Result<(), StartError> {
         let private = private_networks();
         let is_world = |address: &SocketAddr| !private.iter().any(|network| network.contains(address.ip()));
@@ -128,15 +128,11 @@ impl Config {
                 "without a limit, others can be flooded with answers from this address",
             ),
         ];
-        match weak.into_iter().find(|(is_set, ..)| *is_set && !self.unsafe_lab) {
-            None => Ok(()),
-            Some((_, key, because)) => {
-                let problem = format!(
-                    "{because}; take the key out, or set `unsafe_lab = true` if this is a lab that nobody else depends on"
-                );
-                Err(StartError::Unfit { key: format!("dns.{key}"), problem })
-            }
-        }
+        let wrong = weak.into_iter().filter(|(is_set, ..)| *is_set && !self.unsafe_lab).map(|(_, key, because)| {
+            let cure = "take the key out, or set `unsafe_lab = true` if this is a lab that nobody else depends on";
+            StartError::unfit(format!("dns.{key}"), format!("{because}; {cure}"))
+        });
+        StartError::all(wrong.collect())
     }
 }
 

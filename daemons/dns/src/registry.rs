@@ -39,7 +39,7 @@ use crate::{
     zonefile::{self, Rewrite},
 };
 use prometheus_client::metrics::counter::Counter;
-use shared::{Shared, daemon::StartError, metrics::Metrics, transcript::Transcript};
+use shared::{Shared, check, daemon::StartError, metrics::Metrics, transcript::Transcript};
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
@@ -670,24 +670,70 @@ fn load(name: &Name, file: &Path, rewrite: Rewrite, path: &Path) -> Result<Loade
     Ok(Loaded { zone, journal: opened.journal, history, warnings })
 }
 
+/// A zone as the configuration wants it.
+type Wanted = (Name, Rules);
+
+/// The keys, and of each zone its name and its rules, as far as they are right; and all that is not.
+fn read(config: &Config) -> (Keyring, Vec<Option<Wanted>>, Vec<StartError>) {
+    let (mut keys, mut named, mut problems) = (vec![], vec![], vec![]);
+    for (at, key) in config.keys.iter().enumerate() {
+        match Key::new(&key.name, &key.algorithm, &key.secret) {
+            Ok(key) => keys.push(key),
+            Err(error) => problems.push(StartError::unfit(format!("dns.keys[{at}]"), error)),
+        }
+    }
+    let keys = Keyring::new(keys);
+    let mut seen: Vec<(Name, &str)> = vec![];
+    for (at, wanted) in config.zones.iter().enumerate() {
+        let mut look = || {
+            let name: Name = wanted.name.parse().map_err(|error| format!("`{}`: {error}", wanted.name))?;
+            if seen.iter().any(|(other, view)| *other == name && *view == wanted.view) {
+                return Err(format!("the zone {name} stands there twice"));
+            }
+            seen.push((name.clone(), &wanted.view));
+            if !wanted.view.is_empty() && !config.views.iter().any(|view| view.name == wanted.view) {
+                return Err(format!("{name}: there is no view `{}` among the `views`", wanted.view));
+            }
+            let rules = Rules::new(wanted, &keys).map_err(|problem| format!("{name}: {problem}"))?;
+            Ok((name, rules))
+        };
+        let found = look().map_err(|problem| problems.push(StartError::unfit(format!("dns.zones[{at}]"), problem)));
+        named.push(found.ok());
+    }
+    (keys, named, problems)
+}
+
+/// All that is wrong with keys and zones, found without writing anything. Whether a journal fits its zone is seen only by who opens it.
+pub(crate) fn check(config: &Config) -> Vec<StartError> {
+    let (_, named, mut problems) = read(config);
+    let mut writable = |path: &Path, key: &str| {
+        problems.extend(check::directory(path).err().map(|problem| StartError::unfit(format!("dns.{key}"), problem)));
+    };
+    let is_signed = config.zones.iter().any(|zone| zone.dnssec == Dnssec::Sign);
+    if is_signed || config.zones.iter().any(|zone| !zone.update.is_empty() || !zone.primaries.is_empty()) {
+        writable(&config.state, "state");
+    }
+    if is_signed {
+        writable(&config.ds_dir, "ds_dir");
+    }
+    for (at, (name, rules)) in named.iter().enumerate().filter_map(|(at, named)| Some((at, named.as_ref()?))) {
+        if let Source::File(file) = &rules.source
+            && let Err(errors) = zonefile::load(name.borrow(), file, config.rewrite)
+        {
+            let told = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            problems.push(StartError::unfit(format!("dns.zones[{at}].file"), told));
+        }
+    }
+    problems
+}
+
 impl Taken {
     /// Looks at a configuration; what lives on of the `old` slots is taken over.
     fn new(config: &Config, old: &[Arc<Slot>]) -> Result<Self, StartError> {
-        let key = |key: &crate::config::Key| Key::new(&key.name, &key.algorithm, &key.secret);
-        let keys = config.keys.iter().map(key).collect::<Result<Vec<_>, _>>();
-        let keys = Keyring::new(
-            keys.map_err(|error| StartError::Unfit { key: "dns.keys".to_owned(), problem: error.to_string() })?,
-        );
+        let (keys, named, problems) = read(config);
+        StartError::all(problems)?;
         let mut slots: Vec<Arc<Slot>> = vec![];
-        for wanted in &config.zones {
-            let name: Name = wanted.name.parse().map_err(|error| unfit(format!("`{}`: {error}", wanted.name)))?;
-            if slots.iter().any(|other| other.name == name && other.view == wanted.view) {
-                return Err(unfit(format!("the zone {name} stands there twice")));
-            }
-            if !wanted.view.is_empty() && !config.views.iter().any(|view| view.name == wanted.view) {
-                return Err(unfit(format!("{name}: there is no view `{}` among the `views`", wanted.view)));
-            }
-            let rules = Rules::new(wanted, &keys).map_err(|problem| unfit(format!("{name}: {problem}")))?;
+        for (wanted, (name, rules)) in config.zones.iter().zip(named.into_iter().flatten()) {
             let known = old.iter().find(|slot| slot.name == name && slot.view == wanted.view);
             // A zone that was copied and is a file now is another zone, and so is a copy from elsewhere.
             let known = known.filter(|slot| match (&slot.rules.source, &rules.source) {

@@ -6,9 +6,9 @@ use crate::{
     connection, datagrams,
     message::{Rcode, Received},
     record::{Message, gist},
-    registry::Registry,
+    registry::{self, Registry},
     resolver::{Resolver, iterate::Cached},
-    respond::{self, Asker, Carrier, Response, World},
+    respond::{self, Asker, Carrier, Policy, Response, World},
 };
 use prometheus_client::metrics::counter::Counter;
 use shared::{
@@ -173,6 +173,18 @@ fn both(
 }
 
 impl Server {
+    /// What would keep it from starting, but for sockets: all zones are read.
+    pub fn check(config: &Config, shared: &Shared) -> Vec<StartError> {
+        let results = [
+            config.refuse_unsafe(),
+            acceptor(shared, &config.listen_tls).map(drop),
+            Policy::new(config).map(drop),
+            Resolver::open(config, shared).map(drop),
+            StartError::all(registry::check(config)),
+        ];
+        results.into_iter().filter_map(Result::err).flat_map(StartError::each).collect()
+    }
+
     /// Reads the zones and binds all addresses.
     ///
     /// # Errors

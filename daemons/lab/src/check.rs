@@ -1,46 +1,120 @@
 //! `tomte check-config`: all tables of a file, checked by the daemons that they belong to.
 
-use crate::hosts::Lab;
-use anyhow::Context;
-use shared::config::{ConfigError, DEFAULT_FILE, Settings};
-use std::path::{Path, PathBuf};
+use crate::{
+    hosts::{Lab, Ports},
+    state::{self, Begin},
+};
+use shared::{
+    accounts::Accounts,
+    check::{Check, surroundings},
+    config::{DEFAULT_FILE, Settings, misfit_in},
+    daemon::{StartError, host_name},
+};
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
-pub(crate) fn check(files: &[PathBuf]) -> anyhow::Result<()> {
-    if files.is_empty() {
-        return check_one(Path::new(DEFAULT_FILE));
-    }
-    files.iter().try_for_each(|file| check_one(file))
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// `tomte.toml` or `lab.toml`; without one, /etc/tomte/tomte.toml
+    files: Vec<PathBuf>,
+    /// For a `lab.toml`: where its relative paths begin
+    #[arg(long, value_name = "DIR", default_value_os_t = state::default_dir())]
+    state: PathBuf,
 }
 
-fn check_one(file: &Path) -> anyhow::Result<()> {
-    let place = file.display().to_string();
+pub(crate) fn check(Arguments { files, state }: &Arguments) -> anyhow::Result<()> {
+    let usual = [PathBuf::from(DEFAULT_FILE)];
+    let files = if files.is_empty() { &usual[..] } else { &files[..] };
+    let mut problems = vec![];
+    for file in files {
+        match check_one(file, state) {
+            Ok(what) => writeln!(io::stdout(), "ok: {}{what}", file.display())?,
+            Err(error) => problems.extend(error.each()),
+        }
+    }
+    Ok(StartError::all(problems)?)
+}
+
+/// What is to be said of a file that is right.
+fn check_one(file: &Path, state: &Path) -> Result<String, StartError> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        StartError::unfit(
+            file.display().to_string(),
+            format!("cannot read it: {error}; tomte check-config FILE names another"),
+        )
+    })?;
     // A description of a lab has hosts, a configuration of daemons has none.
-    let text =
-        std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { path: file.to_owned(), source })?;
     if text.lines().any(|line| line.trim_start().starts_with("[[host]]")) {
-        let lab = Lab::parse(&place, &text)?;
-        println!("ok: {place} ({} hosts)", lab.host.len());
-        return Ok(());
+        return check_lab(&file.display().to_string(), &text, state);
     }
-    let settings = Settings::load(Some(file), std::iter::empty(), &[]).context("check-config")?;
-    check_tables(&settings)?;
-    println!("ok: {place}");
-    Ok(())
+    let settings = Settings::load(Some(file), std::iter::empty(), &[])?;
+    check_tables(&settings).finish().map(|()| String::new())
 }
 
-/// Every table that exists so far.
-fn check_tables(settings: &Settings) -> Result<(), ConfigError> {
-    settings.table::<shared::logging::Config>("log")?;
-    settings.table::<shared::admin::Config>("admin")?;
-    settings.table::<shared::transcript::Config>("transcript")?;
-    settings.table::<shared::accounts::Config>("accounts")?;
-    settings.table::<shared::tls::Config>("tls")?;
-    settings.table::<wordlength::Config>("wordlength")?;
-    settings.table::<dns::Config>("dns")?;
-    settings.table::<pop3::Config>("pop3")?;
-    settings.table::<smtp::Config>("smtp")?;
-    settings.table::<web::Config>("web")?;
-    Ok(())
+/// Every daemon that the file has a table for.
+fn check_tables(settings: &Settings) -> Check<'_> {
+    let mut all = Check::new(settings, &host_name());
+    let mut has = |name: &'static str, look: &dyn Fn(&mut Check<'_>)| {
+        if settings.has(name) {
+            look(&mut all);
+        }
+    };
+    has("wordlength", &|all| all.daemon("wordlength", wordlength::Server::check));
+    has("web", &|all| all.daemon("web", web::Server::check));
+    has("dns", &|all| all.daemon("dns", dns::Server::check));
+    has("smtp", &|all| all.daemon("smtp", smtp::Server::check));
+    has("pop3", &|all| all.daemon("pop3", pop3::Server::check));
+    all
+}
+
+/// All hosts, with the files as they are in the state directory; what is not there yet, a start would unpack.
+fn check_lab(place: &str, text: &str, state: &Path) -> Result<String, StartError> {
+    let mut lab = Lab::parse(place, text)?;
+    let shipped = tempfile::tempdir()?;
+    state::prepare(shipped.path(), Begin::Continue).map_err(io::Error::other)?;
+    let find = |path: &Path| {
+        let (edited, shipped) = (state.join(path), shipped.path().join(path));
+        if !edited.exists() && shipped.exists() { shipped } else { edited }
+    };
+    lab.settle_with(Ports::High, state, &find);
+    let accounts = shared::accounts::Config { file: Some(find(Path::new("accounts.toml"))), ..Default::default() };
+    let accounts = Accounts::load(&accounts).map_err(|error| StartError::unfit("accounts", error))?;
+    let process = surroundings(accounts);
+    let mut problems = vec![];
+    for (index, host) in lab.host.iter_mut().enumerate() {
+        let shared = |daemon| process.shared(daemon, &host.name, shared::tls::Config::default());
+        let mut found = vec![];
+        // The lab makes certificates and directories of logs itself.
+        if let Some(web) = &mut host.web {
+            web.listen_tls.clear();
+            "none".clone_into(&mut web.access_log);
+            found.extend(web::Server::check(web, &shared("web")));
+        }
+        if let Some(dns) = &mut host.dns {
+            dns.listen_tls.clear();
+            found.extend(dns::Server::check(dns, &shared("dns")));
+        }
+        if let Some(smtp) = &mut host.smtp {
+            smtp.listen_tls.clear();
+            found.extend(smtp::Server::check(smtp, &shared("smtp")));
+        }
+        if let Some(pop3) = &mut host.pop3 {
+            pop3.listen_tls.clear();
+            found.extend(pop3::Server::check(pop3, &shared("pop3")));
+        }
+        problems.extend(found.into_iter().map(|error| match error {
+            StartError::Unfit { key, problem } => {
+                let key = format!("host[{index}].{key}");
+                misfit_in(place, text, &key, &format!("{}: {problem}", host.name)).into()
+            }
+            other => other,
+        }));
+    }
+    let hosts = lab.host.len();
+    StartError::all(problems).map(|()| format!(" ({hosts} hosts)"))
 }
 
 #[cfg(test)]
@@ -148,7 +222,10 @@ mod tests {
         };
         let text: Vec<String> = MANUAL.lines().map(uncovered).collect();
         let settings = Settings::from_text("tomte.toml", &text.join("\n")).unwrap();
-        check_tables(&settings).unwrap();
+        // Whether its files are there is another question.
+        let wrong = check_tables(&settings).finish().err().map(StartError::each).unwrap_or_default();
+        let is_misspelt = |error: &StartError| !error.to_string().contains("No such file");
+        assert!(!wrong.iter().any(is_misspelt), "{wrong:?}");
         let web: web::Config = settings.table("web").unwrap();
         assert_eq!((web.redirect.len(), web.protect.len(), web.site.len()), (1, 1, 1));
         // A site shows every key that it can have.

@@ -1,10 +1,13 @@
 //! What lab.toml says: the hosts, their addresses, what runs on them.
 
 use serde::{Deserialize, Serialize};
-use shared::config::{ConfigError, read_document};
+use shared::{
+    config::{ConfigError, misfit_in, read_document},
+    tls,
+};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// The whole lab.
@@ -60,12 +63,21 @@ impl Lab {
     /// Reads lab.toml.
     pub(crate) fn parse(place: &str, text: &str) -> Result<Self, ConfigError> {
         let lab: Self = read_document(place, text)?;
-        let unfit = |problem: String| ConfigError::Unfit { table: format!("{place}: host"), problem };
+        let mut problems = vec![];
         for (index, host) in lab.host.iter().enumerate() {
+            let mut wrong = |key: &str, problem: &str| {
+                problems.push(misfit_in(place, text, &format!("host[{index}]{key}"), problem));
+            };
             if host.address.octets()[0] != 10 {
                 let problem =
                     format!("{}: {} must begin with 10: in one process the 10 becomes 127", host.name, host.address);
-                return Err(unfit(problem));
+                wrong(".address", &problem);
+            }
+            let names = host.names();
+            // The one that is none first, by itself.
+            let wrong_name = names.iter().find_map(|name| tls::check_names(std::slice::from_ref(name)).err());
+            if let Some(error) = wrong_name.or_else(|| tls::check_names(&names).err()) {
+                wrong(".name", &error.to_string());
             }
             let web = host
                 .web
@@ -83,19 +95,32 @@ impl Lab {
                 [&smtp.listen, &smtp.listen_submission, &smtp.listen_tls]
                     != [&usual.listen, &usual.listen_submission, &usual.listen_tls]
             });
-            if web || wordlength == Some(true) || dns == Some(true) || pop3 || smtp {
-                return Err(unfit(format!("{}: `listen` has no place here, a host serves at its address", host.name)));
+            let own = [
+                (web, "web"),
+                (wordlength == Some(true), "wordlength"),
+                (dns == Some(true), "dns"),
+                (pop3, "pop3"),
+                (smtp, "smtp"),
+            ];
+            for (_, daemon) in own.into_iter().filter(|(has_addresses, _)| *has_addresses) {
+                let problem = format!("{}: `listen` has no place here, a host serves at its address", host.name);
+                wrong(&format!(".{daemon}.listen"), &problem);
             }
             if let Some(twin) = lab.host[..index].iter().find(|h| h.name == host.name || h.address == host.address) {
-                return Err(unfit(format!("{} and {} have the same name or address", twin.name, host.name)));
+                wrong(".name", &format!("{} and {} have the same name or address", twin.name, host.name));
             }
         }
-        Ok(lab)
+        ConfigError::all(problems).map(|()| lab)
     }
 
     /// Gives every host its place on loopback.
     pub(crate) fn settle(&mut self, ports: Ports, state: &Path) {
-        self.host.iter_mut().for_each(|host| host.settle(ports, state));
+        self.settle_with(ports, state, &|path| state.join(path));
+    }
+
+    /// As [`Lab::settle`]; `find` says where the files are that are read.
+    pub(crate) fn settle_with(&mut self, ports: Ports, state: &Path, find: &dyn Fn(&Path) -> PathBuf) {
+        self.host.iter_mut().for_each(|host| host.settle(ports, state, find));
         // A browser outside of the lab does not know its names, and would be led out of it.
         let places: Vec<(String, String)> = self
             .host
@@ -153,15 +178,15 @@ impl Host {
     }
 
     /// Gives the daemons their addresses, and makes relative paths begin in `state`.
-    pub(crate) fn settle(&mut self, ports: Ports, state: &Path) {
+    fn settle(&mut self, ports: Ports, state: &Path, find: &dyn Fn(&Path) -> PathBuf) {
         let address = self.loopback();
         let at = |port| SocketAddr::new(address, ports.map(port));
         if let Some(web) = &mut self.web {
             web.listen = vec![at(80)];
             web.listen_tls = vec![at(443)];
-            web.docroot = state.join(&web.docroot);
+            web.docroot = find(&web.docroot);
             for root in web.site.iter_mut().filter_map(|site| site.docroot.as_mut()) {
-                *root = state.join(&*root);
+                *root = find(root);
             }
             if web.access_log == web::Config::default().access_log {
                 // The terminal belongs to the table of hosts.
@@ -173,13 +198,13 @@ impl Host {
             dns.listen_tls = vec![at(853)];
             // The zones have the addresses of the containers.
             dns.rewrite = dns::Rewrite::Loopback;
-            dns.zones.iter_mut().filter_map(|zone| zone.file.as_mut()).for_each(|file| *file = state.join(&*file));
+            dns.zones.iter_mut().filter_map(|zone| zone.file.as_mut()).for_each(|file| *file = find(file));
             dns.state = state.join("dns").join(&self.name);
             for who in dns.zones.iter_mut().flat_map(|zone| zone.transfer.iter_mut().chain(&mut zone.update)) {
                 *who = on_loopback(who);
             }
-            dns.hints = dns.hints.take().map(|file| state.join(file));
-            dns.trust_anchors = dns.trust_anchors.take().map(|file| state.join(file));
+            dns.hints = dns.hints.take().map(|file| find(&file));
+            dns.trust_anchors = dns.trust_anchors.take().map(|file| find(&file));
             // Elsewhere 127.0.0.0/24 would be one victim; here it is the whole class.
             if dns.rate == dns::Config::default().rate {
                 dns.rate = CLASS_RATE;
@@ -278,6 +303,8 @@ mod tests {
                 "[[host]]\nname = \"a\"\naddress = \"10.77.1.1\"\n[host.web]\nlisten = [\"127.0.0.1:81\"]\n",
                 "a: `listen` has no place here",
             ),
+            ("[[host]]\nname = \"a b\"\naddress = \"10.77.1.1\"\n", "lab.toml:2:8: host[0].name: `a b`: a cert"),
+            ("[[host]]\nname = \"a\"\naddress = \"192.0.2.1\"\n", "lab.toml:3:11: host[0].address: a: 192.0.2.1 must"),
         ] {
             let message = Lab::parse("lab.toml", text).unwrap_err().to_string();
             assert!(message.contains(want), "{message}");

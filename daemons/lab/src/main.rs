@@ -25,7 +25,7 @@ mod queue;
 
 use clap::{Parser, Subcommand};
 use shared::daemon::{EXIT_CONFIG, StartError};
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 const EXAMPLES: &str = "Examples:\n  \
     tomte up                               the whole lab, on addresses 127.77.x.y; Ctrl-C stops it\n  \
@@ -68,10 +68,7 @@ enum Command {
     #[command(subcommand, before_help = trace::EXAMPLES)]
     Dns(trace::Command),
     /// Say whether configuration files are right
-    CheckConfig {
-        /// `tomte.toml` or `lab.toml`; without one, /etc/tomte/tomte.toml
-        files: Vec<PathBuf>,
-    },
+    CheckConfig(check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -83,18 +80,28 @@ fn main() -> ExitCode {
         Command::Cache(command) => cache::cache(&command),
         Command::Queue(command) => queue::queue(&command),
         Command::Dns(command) => trace::dns(&command),
-        Command::CheckConfig { files } => check::check(&files),
+        Command::CheckConfig(arguments) => check::check(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tomte: {error:#}");
             let start = error.downcast_ref::<StartError>().map(StartError::exit_code);
             let config = error.downcast_ref::<shared::config::ConfigError>().map(|_| EXIT_CONFIG);
-            ExitCode::from(start.or(config).unwrap_or(1))
+            let code = start.or(config).unwrap_or(1);
+            eprintln!("tomte: {}", chain(&error));
+            ExitCode::from(code)
         }
     }
+}
+
+/// The error and its causes, but those that are told already: many of ours end with what the system said.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match &*told {
+        "" => cause,
+        told if told.contains(&cause) => told.to_owned(),
+        told => format!("{told}: {cause}"),
+    })
 }
 
 /// `tomte events | head` is no failure.

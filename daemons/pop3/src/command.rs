@@ -1,8 +1,7 @@
 //! What a client may say (RFC 1939 §3, §5, §7; RFC 2449 §5; RFC 2595 §4; RFC 5034 §4; RFC 6856 §2).
 
 use crate::reply::Reply;
-use base64::{Engine, prelude::BASE64_STANDARD};
-use shared::sasl::{Mechanism, prepare};
+use shared::sasl::{Mechanism, initial_response, prepare};
 use std::borrow::Cow;
 
 /// A command with its arguments.
@@ -57,6 +56,9 @@ impl From<SyntaxError> for Reply {
         }
     }
 }
+
+/// How one may log in here by AUTH.
+pub const MECHANISMS: [Mechanism; 2] = [Mechanism::Plain, Mechanism::ScramSha256];
 
 impl Command {
     /// RFC 1939 §3: a keyword in any case, then arguments, each behind one space. A space at the end does no harm, except
@@ -137,22 +139,9 @@ fn apop(rest: Option<&[u8]>) -> Option<Command> {
 
 fn auth(rest: Option<&[u8]>) -> Result<Command, SyntaxError> {
     let (name, initial) = split(rest.ok_or(SyntaxError::Arguments("AUTH mechanism [initial-response]"))?);
-    let mechanism = match &name.to_ascii_uppercase()[..] {
-        b"PLAIN" => Mechanism::Plain,
-        b"SCRAM-SHA-256" => Mechanism::ScramSha256,
-        _ => return Err(SyntaxError::UnknownMechanism),
-    };
-    let initial = initial.map(|response| match response {
-        // RFC 5034 §4: "consist only of the single character `=`, which represents an empty initial response".
-        b"=" => Ok(vec![]),
-        response => base64(response).ok_or(SyntaxError::NotBase64),
-    });
+    let mechanism = Mechanism::called(name, &MECHANISMS).ok_or(SyntaxError::UnknownMechanism)?;
+    let initial = initial.map(|text| initial_response(text).ok_or(SyntaxError::NotBase64));
     Ok(Command::Auth { mechanism, initial: initial.transpose()? })
-}
-
-/// RFC 5034 §4: what does not belong into base64 is refused, not passed over.
-pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    BASE64_STANDARD.decode(text).ok()
 }
 
 /// Stars what is secret in a line: the password, the proof of APOP, and what a client says with AUTH.

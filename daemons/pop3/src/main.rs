@@ -15,7 +15,7 @@ const PROGRAM: Program = Program {
 };
 
 fn main() -> ExitCode {
-    daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
+    daemon::main(&PROGRAM, Server::check, async |config: Config, daemon: Daemon<Config>| {
         let server = Server::bind(config, &daemon.shared)?;
         let reloader = server.reloader();
         daemon.on_reload(move |config, shared| reloader.reload(config, shared));

@@ -2,6 +2,7 @@
 //!
 //! One constructor for each *reason*; nobody else knows the texts. Those that the course's slides print are theirs.
 
+use shared::sasl::Refusal;
 use std::{borrow::Cow, fmt, time::Duration};
 
 /// An answer of one line, or the first line of a longer one.
@@ -79,6 +80,19 @@ fn err(text: impl Into<Cow<'static, str>>) -> Reply {
 
 fn err_code(code: Code, text: impl Into<Cow<'static, str>>) -> Reply {
     Reply { status: Status::Err, code: Some(code), text: text.into() }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Cancelled => Reply::cancelled(),
+            Refusal::NotBase64 => Reply::not_base64(),
+            Refusal::Malformed(problem) => Reply::malformed(problem),
+            Refusal::Denied => Reply::wrong_credentials(),
+            Refusal::TooSoon(wait) => Reply::too_soon(wait),
+            Refusal::CannotTell => Reply::cannot_tell(),
+        }
+    }
 }
 
 fn plural(count: usize, noun: &str) -> String {

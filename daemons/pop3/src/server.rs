@@ -7,7 +7,7 @@ use crate::{
 };
 use prometheus_client::metrics::counter::Counter;
 use shared::{
-    Shared,
+    Shared, check,
     current::Current,
     daemon::{Endpoint, StartError},
     listener::{Door, Limits},
@@ -57,12 +57,10 @@ pub(crate) struct Counters {
 impl Office {
     /// What a configuration makes; if one part of it is wrong, nothing is taken.
     fn open(config: Config, shared: &Shared, lasting: Arc<Lasting>) -> Result<Self, StartError> {
-        // ALPN's registered name for POP3; a client that offers none is served too.
-        let acceptor = shared.acceptor("POP3 over TLS", &[b"pop3"], ("pop3.listen_tls", &config.listen_tls))?;
+        let acceptor = acceptor(&config, shared)?;
         std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
             let place = config.mailboxes.display();
-            let problem = format!("{place}: {error}; name a directory that the daemon's user can write to");
-            StartError::Unfit { key: "pop3.mailboxes".to_owned(), problem }
+            StartError::unfit("pop3.mailboxes", format!("`{place}`: {error}; {}", check::WRITABLE))
         })?;
         let offer = Arc::new(Offer {
             plaintext: if config.allow_plaintext_auth { Plaintext::Allowed } else { Plaintext::OverTls },
@@ -92,6 +90,11 @@ impl Office {
         last.insert(account.to_owned(), now);
         true
     }
+}
+
+fn acceptor(config: &Config, shared: &Shared) -> Result<Option<TlsAcceptor>, StartError> {
+    // ALPN's registered name for POP3; a client that offers none is served too.
+    shared.acceptor("POP3 over TLS", &[b"pop3"], ("pop3.listen_tls", &config.listen_tls))
 }
 
 /// Lets a running server take a new configuration.
@@ -126,6 +129,13 @@ pub struct Server {
 }
 
 impl Server {
+    /// What would keep it from starting, but for sockets.
+    pub fn check(config: &Config, shared: &Shared) -> Vec<StartError> {
+        let mailboxes =
+            check::directory(&config.mailboxes).map_err(|problem| StartError::unfit("pop3.mailboxes", problem));
+        [acceptor(config, shared).map(drop), mailboxes].into_iter().filter_map(Result::err).collect()
+    }
+
     /// Takes the sockets, and makes the directory of the mailboxes if it is not there.
     ///
     /// # Errors

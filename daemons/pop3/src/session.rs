@@ -10,22 +10,20 @@
 //! [`Outcome`].
 
 use crate::{
-    command::{Command, Number, base64},
+    command::{Command, MECHANISMS, Number},
     reply::Reply,
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 use shared::{
-    login::Answer,
     maildir::Listing,
-    sasl::{self, Exchange, Malformed, Next},
+    sasl::{self, Answer, Exchange, Next, Refusal},
     wire::Line,
 };
 use std::{collections::BTreeSet, fmt::Write as _, mem::replace, sync::Arc, time::Duration};
 
+pub use shared::sasl::{AUTH_LINE_OCTETS_MAX, Channel, Plaintext};
+
 /// RFC 2449 §4: a command has at most 255 octets with its CR LF.
 pub const LINE_OCTETS_MAX: usize = 255;
-/// RFC 5034 §4: what a client says within AUTH may be longer; RFC 4954 §4 has a figure for it.
-pub const AUTH_LINE_OCTETS_MAX: usize = 12_288;
 /// A client that has said so many lines that are none, or at the wrong time, does not speak POP3.
 const ERRORS_MAX: u32 = 100;
 /// Wrong passwords before we hang up.
@@ -42,15 +40,6 @@ pub struct Offer {
     pub login_delay: Duration,
 }
 
-/// Whether passwords may be sent in clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plaintext {
-    /// Yes: it is a lesson.
-    Allowed,
-    /// Only over TLS.
-    OverTls,
-}
-
 /// Whether STLS is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stls {
@@ -58,15 +47,6 @@ pub enum Stls {
     Offered,
     /// There is none.
     No,
-}
-
-/// What carries the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
-    /// Anybody between us can read it.
-    Clear,
-    /// TLS.
-    Encrypted,
 }
 
 /// What the driver must do next.
@@ -293,8 +273,9 @@ impl Session {
                 return self.wrong(Reply::lf_alone());
             }
         };
-        if self.is_authenticating() {
-            return self.on_response(line);
+        match replace(&mut self.state, State::Authorization { user: None }) {
+            State::Authenticating(exchange) => return self.advance(exchange.on_line(line)),
+            state => self.state = state,
         }
         match Command::parse(line) {
             Ok(command) => self.on_command(command),
@@ -311,7 +292,7 @@ impl Session {
         match (&mut self.state, command) {
             // --- AUTHORIZATION state, RFC 1939 §4 and §7 ---
             (S::Authorization { user }, C::User(name)) => {
-                if !may_send_password(&self.offer, self.channel) {
+                if !self.offer.plaintext.may_pass(self.channel) {
                     return self.wrong(Reply::encrypt_first(self.offer.stls == Stls::Offered));
                 }
                 *user = Some(name);
@@ -385,7 +366,7 @@ impl Session {
 
             // --- AUTH, RFC 5034 §4 ---
             (S::Authorization { .. }, C::Auth { mechanism, initial }) => {
-                if mechanism.shows_password() && !may_send_password(&self.offer, self.channel) {
+                if !mechanism.may_be_used(self.offer.plaintext, self.channel) {
                     return self.wrong(Reply::encrypt_first(self.offer.stls == Stls::Offered));
                 }
                 self.advance(Exchange::begin(mechanism, initial.as_deref()))
@@ -431,30 +412,16 @@ impl Session {
         }
     }
 
-    /// A line within AUTH.
-    fn on_response(&mut self, line: &[u8]) -> Step {
-        let State::Authenticating(exchange) = replace(&mut self.state, State::Authorization { user: None }) else {
-            return self.wrong(Reply::log_in_first());
-        };
-        if line == b"*" {
-            return Step::Reply(Reply::cancelled());
-        }
-        match base64(line) {
-            Some(message) => self.advance(exchange.on_response(&message)),
-            None => self.wrong(Reply::not_base64()),
-        }
-    }
-
     /// AUTH goes on, or is over.
-    fn advance(&mut self, next: Result<(Exchange, Next), Malformed>) -> Step {
+    fn advance(&mut self, next: Result<(Exchange, Next), Refusal>) -> Step {
         self.state = State::Authorization { user: None };
         let (exchange, next) = match next {
             Ok(next) => next,
-            Err(malformed) => return self.wrong(Reply::malformed(malformed)),
+            Err(refusal) => return self.refuse(refusal),
         };
         let step = match next {
             Next::Welcome(user) => return self.open_maildrop(user),
-            Next::Challenge(message) => Step::Challenge(Reply::challenge(BASE64_STANDARD.encode(message))),
+            Next::Challenge(message) => Step::Challenge(Reply::challenge(message)),
             Next::FetchKeys(user) => Step::Perform(Effect::FetchKeys(user)),
             Next::Verify(credentials) => Step::Perform(Effect::Verify(Credentials::Sasl(credentials))),
         };
@@ -462,15 +429,26 @@ impl Session {
         step
     }
 
+    fn refuse(&mut self, refusal: Refusal) -> Step {
+        match refusal {
+            Refusal::NotBase64 | Refusal::Malformed(_) => self.wrong(refusal.into()),
+            Refusal::Denied => {
+                self.denied += 1;
+                if self.denied >= DENIED_MAX {
+                    return Step::Close(Reply::too_many_wrong_passwords());
+                }
+                Step::Reply(refusal.into())
+            }
+            Refusal::Cancelled | Refusal::TooSoon(_) | Refusal::CannotTell => Step::Reply(refusal.into()),
+        }
+    }
+
     /// What came of the last effect.
     pub fn on_outcome(&mut self, outcome: Outcome) -> Step {
         let state = replace(&mut self.state, State::Authorization { user: None });
         match (state, outcome) {
             (State::Verifying { user }, Outcome::Login(Answer::Welcome)) => self.open_maildrop(user),
-            (State::Authenticating(exchange), Outcome::Login(Answer::Welcome)) => self.advance(exchange.on_verified()),
-            (State::Authenticating(exchange), Outcome::Login(Answer::Keys { keys, nonce })) => {
-                self.advance(exchange.on_keys(keys, &nonce))
-            }
+            (State::Authenticating(exchange), Outcome::Login(answer)) => self.advance(exchange.on_answer(answer)),
             (State::Verifying { .. }, Outcome::Opened(listing)) => {
                 self.state = State::Transaction(Maildrop::new(listing));
                 Step::Reply(Reply::logged_on())
@@ -491,22 +469,14 @@ impl Session {
             (State::Update, Outcome::Removed { failed: 0 }) => Step::Close(Reply::signing_off()),
             (State::Update, Outcome::Removed { failed }) => Step::Close(Reply::not_all_removed(failed)),
             (State::Update, _) => Step::Close(Reply::cannot_open_maildrop()),
-            (_, Outcome::Login(Answer::Denied)) => {
-                self.denied += 1;
-                if self.denied >= DENIED_MAX {
-                    return Step::Close(Reply::too_many_wrong_passwords());
-                }
-                Step::Reply(Reply::wrong_credentials())
-            }
-            (_, Outcome::Login(Answer::TooSoon(wait))) => Step::Reply(Reply::too_soon(wait)),
+            (_, Outcome::Login(answer)) => self.refuse(answer.into()),
             (_, Outcome::Busy) => Step::Reply(Reply::in_use()),
             (_, Outcome::TooEarly) => Step::Reply(Reply::too_early(self.offer.login_delay)),
             (_, Outcome::CannotOpen) => Step::Reply(Reply::cannot_open_maildrop()),
             // What fits no question is our own mistake; the client can try again.
             (
                 _,
-                Outcome::Login(Answer::CannotTell | Answer::Welcome | Answer::Keys { .. })
-                | Outcome::Opened(_)
+                Outcome::Opened(_)
                 | Outcome::Ready(_)
                 | Outcome::Vanished
                 | Outcome::Unreadable
@@ -536,10 +506,9 @@ impl Session {
     /// allows for what needs the AUTHORIZATION state.
     fn capabilities(&self) -> Vec<String> {
         let before_login = matches!(self.state, State::Authorization { .. });
-        let password = may_send_password(&self.offer, self.channel);
         let mut lines = vec!["TOP".to_owned(), "UIDL".to_owned()];
-        lines.push(if password { "SASL PLAIN SCRAM-SHA-256" } else { "SASL SCRAM-SHA-256" }.to_owned());
-        if password {
+        lines.push(format!("SASL {}", sasl::usable(&MECHANISMS, self.offer.plaintext, self.channel)));
+        if self.offer.plaintext.may_pass(self.channel) {
             lines.push("USER".to_owned());
         }
         if before_login && self.offer.stls == Stls::Offered && self.channel == Channel::Clear {
@@ -590,9 +559,4 @@ impl Session {
     fn give_up_exchange(&mut self) {
         self.forget_user();
     }
-}
-
-/// RFC 2595 §2.2, RFC 5034 §4: a password in clear only over TLS, unless somebody has decided otherwise.
-fn may_send_password(offer: &Offer, channel: Channel) -> bool {
-    channel == Channel::Encrypted || offer.plaintext == Plaintext::Allowed
 }

@@ -12,7 +12,7 @@
 
 use crate::{
     address::{Host, ReversePath},
-    body::HEADER_OCTETS_MAX,
+    body::{HEADER_OCTETS_MAX, field_name},
     command::Client,
     mx::Resolver,
 };
@@ -99,19 +99,22 @@ impl Authenticator {
     }
 }
 
-/// Cuts out what a stranger claims that we have found (RFC 8601 §5, a MUST): such fields are ours to write.
-pub(crate) fn without_forged_results(message: &[u8], host: &str) -> Vec<u8> {
-    let mut kept = Vec::with_capacity(message.len());
-    let mut rest = message;
-    while !rest.is_empty() && !rest.starts_with(b"\r\n") {
-        let (field, others) = rest.split_at(field_octets(rest));
-        if !is_result_of(field, host) {
-            kept.extend_from_slice(field);
+/// Cuts out what a stranger claims that we have found (RFC 8601 §5, a MUST): such fields are ours to write, and whoever sorts mail further on
+/// may believe them, also where we look for no results ourselves. The message begins at the octet `from`.
+pub(crate) fn cut_forged_results(text: &mut Vec<u8>, from: usize, host: &str) {
+    // Up to `kept` stands what has been looked at and stays.
+    let (mut kept, mut at) = (from, from);
+    while at < text.len() && !text[at..].starts_with(b"\r\n") {
+        let end = at + field_octets(&text[at..]);
+        if !is_result_of(&text[at..end], host) {
+            if kept < at {
+                text.copy_within(at..end, kept);
+            }
+            kept += end - at;
         }
-        rest = others;
+        at = end;
     }
-    kept.extend_from_slice(rest);
-    kept
+    text.drain(kept..at);
 }
 
 /// How long the field is that a header begins with. RFC 5322 §2.2.3: it goes on in each line that begins with a blank.
@@ -124,8 +127,7 @@ fn field_octets(header: &[u8]) -> usize {
 /// Whether it is a field in which `host` tells results, however it is folded, commented and quoted.
 fn is_result_of(field: &[u8], host: &str) -> bool {
     let Some(colon) = memchr(b':', field) else { return false };
-    // RFC 5322 §4.5: there may be blanks before the colon.
-    let named = field[..colon].trim_ascii_end().eq_ignore_ascii_case(b"Authentication-Results");
+    let named = field_name(field).is_some_and(|name| name.eq_ignore_ascii_case(b"Authentication-Results"));
     named && teller(&field[colon + 1..]).eq_ignore_ascii_case(host.as_bytes())
 }
 
@@ -233,6 +235,13 @@ impl Signer {
 mod tests {
     use super::*;
 
+    /// What is left of a message in the house of hamburger.edu, behind what stands above it.
+    fn without_forged_results(message: &str) -> String {
+        let mut text = format!("above{message}").into_bytes();
+        cut_forged_results(&mut text, 5, "hamburger.edu");
+        String::from_utf8(text).unwrap().strip_prefix("above").unwrap().to_owned()
+    }
+
     #[test]
     fn results_that_a_stranger_tells_in_our_name_are_cut_out_however_they_are_written() {
         for forged in [
@@ -253,8 +262,9 @@ mod tests {
             "Authentication-Results: \"ham\\burger.edu\" 1; dkim=pass\r\n",
         ] {
             let message = format!("{forged}A: b\r\n{forged}{forged}B: c\r\n{forged}\r\n{forged}");
-            let kept = without_forged_results(message.as_bytes(), "hamburger.edu");
-            assert_eq!(String::from_utf8(kept).unwrap(), format!("A: b\r\nB: c\r\n\r\n{forged}"), "{forged}");
+            assert_eq!(without_forged_results(&message), format!("A: b\r\nB: c\r\n\r\n{forged}"), "{forged}");
+            // There may be no body, and nothing else.
+            assert_eq!(without_forged_results(&forged.repeat(2)), "");
         }
     }
 
@@ -272,11 +282,10 @@ mod tests {
             "Subject: x\r\n Authentication-Results: hamburger.edu\r\n",
         ] {
             let message = format!("{field}A: b\r\n{field}\r\ntext\r\n");
-            let kept = without_forged_results(message.as_bytes(), "hamburger.edu");
-            assert_eq!(String::from_utf8(kept).unwrap(), message);
+            assert_eq!(without_forged_results(&message), message);
         }
         for message in ["", "\r\n", " text\r\n", "A: b"] {
-            assert_eq!(without_forged_results(message.as_bytes(), "hamburger.edu"), message.as_bytes());
+            assert_eq!(without_forged_results(message), message);
         }
     }
 }

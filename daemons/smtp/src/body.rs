@@ -156,6 +156,11 @@ impl Incoming {
         self.ascii
     }
 
+    /// Whether all of its header is kept.
+    pub fn is_past_header(&self) -> bool {
+        self.part == Part::Body
+    }
+
     /// Octets kept.
     pub fn octets(&self) -> u64 {
         self.octets
@@ -271,20 +276,21 @@ impl Incoming {
 
     /// What a line of the header is; what must stand before it is kept.
     fn header_line(&mut self, line: &[u8], kept: &mut Vec<u8>) {
-        let is = |name: &[u8]| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        let field = field_name(line);
+        let is = |name: &str| field.is_some_and(|field| field.eq_ignore_ascii_case(name.as_bytes()));
         // RFC 5322 §2.2.3: a blank in front goes on with the field before it. In the first line there is none of this message, and ours
         // above it (RFC 5321 §4.4) must not take it.
         let folded = self.octets > 0 && (line.starts_with(b" ") || line.starts_with(b"\t"));
         let before = kept.len();
         if line == b"\r\n" {
             self.end_header(kept);
-        } else if is(b"Received:") {
+        } else if is("Received") {
             self.hops += 1;
-        } else if is_field(line) || folded {
+        } else if field.is_some() || folded {
             if let Some(missing) = &mut self.missing {
-                if is(b"Date:") {
+                if is("Date") {
                     missing.date.clear();
-                } else if is(b"Message-ID:") {
+                } else if is("Message-ID") {
                     missing.message_id.clear();
                 }
             }
@@ -334,11 +340,10 @@ impl Incoming {
     }
 }
 
-/// RFC 5322 §2.2: a name of printable octets, then a colon. §4.5 lets blanks stand before it.
-fn is_field(line: &[u8]) -> bool {
-    let Some(colon) = memchr(b':', line) else { return false };
-    let name = line[..colon].trim_ascii_end();
-    !name.is_empty() && name.iter().all(u8::is_ascii_graphic)
+/// The name of the field that a header's line begins. RFC 5322 §2.2: printable octets, then a colon. §4.5 lets blanks stand before it.
+pub(crate) fn field_name(line: &[u8]) -> Option<&[u8]> {
+    let name = line[..memchr(b':', line)?].trim_ascii_end();
+    (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name)
 }
 
 #[cfg(test)]
@@ -431,7 +436,7 @@ mod tests {
         let long = format!("a: b\r\n\r\n{}\r\n.\r\n", "x".repeat(5000));
         let fits = format!("a: b\r\n\r\n{}\r\n.\r\n", "x".repeat(998));
         let large = format!("a: b\r\n\r\n{}.\r\n", "x\r\n".repeat(5000));
-        let looping = format!("{}\r\n.\r\n", "Received: x\r\n".repeat(4));
+        let looping = format!("{}\r\n.\r\n", "Received: x\r\nreceived \t: y\r\n".repeat(2));
         let roomy = Bounds { octets_max: 4 << 20, ..BOUNDS };
         let headed = |octets: usize| format!("{}\r\n{}.\r\n", "X: abcdef\r\n".repeat(octets / 11), "x\r\n".repeat(9));
         for size in [1, 7, 999, 1000, 1001, 4096] {
@@ -451,6 +456,8 @@ mod tests {
         for (wire, expected) in [
             ("S: x\r\n\r\nt\r\n.\r\n", "S: x\r\nDate: now\r\nMessage-ID: <1@a>\r\n\r\nt\r\n"),
             ("date: then\r\n\r\nt\r\n.\r\n", "date: then\r\nMessage-ID: <1@a>\r\n\r\nt\r\n"),
+            // RFC 5322 §4.5: blanks before the colon.
+            ("Date : then\r\nMessage-ID\t:<2@b>\r\n\r\n.\r\n", "Date : then\r\nMessage-ID\t:<2@b>\r\n\r\n"),
             ("S: x\r\n.\r\n", "S: x\r\nDate: now\r\nMessage-ID: <1@a>\r\n"),
             ("text\r\n.\r\n", "Date: now\r\nMessage-ID: <1@a>\r\n\r\ntext\r\n"),
             (" text\r\n.\r\n", "Date: now\r\nMessage-ID: <1@a>\r\n\r\n text\r\n"),

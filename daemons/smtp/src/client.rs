@@ -472,7 +472,7 @@ impl Client {
                 .unready(Status(4, 7, 0), "offers no AUTH with SCRAM-SHA-256, PLAIN or LOGIN, and we know no other");
         }
         // RFC 4954 §4: PLAIN and LOGIN tell the password to everybody on the way.
-        let private = !clear || login.plaintext == Plaintext::Allowed;
+        let private = login.plaintext.may_pass(self.channel);
         let (telling, scram): (Vec<Mechanism>, _) = self.offer.mechanisms.iter().partition(|way| way.shows_password());
         let scram = scram.into_iter().filter(|_| self.hello.nonce.is_some());
         // What is wrong for one of the two is wrong for the other, and each wrong guess makes the server wait longer.

@@ -5,8 +5,7 @@ use crate::{
     envelope::{Body, Charset, Notify, Occasions, OriginalRecipient, Ret, Xtext},
     reply::Reply,
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
-use shared::sasl::Mechanism;
+use shared::sasl::{Mechanism, initial_response};
 use std::{borrow::Cow, fmt};
 
 /// A command with its arguments.
@@ -115,6 +114,9 @@ impl From<SyntaxError> for Reply {
         }
     }
 }
+
+/// How one may log in here.
+pub const MECHANISMS: [Mechanism; 3] = [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha256];
 
 const MAIL: &str = "MAIL FROM:<you@crepes.fr>";
 const RCPT: &str = "RCPT TO:<bob@hamburger.edu>";
@@ -304,23 +306,9 @@ fn auth(rest: &str) -> Result<Command, SyntaxError> {
         return Err(SyntaxError::Arguments("AUTH mechanism [initial-response]"));
     }
     let (name, initial) = rest.split_once(' ').map_or((rest, None), |(name, initial)| (name, Some(initial)));
-    let mechanism = match &*name.to_ascii_uppercase() {
-        "PLAIN" => Mechanism::Plain,
-        "LOGIN" => Mechanism::Login,
-        "SCRAM-SHA-256" => Mechanism::ScramSha256,
-        _ => return Err(SyntaxError::UnknownMechanism),
-    };
-    let initial = initial.map(|response| match response {
-        // RFC 4954 §4: `=` is an empty initial response.
-        "=" => Ok(vec![]),
-        response => base64(response.as_bytes()).ok_or(SyntaxError::NotBase64),
-    });
+    let mechanism = Mechanism::called(name.as_bytes(), &MECHANISMS).ok_or(SyntaxError::UnknownMechanism)?;
+    let initial = initial.map(|text| initial_response(text.as_bytes()).ok_or(SyntaxError::NotBase64));
     Ok(Command::Auth { mechanism, initial: initial.transpose()? })
-}
-
-/// RFC 4954 §4: what does not belong into base64 is refused, not passed over.
-pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    BASE64_STANDARD.decode(text).ok()
 }
 
 /// Stars what is secret in a line: what a client says with AUTH. The mechanism may be seen.

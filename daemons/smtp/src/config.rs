@@ -4,7 +4,7 @@ use crate::{
     address::{Domain, Host},
     authenticity::{Authenticator, DkimKey, Signer},
     body::{Bounds, Stray},
-    courier::{Couriers, Security, Settings, Timeouts},
+    courier::{Couriers, Neighbour, Security, Settings, Timeouts},
     mx::Resolver,
     relay::Relay,
     route::{EXPANDED_MAX, Faults, House, Residents, Target, Unmeant},
@@ -246,15 +246,15 @@ impl Config {
     /// Who is here.
     ///
     /// # Errors
-    /// A domain or an alias is none, or an alias leads to nobody or to too many.
+    /// A domain or an alias is none, or an alias leads to nobody or to too many: all that is wrong.
     pub fn house(&self, shared: &Shared) -> Result<House, StartError> {
         let listen = self.listen.iter().chain(&self.listen_submission).chain(&self.listen_tls);
         let addresses = listen.map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
         let name = self.name(shared);
-        name.parse::<Host>().map_err(|error| unfit("hostname", format!("`{name}`: {error}")))?;
+        let mut problems: Vec<StartError> = parse::<Host>("hostname", &name).err().into_iter().collect();
         let domains = self.domains.iter().map(|domain| parse("domains", domain));
-        let mut domains = domains.collect::<Result<Vec<Domain>, _>>()?;
-        if domains.is_empty() {
+        let mut domains: Vec<Domain> = domains.filter_map(|domain| keep_good(domain, &mut problems)).collect();
+        if self.domains.is_empty() {
             // RFC 5321 §4.5.1: there is always a postmaster, who needs an address.
             domains.extend(name.parse());
         }
@@ -268,13 +268,16 @@ impl Config {
             let target = |target: &String| {
                 Target::parse(target).map_err(|error| unfit("aliases", format!("{name} = `{target}`: {error}")))
             };
-            aliases.insert(name.to_lowercase(), targets.iter().map(target).collect::<Result<Vec<_>, _>>()?);
+            let targets = targets.iter().map(target).filter_map(|target| keep_good(target, &mut problems));
+            aliases.insert(name.to_lowercase(), targets.collect());
         }
         let mut characters = self.separator.chars();
         let separator = characters.next();
         if characters.next().is_some() {
-            return Err(unfit("separator", format!("`{}` is more than one character", self.separator)));
+            problems.push(unfit("separator", format!("`{}` is more than one character; choose one", self.separator)));
         }
+        // Who is left out above would be missed below.
+        StartError::all(problems)?;
         let house = House {
             name,
             domains,
@@ -292,27 +295,29 @@ impl Config {
     /// A name that nobody has would lose mail without a word: whoever sends it to the alias is told yes, for the others' sake.
     fn nobody_is_misspelt(&self, house: &House) -> Result<(), StartError> {
         let cure = "nobody here is called so; name an account, an alias, or an address elsewhere";
+        let mut problems = vec![];
         if !self.catch_all.is_empty() && house.names(&self.catch_all).is_none() {
-            return Err(unfit("catch_all", format!("`{}`: {cure}", self.catch_all)));
+            problems.push(unfit("catch_all", format!("`{}`: {cure}", self.catch_all)));
         }
         for (name, targets) in &self.aliases {
             let lost = targets.iter().find(|text| Target::parse(text).is_ok_and(|target| house.is_for_nobody(&target)));
             if let Some(target) = lost {
-                return Err(unfit("aliases", format!("{name} = `{target}`: {cure}")));
+                problems.push(unfit("aliases", format!("{name} = `{target}`: {cure}")));
+                continue;
             }
             match house.expand(name) {
                 // One without targets is there to refuse mail.
                 Err(Unmeant::Nobody) if !targets.is_empty() => {
-                    return Err(unfit("aliases", format!("{name}: it leads to nobody but itself; {cure}")));
+                    problems.push(unfit("aliases", format!("{name}: it leads to nobody but itself; {cure}")));
                 }
                 Err(Unmeant::TooMany) => {
                     let problem = format!("it means more than {EXPANDED_MAX} mailboxes; make several of it");
-                    return Err(unfit("aliases", format!("{name}: {problem}")));
+                    problems.push(unfit("aliases", format!("{name}: {problem}")));
                 }
                 Ok(_) | Err(Unmeant::Nobody) => {}
             }
         }
-        Ok(())
+        StartError::all(problems)
     }
 
     /// Who finds out where mail comes from, if that is wanted.
@@ -331,9 +336,12 @@ impl Config {
     /// Who signs.
     ///
     /// # Errors
-    /// A key cannot be read.
+    /// A key cannot be read, or several.
     pub(crate) fn signers(&self) -> Result<Vec<Signer>, StartError> {
-        self.dkim.iter().map(|key| Signer::new(key).map_err(|problem| unfit("dkim", problem))).collect()
+        let mut problems = vec![];
+        let signer = |(at, key)| Signer::new(key).map_err(|problem| unfit(&format!("dkim[{at}]"), problem));
+        let signers = self.dkim.iter().enumerate().map(signer).filter_map(|it| keep_good(it, &mut problems)).collect();
+        StartError::all(problems).map(|()| signers)
     }
 
     fn sends_from(&self) -> Option<IpAddr> {
@@ -345,25 +353,7 @@ impl Config {
     /// # Errors
     /// A route or the smart host is none, or the system's name servers cannot be read.
     pub fn couriers(&self, shared: &Shared, house: &House) -> Result<Couriers, StartError> {
-        let mut routes = HashMap::new();
-        for (domain, relay) in &self.routes {
-            let neighbour = relay.neighbour().map_err(|problem| unfit("routes", format!("{domain}: {problem}")))?;
-            routes.insert(parse::<Domain>("routes", domain)?, neighbour);
-        }
-        let smart_host = self.smart_host.as_ref().map(Relay::neighbour).transpose();
-        let smart_host = smart_host.map_err(|problem| unfit("smart_host", problem))?;
-        let verified = routes.values().chain(&smart_host).any(|neighbour| neighbour.security == Security::Verified);
-        let trust = verified.then(|| tls::client_config(&self.tls_roots)).transpose();
-        let trust = trust.map_err(|error| match error {
-            TlsError::Unreadable { path, source } => unfit(
-                "tls_roots",
-                format!(
-                    "{}: {source}; the package ca-certificates has such a file, a lab has its own ca.crt",
-                    path.display()
-                ),
-            ),
-            error => unfit("tls_roots", error),
-        })?;
+        let Relays { routes, smart_host, trust } = self.relays()?;
         let settings = Settings {
             hello: house.name.clone(),
             resolvers: self.resolvers.clone(),
@@ -380,4 +370,45 @@ impl Config {
         Couriers::new(settings, shared.transcript.clone(), &shared.metrics)
             .map_err(|error| unfit("resolvers", format!("{error}; name servers with their ports")))
     }
+
+    /// Where mail goes that does not go where the DNS says.
+    ///
+    /// # Errors
+    /// A route or the smart host is none, or those who vouch for them cannot be read: all that is wrong.
+    pub(crate) fn relays(&self) -> Result<Relays, StartError> {
+        let (mut routes, mut problems) = (HashMap::new(), vec![]);
+        for (domain, relay) in &self.routes {
+            let neighbour = relay.neighbour().map_err(|problem| unfit("routes", format!("{domain}: {problem}")));
+            let (domain, neighbour) = (parse::<Domain>("routes", domain), keep_good(neighbour, &mut problems));
+            routes.extend(keep_good(domain, &mut problems).zip(neighbour));
+        }
+        let smart_host = self.smart_host.as_ref().map(Relay::neighbour).transpose();
+        let smart_host = keep_good(smart_host.map_err(|problem| unfit("smart_host", problem)), &mut problems).flatten();
+        let verified = routes.values().chain(&smart_host).any(|neighbour| neighbour.security == Security::Verified);
+        let trust = verified.then(|| tls::client_config(&self.tls_roots)).transpose();
+        let trust = trust.map_err(|error| match error {
+            TlsError::Unreadable { path, source } => unfit(
+                "tls_roots",
+                format!(
+                    "{}: {source}; the package ca-certificates has such a file, a lab has its own ca.crt",
+                    path.display()
+                ),
+            ),
+            error => unfit("tls_roots", error),
+        });
+        let trust = keep_good(trust, &mut problems).flatten();
+        StartError::all(problems).map(|()| Relays { routes, smart_host, trust })
+    }
+}
+
+/// Where mail goes that does not go where the DNS says, and who vouches for the certificates there.
+pub(crate) struct Relays {
+    routes: HashMap<Domain, Neighbour>,
+    smart_host: Option<Neighbour>,
+    trust: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// What is good; what is not joins the problems.
+fn keep_good<T>(result: Result<T, StartError>, problems: &mut Vec<StartError>) -> Option<T> {
+    result.map_err(|problem| problems.push(problem)).ok()
 }

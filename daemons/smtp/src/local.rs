@@ -10,7 +10,7 @@ use crate::{
     route::Target,
     spool::{BUFFER_OCTETS, Id},
 };
-use shared::maildir::{Attempt, Delivery, Maildir, Placed, UniqueName};
+use shared::maildir::{self, Attempt, Delivery, Maildir, Placed, UniqueName};
 use std::{
     collections::HashMap,
     fs::File,
@@ -62,8 +62,7 @@ impl Mailboxes {
 
     /// The mailbox of an account; none for a name that would lead elsewhere.
     fn path(&self, account: &str) -> io::Result<PathBuf> {
-        let safe = !account.is_empty() && !account.starts_with('.') && !account.contains(['/', '\0']);
-        safe.then(|| self.root.join(account)).ok_or_else(|| io::ErrorKind::InvalidFilename.into())
+        maildir::of_account(&self.root, account).ok_or_else(|| io::ErrorKind::InvalidFilename.into())
     }
 
     /// What a message is called there: from queue id and recipient, so that a delivery that is made again finds itself.

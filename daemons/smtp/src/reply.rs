@@ -9,7 +9,7 @@ use crate::{
     command::Client,
     envelope::Status,
 };
-use shared::transcript::readable;
+use shared::{sasl::Refusal, transcript::readable};
 use std::{fmt, time::Duration};
 
 /// An answer, of one line or more.
@@ -71,6 +71,19 @@ impl fmt::Display for Reply {
         write!(f, "{}", self.code)?;
         self.status.map_or(Ok(()), |status| write!(f, " {status}"))?;
         write!(f, " {}", self.text.join(" / "))
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Cancelled => Reply::cancelled(),
+            Refusal::NotBase64 => Reply::not_base64(),
+            Refusal::Malformed(problem) => Reply::malformed(problem),
+            Refusal::Denied => Reply::wrong_credentials(),
+            Refusal::TooSoon(wait) => Reply::too_soon(wait),
+            Refusal::CannotTell => Reply::cannot_tell(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     visit,
 };
 use shared::{
-    Shared,
+    Shared, check,
     current::Current,
     daemon::{Endpoint, StartError},
     listener::{Door, Limits},
@@ -24,6 +24,7 @@ use shared::{
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     num::NonZeroUsize,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -78,11 +79,9 @@ struct Made {
 
 impl Made {
     fn new(config: Config, shared: &Shared) -> Result<Self, StartError> {
-        // There is no registered ALPN name for SMTP; a client that offers none is served.
-        let acceptor = shared.acceptor("SMTP over TLS", &[], ("smtp.listen_tls", &config.listen_tls))?;
+        let acceptor = acceptor(&config, shared)?;
         std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
-            let place = config.mailboxes.display();
-            unfit("mailboxes", format!("{place}: {error}; name a directory that the daemon's user can write to"))
+            unfit("mailboxes", format!("`{}`: {error}; {}", config.mailboxes.display(), check::WRITABLE))
         })?;
         let house = config.house(shared)?;
         let (authenticator, signers) = (config.authenticator(shared, &house)?, config.signers()?);
@@ -114,6 +113,11 @@ impl Made {
         let Rules { terms, mailboxes, .. } = rules;
         Office { config, terms, mailboxes, acceptor, authenticator, signers, lasting }
     }
+}
+
+fn acceptor(config: &Config, shared: &Shared) -> Result<Option<TlsAcceptor>, StartError> {
+    // There is no registered ALPN name for SMTP; a client that offers none is served.
+    shared.acceptor("SMTP over TLS", &[], ("smtp.listen_tls", &config.listen_tls))
 }
 
 /// Lets a running server take a new configuration.
@@ -152,6 +156,23 @@ pub struct Server {
 }
 
 impl Server {
+    /// What would keep it from starting, but for sockets, and for another process that has the queue.
+    pub fn check(config: &Config, shared: &Shared) -> Vec<StartError> {
+        let writable = |key, path: &Path| check::directory(path).map_err(|problem| unfit(key, problem));
+        let mut results = vec![
+            acceptor(config, shared).map(drop),
+            writable("mailboxes", &config.mailboxes),
+            writable("spool", &config.spool),
+            config.signers().map(drop),
+        ];
+        match config.house(shared) {
+            Ok(house) => results
+                .extend([config.authenticator(shared, &house).map(drop), config.couriers(shared, &house).map(drop)]),
+            Err(error) => results.extend([Err(error), config.relays().map(drop)]),
+        }
+        results.into_iter().filter_map(Result::err).flat_map(StartError::each).collect()
+    }
+
     /// Takes the sockets and the queue, and reads what waits in it.
     ///
     /// # Errors

@@ -12,24 +12,22 @@
 use crate::{
     address::{ForwardPath, Mailbox, ReversePath},
     body::Flaw,
-    command::{Client, Command, Last, Mail, Rcpt, base64},
+    command::{Client, Command, Last, MECHANISMS, Mail, Rcpt},
     envelope::{Charset, Envelope, OriginalRecipient, Recipient},
     reply::{Codes, Reply},
     route::{EXPANDED_MAX, House, MayRelay, Meant},
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 use shared::{
-    login::Answer,
-    sasl::{Credentials, Exchange, Malformed, Next},
+    sasl::{self, Answer, Credentials, Exchange, Next, Refusal},
     wire::Line,
 };
 use std::{mem::replace, sync::Arc, time::Duration};
 
+pub use shared::sasl::{AUTH_LINE_OCTETS_MAX, Channel, Plaintext};
+
 /// RFC 5321 §4.5.3.1.4 has 512 octets; each extension's parameters add to that (RFC 1870: 26, RFC 3461 §4.2: 500, §4.4: 110,
 /// RFC 4954 §3: 500, RFC 6152: 16, RFC 6531: 10), and RFC 6531 §3.4 more for addresses in UTF-8.
 pub const LINE_OCTETS_MAX: usize = 2048;
-/// RFC 4954 §4: what a client says within AUTH.
-pub const AUTH_LINE_OCTETS_MAX: usize = 12_288;
 /// Lines that were none, or came at the wrong time, before we hang up. RFC 5321 §4.3.2 wants patience; a flood is no dialogue.
 const ERRORS_MAX: u32 = 50;
 /// Wrong passwords before we hang up.
@@ -60,30 +58,12 @@ pub enum StartTls {
     No,
 }
 
-/// Whether passwords may be sent in clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plaintext {
-    /// Yes: it is a lesson.
-    Allowed,
-    /// Only over TLS.
-    OverTls,
-}
-
 /// Whether VRFY and EXPN tell the truth (RFC 5321 §7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Curiosity {
     Answered,
     Declined,
-}
-
-/// What carries the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
-    /// Anybody between us can read it.
-    Clear,
-    /// TLS.
-    Encrypted,
 }
 
 /// What the port is for.
@@ -330,8 +310,9 @@ impl Session {
                 return self.wrong(Reply::lf_alone());
             }
         };
-        if let State::Authenticating(_) = self.state {
-            return self.on_response(text);
+        match replace(&mut self.state, State::Unnamed) {
+            State::Authenticating(exchange) => return self.advance(exchange.on_line(text)),
+            state => self.state = state,
         }
         match Command::parse(text) {
             Ok(command) => self.on_command(command),
@@ -434,7 +415,7 @@ impl Session {
                 if self.user.is_some() {
                     return self.wrong(Reply::logged_in_already());
                 }
-                if mechanism.shows_password() && !self.may_send_password() {
+                if !mechanism.may_be_used(self.terms.plaintext, self.channel) {
                     return self.wrong(Reply::encrypt_first());
                 }
                 self.advance(Exchange::begin(mechanism, initial.as_deref()))
@@ -476,7 +457,7 @@ impl Session {
 
     fn on_mail(&mut self, mail: Mail) -> Step {
         if self.purpose == Purpose::Submission && self.user.is_none() {
-            let encrypt = !self.may_send_password() && self.terms.starttls == StartTls::Offered;
+            let encrypt = !self.terms.plaintext.may_pass(self.channel) && self.terms.starttls == StartTls::Offered;
             return self.wrong(if encrypt { Reply::starttls_first() } else { Reply::login_first() });
         }
         // RFC 1870 §6.1: refused now, what would be refused after many octets.
@@ -557,46 +538,38 @@ impl Session {
         Step::SkipChunk { octets, reply }
     }
 
-    /// A line within AUTH.
-    fn on_response(&mut self, line: &[u8]) -> Step {
-        let State::Authenticating(exchange) = replace(&mut self.state, State::Ready) else {
-            return self.wrong(Reply::ehlo_first());
-        };
-        // RFC 4954 §4: the client gives up.
-        if line == b"*" {
-            return Step::Reply(Reply::cancelled());
-        }
-        match base64(line) {
-            Some(message) => self.advance(exchange.on_response(&message)),
-            None => self.wrong(Reply::not_base64()),
-        }
-    }
-
     /// AUTH goes on, or is over.
-    fn advance(&mut self, next: Result<(Exchange, Next), Malformed>) -> Step {
+    fn advance(&mut self, next: Result<(Exchange, Next), Refusal>) -> Step {
         self.state = State::Ready;
         let (exchange, next) = match next {
             Ok(next) => next,
-            Err(malformed) => return self.wrong(Reply::malformed(malformed)),
+            Err(refusal) => return self.refuse(refusal),
         };
-        match next {
+        let step = match next {
             Next::Welcome(user) => {
                 let reply = Reply::logged_in(&user);
                 self.user = Some(user);
-                Step::Reply(reply)
+                return Step::Reply(reply);
             }
-            Next::Challenge(message) => {
-                self.state = State::Authenticating(exchange);
-                Step::Challenge(Reply::challenge(BASE64_STANDARD.encode(message)))
+            Next::Challenge(message) => Step::Challenge(Reply::challenge(message)),
+            Next::FetchKeys(user) => Step::Perform(Effect::FetchKeys(user)),
+            Next::Verify(credentials) => Step::Perform(Effect::Verify(credentials)),
+        };
+        self.state = State::Authenticating(exchange);
+        step
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Step {
+        match refusal {
+            Refusal::NotBase64 | Refusal::Malformed(_) => self.wrong(refusal.into()),
+            Refusal::Denied => {
+                self.denied += 1;
+                if self.denied >= DENIED_MAX {
+                    return Step::Close(Reply::too_many_errors(&self.terms.house.name));
+                }
+                Step::Reply(refusal.into())
             }
-            Next::FetchKeys(user) => {
-                self.state = State::Authenticating(exchange);
-                Step::Perform(Effect::FetchKeys(user))
-            }
-            Next::Verify(credentials) => {
-                self.state = State::Authenticating(exchange);
-                Step::Perform(Effect::Verify(credentials))
-            }
+            Refusal::Cancelled | Refusal::TooSoon(_) | Refusal::CannotTell => Step::Reply(refusal.into()),
         }
     }
 
@@ -604,19 +577,8 @@ impl Session {
     pub fn on_outcome(&mut self, outcome: Outcome) -> Step {
         let state = replace(&mut self.state, State::Ready);
         match (state, outcome) {
-            (State::Authenticating(exchange), Outcome::Login(Answer::Welcome)) => self.advance(exchange.on_verified()),
-            (State::Authenticating(exchange), Outcome::Login(Answer::Keys { keys, nonce })) => {
-                self.advance(exchange.on_keys(keys, &nonce))
-            }
-            (State::Authenticating(_), Outcome::Login(Answer::Denied)) => {
-                self.denied += 1;
-                if self.denied >= DENIED_MAX {
-                    return Step::Close(Reply::too_many_errors(&self.terms.house.name));
-                }
-                Step::Reply(Reply::wrong_credentials())
-            }
-            (State::Authenticating(_), Outcome::Login(Answer::TooSoon(wait))) => Step::Reply(Reply::too_soon(wait)),
-            (State::Authenticating(_), _) => Step::Reply(Reply::cannot_tell()),
+            (State::Authenticating(exchange), Outcome::Login(answer)) => self.advance(exchange.on_answer(answer)),
+            (State::Authenticating(_), _) => self.refuse(Refusal::CannotTell),
             (State::Admitting { mut transaction, rcpt, mailboxes }, outcome) => {
                 let step = match outcome {
                     Outcome::Admitted => {
@@ -682,15 +644,8 @@ impl Session {
         if self.channel == Channel::Clear && self.terms.starttls == StartTls::Offered && self.user.is_none() {
             lines.push("STARTTLS".to_owned());
         }
-        lines.push(
-            if self.may_send_password() { "AUTH PLAIN LOGIN SCRAM-SHA-256" } else { "AUTH SCRAM-SHA-256" }.to_owned(),
-        );
+        lines.push(format!("AUTH {}", sasl::usable(&MECHANISMS, self.terms.plaintext, self.channel)));
         lines
-    }
-
-    /// RFC 4954 §4: a password in clear only over TLS, unless somebody has decided otherwise.
-    fn may_send_password(&self) -> bool {
-        self.channel == Channel::Encrypted || self.terms.plaintext == Plaintext::Allowed
     }
 
     /// RFC 5321 §3.5: whom VRFY's name means.

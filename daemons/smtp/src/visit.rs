@@ -2,7 +2,7 @@
 
 use crate::{
     address::{ForwardPath, Host, Mailbox, ReversePath},
-    authenticity::{HELD_OCTETS_MAX, Signer, without_forged_results},
+    authenticity::{HELD_OCTETS_MAX, Signer, cut_forged_results},
     body::{Incoming, Missing, Progress},
     command::{Client, Last, mask},
     envelope::{Body, Envelope, Notify, Recipient},
@@ -80,11 +80,11 @@ struct Receiving {
     octets: u64,
     from: ReversePath,
     shown: Shown,
-    /// What will stand on top and cannot be written before the message is there.
+    /// What is still to be done to its header.
     crown: Option<Crown>,
 }
 
-/// Header fields that depend on the whole message.
+/// What becomes of a header once it is there, and perhaps all of the message: what will stand on top depends on that.
 struct Crown {
     what: Sealed,
     /// Where in the vessel's buffer they go, and where the message begins.
@@ -92,10 +92,10 @@ struct Crown {
     message: usize,
 }
 
-/// What the fields tell.
+/// What the header is to tell.
 #[derive(Clone, Debug)]
 enum Sealed {
-    /// Where it comes from (RFC 8601).
+    /// Where it comes from (RFC 8601), if that is wanted; nothing, in any case, that a stranger tells in our name.
     Origin(Client),
     /// That it is from us (RFC 6376): by this one of the signers.
     Signature(usize),
@@ -367,11 +367,10 @@ impl Visit {
         });
         let sender = envelope.from.clone();
         let signs = |signer: &Signer| signer.is_for(&sender);
-        let sealed = match office.signers.iter().position(signs).filter(|_| self.session.may_relay()) {
-            Some(signer) => Some(Sealed::Signature(signer)),
-            None => {
-                (office.authenticator.is_some() && !self.session.may_relay()).then(|| Sealed::Origin(client.clone()))
-            }
+        let sealed = if self.session.may_relay() {
+            office.signers.iter().position(signs).map(Sealed::Signature)
+        } else {
+            Some(Sealed::Origin(client.clone()))
         };
         let mut vessel = match office.straight_to_mailbox(&envelope, id) {
             Some((letter, to, account)) => Vessel::Mailbox { letter, id, to, account },
@@ -417,7 +416,7 @@ impl Visit {
             receiving.shown.push_some(watched.as_deref().map(|octets| &octets[..taken]), taken);
             if receiving.vessel.is_full() && receiving.incoming.flaw().is_none() {
                 let held = receiving.vessel.held().map_or(0, |held| held.len());
-                if receiving.crown.is_none() || held > HELD_OCTETS_MAX {
+                if !self.waits_for_more(&receiving) || held > HELD_OCTETS_MAX {
                     self.crown(&mut receiving, Extent::TooLong).await;
                     receiving.vessel = spill(receiving.vessel).await;
                 }
@@ -445,21 +444,29 @@ impl Visit {
         Ok(self.store(receiving, wire.conversation()).await)
     }
 
-    /// Writes on top of a message what depends on all of it.
+    /// Whether the header is to be changed, and more of the message is needed for that.
+    fn waits_for_more(&self, Receiving { crown, incoming, .. }: &Receiving) -> bool {
+        match crown.as_ref().map(|crown| &crown.what) {
+            None => false,
+            Some(Sealed::Origin(_)) if self.office.authenticator.is_none() => !incoming.is_past_header(),
+            Some(Sealed::Origin(_) | Sealed::Signature(_)) => true,
+        }
+    }
+
+    /// Cuts out of a header what is not to be there, and writes on top of it what depends on the message.
     async fn crown(&self, receiving: &mut Receiving, extent: Extent) {
         let Some(Crown { what, at, message }) = receiving.crown.take() else { return };
         let (office, from) = (&self.office, receiving.from.clone());
         let Some(held) = receiving.vessel.held() else { return };
-        let field = match (&what, &office.authenticator) {
-            (Sealed::Origin(client), Some(authenticator)) => {
-                let text = without_forged_results(&held[message..], &office.terms.house.name);
-                held.truncate(message);
-                held.extend_from_slice(&text);
+        let field = match &what {
+            Sealed::Origin(client) => {
+                cut_forged_results(held, message, &office.terms.house.name);
+                let Some(authenticator) = &office.authenticator else { return };
                 let whole = (extent == Extent::Whole).then_some(&held[message..]);
                 // Boxed, so that those whose mail nobody looks into do not carry its size.
                 Box::pin(authenticator.results(self.peer, client, &from, whole)).await
             }
-            (Sealed::Signature(signer), _) if extent == Extent::Whole => {
+            Sealed::Signature(signer) if extent == Extent::Whole => {
                 match office.signers.get(*signer).map(|signer| signer.sign(&held[message..])) {
                     Some(Ok(field)) => field,
                     Some(Err(error)) => {
@@ -469,7 +476,7 @@ impl Visit {
                     None => return,
                 }
             }
-            (Sealed::Origin(_) | Sealed::Signature(_), _) => return,
+            Sealed::Signature(_) => return,
         };
         held.splice(at..at, field.into_bytes());
     }

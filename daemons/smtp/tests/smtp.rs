@@ -510,6 +510,37 @@ async fn a_stranger_is_told_to_come_back_and_who_may_relay_is_not() {
     .await;
 }
 
+/// RFC 8601 §5, also where nobody looks for results: whoever sorts mail further on may believe such a field.
+#[tokio::test]
+async fn results_that_a_stranger_tells_in_our_name_are_cut_out_and_our_own_relays_keep_theirs() {
+    let claims = "Authentication-Results: hamburger.edu; spf=pass\r\nAuthentication-Results:\r\n\t(we) hamburger.edu 1; dkim=pass";
+    // A header that does not fit into what is written at once, with a claim at its end.
+    let long = format!("{claims}\r\n{}{claims}", "X-Field: and another one, and one more\r\n".repeat(5000));
+    for (allow, kept) in [(vec![], false), (vec!["127.0.0.1".parse().unwrap()], true)] {
+        let (house, shared) = (House::new(), shared());
+        let config = Config { allow, message_max: shared::units::Size::mib(1), ..house.config() };
+        beside_a_server(config, &shared, async |at, queue| {
+            let mut client = greeted(at).await;
+            for header in [claims, &long] {
+                // Straight into the mailbox, and by the queue.
+                for to in [&["bob@hamburger.edu"][..], &["bob@hamburger.edu", "postmaster@hamburger.edu"]] {
+                    let text = format!("{header}\r\nSubject: x\r\n\r\n{claims}");
+                    assert!(send(&mut client, "eve@far.fr", to, &text).await.starts_with("250 "));
+                }
+            }
+            queue.empty().await;
+        })
+        .await;
+        let mail = house.mail("bob");
+        assert_eq!(mail.len(), 4);
+        for message in mail {
+            let (header, body) = message.split_once("\r\n\r\n").unwrap();
+            assert!(header.contains("Subject: x") && body == format!("{claims}\r\n"), "{message}");
+            assert_eq!(header.contains("Authentication-Results"), kept, "{message}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_stored_is_answered_451_and_nothing_is_left() {
     let (house, shared) = (House::new(), shared());

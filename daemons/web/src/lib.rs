@@ -154,16 +154,25 @@ fn acceptor(shared: &Shared, listen_tls: &[SocketAddr]) -> Result<Option<TlsAcce
 }
 
 impl Server {
+    /// What would keep it from starting, but for sockets.
+    pub fn check(config: &Config, shared: &Shared) -> Vec<StartError> {
+        let addresses = has_address(config);
+        let results = [
+            acceptor(shared, &config.listen_tls).map(drop),
+            addresses,
+            Log::check(config),
+            Sites::new(config).map(drop),
+        ];
+        results.into_iter().filter_map(Result::err).flat_map(StartError::each).collect()
+    }
+
     /// Binds all addresses.
     ///
     /// # Errors
     /// An address cannot be had, a document root is not there, https is wanted without a certificate.
     pub fn bind(config: &Config, shared: &Shared) -> Result<Self, StartError> {
-        let unfit = |key: &str, problem: String| StartError::Unfit { key: key.to_owned(), problem };
         let acceptor = acceptor(shared, &config.listen_tls)?;
-        if config.listen.is_empty() && config.listen_tls.is_empty() {
-            return Err(unfit("web.listen", "no address at all; write for example [\"[::]:80\"]".to_owned()));
-        }
+        has_address(config)?;
         let count = shared.workers.count(config.workers);
         let mut sockets_of: Vec<Vec<Listener>> = (0..count.get()).map(|_| vec![]).collect();
         let mut endpoints = vec![];
@@ -228,6 +237,13 @@ impl Server {
         };
         Ok(placement.run("web", workers.into_iter().map(|worker| work(worker).run()).collect()).await?)
     }
+}
+
+fn has_address(config: &Config) -> Result<(), StartError> {
+    if config.listen.is_empty() && config.listen_tls.is_empty() {
+        return Err(StartError::unfit("web.listen", "no address at all; write for example [\"[::]:80\"]"));
+    }
+    Ok(())
 }
 
 /// A thread's share of the work: a socket of its own for each address.

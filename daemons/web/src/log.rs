@@ -7,7 +7,7 @@ use crate::{
     Config, LogFormat,
     accesslog::{self, Clock, Entry, combined, json},
 };
-use shared::daemon::StartError;
+use shared::{check, daemon::StartError};
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
@@ -63,16 +63,23 @@ enum Sink {
 }
 
 impl Log {
+    /// Whether what `config` names could be opened.
+    pub(crate) fn check(config: &Config) -> Result<(), StartError> {
+        match config.access_log.as_str() {
+            "none" | "-" => Ok(()),
+            path => check::file(Path::new(path)).map_err(|error| unwritable(path, &error)),
+        }
+    }
+
     /// Opens what `config` names; `None` when it wants no log.
     pub(crate) fn open(config: &Config) -> Result<Option<Self>, StartError> {
         let sink = match config.access_log.as_str() {
             "none" => return Ok(None),
             "-" => Sink::Stdout,
-            path => open_file(Path::new(path)).map(|file| Sink::File(path.into(), file)).map_err(|error| {
-                let problem =
-                    format!("cannot write `{path}`: {error}; make the directory writable, or set \"none\" or \"-\"");
-                StartError::Unfit { key: "web.access_log".to_owned(), problem }
-            })?,
+            path => {
+                let file = open_file(Path::new(path)).map_err(|error| unwritable(path, &error))?;
+                Sink::File(path.into(), file)
+            }
         };
         let waiting = Waiting { octets: Vec::new(), clock: Clock::new(), dropped: 0, orders: Orders::Write };
         let shared = Arc::new(Shared { waiting: Mutex::new(waiting), wake: Condvar::new() });
@@ -178,6 +185,11 @@ impl Sink {
             }
         }
     }
+}
+
+fn unwritable(path: &str, error: &io::Error) -> StartError {
+    let cure = "make the directory writable, or set \"none\" or \"-\"";
+    StartError::unfit("web.access_log", format!("cannot write `{path}`: {error}; {cure}"))
 }
 
 fn open_file(path: &Path) -> io::Result<File> {

@@ -147,7 +147,7 @@ impl Sites {
     /// Checks the configuration against the disk.
     ///
     /// # Errors
-    /// A document root is not there, or a value cannot be what it says.
+    /// A document root is not there, or a value cannot be what it says: all that is wrong.
     pub(crate) fn new(config: &Config) -> Result<Self, StartError> {
         let default = config::Site {
             docroot: Some(config.docroot.clone()),
@@ -158,17 +158,25 @@ impl Sites {
             ..config::Site::default()
         };
         let mut all = Self { sites: vec![], by_name: HashMap::new() };
-        for site in std::iter::once(&default).chain(&config.site) {
-            let index = all.sites.len();
+        let mut problems = vec![];
+        for (index, site) in std::iter::once(&default).chain(&config.site).enumerate() {
+            // The default site has no name of its own; a request for the empty name does not pass the gate.
+            let table = if index == 0 { "web".to_owned() } else { format!("web.site[{}]", index - 1) };
             for name in std::iter::once(&site.name).chain(&site.aliases) {
-                if all.by_name.insert(name.to_ascii_lowercase().into_bytes().into(), index).is_some() {
-                    return Err(unfit("web.site", format!("two sites have the name `{name}`")));
+                if index > 0 && name.is_empty() {
+                    let problem = "a site needs a name, the one in the `Host` field, and so does each alias of it";
+                    problems.push(StartError::unfit(format!("{table}.name"), problem));
+                } else if all.by_name.insert(name.to_ascii_lowercase().into_bytes().into(), index).is_some() {
+                    let problem = format!("two sites have the name `{name}`; take it out of one of them");
+                    problems.push(StartError::unfit(format!("{table}.name"), problem));
                 }
             }
-            all.sites.push(Site::new(config, site)?);
+            match Site::new(config, site, &table) {
+                Ok(site) => all.sites.push(site),
+                Err(wrong) => problems.extend(wrong),
+            }
         }
-        // The default site has no name of its own; a request for the empty name does not pass the gate.
-        Ok(all)
+        StartError::all(problems).map(|()| all)
     }
 
     /// RFC 9110 §7.2 and RFC 9112 §3.2.2: the target's host, if it has one, wins over the field. A host that nobody
@@ -195,10 +203,6 @@ impl Sites {
     }
 }
 
-fn unfit(key: &str, problem: String) -> StartError {
-    StartError::Unfit { key: key.to_owned(), problem }
-}
-
 /// The host in the value of a `Host` field.
 fn without_port(field: &[u8]) -> &[u8] {
     match field.iter().rposition(|octet| *octet == b':') {
@@ -209,37 +213,42 @@ fn without_port(field: &[u8]) -> &[u8] {
 }
 
 impl Site {
-    fn new(config: &Config, site: &config::Site) -> Result<Self, StartError> {
+    /// `table` is where the configuration has it.
+    fn new(config: &Config, site: &config::Site, table: &str) -> Result<Self, Vec<StartError>> {
+        let mut problems = vec![];
+        let mut wrong = |key: &str, problem: String| {
+            let of = if site.name.is_empty() { String::new() } else { format!("site `{}`: ", site.name) };
+            problems.push(StartError::unfit(format!("{table}.{key}"), of + &problem));
+        };
         let root = site.docroot.clone().unwrap_or_else(|| config.docroot.join(&site.name));
-        let key =
-            if site.name.is_empty() { "web.docroot".to_owned() } else { format!("web.site `{}` docroot", site.name) };
         if let Err(problem) = std::fs::read_dir(&root) {
             let cure = "create the directory (mkdir -p), let the server read it, or name another";
-            return Err(unfit(&key, format!("`{}`: {problem}; {cure}", root.display())));
+            wrong("docroot", format!("`{}`: {problem}; {cure}", root.display()));
         }
         let charset = site.charset.as_ref().unwrap_or(&config.charset);
         let charset = if charset.is_empty() { Charset::Unsaid } else { Charset::Named(charset.clone()) };
         let types = site.types.iter().map(|(suffix, media_type)| (suffix.as_str(), media_type.as_str()));
-        let types = MediaTypes::new(types, charset).map_err(|problem| unfit("web.types", problem.to_string()))?;
-        for path in
-            site.deny.iter().chain(site.redirect.iter().map(|r| &r.from)).chain(site.protect.iter().map(|p| &p.path))
-        {
-            if !path.starts_with('/') {
-                return Err(unfit("web", format!("the path `{path}` must begin with a slash: `/{path}`")));
-            }
+        let types = MediaTypes::new(types, charset).inspect_err(|problem| wrong("types", problem.to_string()));
+        let denied = site.deny.iter().map(|path| ("deny", path));
+        let redirected = site.redirect.iter().map(|redirect| ("redirect", &redirect.from));
+        let protected = site.protect.iter().map(|protect| ("protect", &protect.path));
+        for (key, path) in denied.chain(redirected).chain(protected).filter(|(_, path)| !path.starts_with('/')) {
+            wrong(key, format!("the path `{path}` must begin with a slash: `/{path}`"));
         }
         for redirect in &site.redirect {
-            if HeaderValue::try_from(&redirect.to).is_err() || redirect.to.is_empty() {
-                return Err(unfit("web.redirect", format!("`{}` is no place to send anybody", redirect.to)));
-            }
-            // `http://here.example` and what follows could make `http://here.example.evil.example`.
-            if redirect.from.ends_with('/') && !redirect.to.ends_with('/') && !redirect.to.contains('?') {
-                let (from, to) = (&redirect.from, &redirect.to);
-                let problem =
-                    format!("what follows `{from}` is added to `{to}`, so that must end with a slash: `{to}/`");
-                return Err(unfit("web.redirect", problem));
+            let Redirect { from, to, .. } = redirect;
+            if HeaderValue::try_from(to).is_err() || to.is_empty() {
+                wrong("redirect", format!("`{to}` is no place to send anybody; write a path, or a URL"));
+            } else if from.ends_with('/') && !to.ends_with('/') && !to.contains('?') {
+                // `http://here.example` and what follows could make `http://here.example.evil.example`.
+                let problem = "so that must end with a slash";
+                wrong("redirect", format!("what follows `{from}` is added to `{to}`, {problem}: `{to}/`"));
             }
         }
+        let types = match types {
+            Ok(types) if problems.is_empty() => types,
+            _ => return Err(problems),
+        };
         Ok(Self {
             name: if site.name.is_empty() { "the default site".to_owned() } else { site.name.clone() },
             root,

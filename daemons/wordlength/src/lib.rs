@@ -15,7 +15,8 @@
 //! 2. [`session`]: *what does the server say?* Pure: no socket, no file, no clock, no `async`. Here it is one function; where
 //!    there are more commands, they stand in `command.rs`, the answers in `reply.rs`, and the session is a state machine.
 //! 3. [`Server::bind`]: *may we?* Everything that can fail before the first client comes fails here, with an error that names
-//!    the cure. Only then is systemd told that we are ready, and tests learn the port.
+//!    the cure. Only then is systemd told that we are ready, and tests learn the port. [`Server::check`] finds the same but for the
+//!    sockets, and all of it at once; [`shared::check`] helps to look.
 //! 4. [`Server::run`]: *do it, until told to stop.* One task for each client.
 //! 5. `main.rs`: a dozen lines, the same everywhere; flags, log, signals and exit codes are in [`shared::daemon`].
 //! 6. `tests/transcripts/*.txt`: *is it true?* Whole conversations, played against the pure session, over a stream and
@@ -108,6 +109,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// What would keep it from starting, but for sockets: here nothing can, for each value is right by its type.
+    pub fn check(_: &Config, _: &Shared) -> Vec<StartError> {
+        vec![]
+    }
+
     /// Takes the sockets. The first of the two steps of every daemon.
     ///
     /// # Errors

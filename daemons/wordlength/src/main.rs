@@ -13,7 +13,7 @@ const PROGRAM: Program = Program {
 };
 
 fn main() -> ExitCode {
-    daemon::main(&PROGRAM, async |config: Config, daemon: Daemon<Config>| {
+    daemon::main(&PROGRAM, Server::check, async |config: Config, daemon: Daemon<Config>| {
         let server = Server::bind(config, &daemon.shared)?;
         daemon.ready(&server.local_addrs());
         server.run(daemon.shutdown.clone()).await

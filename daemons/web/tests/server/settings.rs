@@ -16,6 +16,10 @@ fn problem_with(change: impl FnOnce(&mut Config)) -> String {
     };
     change(&mut config);
     let Err(error) = Server::bind(&config, &Shared::for_tests("web")) else { panic!("it starts all the same") };
+    // A check finds the same, in the same words.
+    let checked = Server::check(&config, &Shared::for_tests("web"));
+    let checked: Vec<String> = checked.iter().map(ToString::to_string).collect();
+    assert_eq!(checked.join("\n"), error.to_string());
     error.to_string()
 }
 
@@ -45,11 +49,34 @@ fn a_setting_that_cannot_be_meant_is_refused_with_its_cure() {
         (problem_with(|config| config.site = vec![site("A.example"), site("a.example")]), "two sites have the name"),
         (
             problem_with(|config| config.site = vec![Site { name: "gone".to_owned(), ..Site::default() }]),
-            "site `gone` docroot",
+            "web.site[0].docroot: site `gone`: `",
         ),
+        (problem_with(|config| config.site = vec![site("")]), "web.site[0].name: a site needs a name"),
     ] {
         assert!(problem.contains(words), "`{words}` is to be in `{problem}`");
     }
+}
+
+#[test]
+fn all_that_cannot_be_meant_is_told_at_once_and_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = |name: &str| Site { name: name.to_owned(), docroot: Some("/not/there".into()), ..Site::default() };
+    let config = Config {
+        listen: vec![],
+        docroot: folder.path().to_owned(),
+        deny: vec!["a".to_owned(), "/b".to_owned(), "c".to_owned()],
+        site: vec![gone("a.example"), gone("b.example")],
+        access_log: folder.path().join("access.log").display().to_string(),
+        ..Config::default()
+    };
+    let problems = Server::check(&config, &Shared::for_tests("web"));
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let begins = ["web.listen: ", "web.deny: ", "web.deny: ", "web.site[0].docroot: ", "web.site[1].docroot: "];
+    assert!(
+        told.len() == begins.len() && told.iter().zip(begins).all(|(told, want)| told.starts_with(want)),
+        "{told:#?}"
+    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
