@@ -102,6 +102,15 @@ impl Running {
         }
     }
 
+    /// Waits for its next line, on either stream; none when it has closed both.
+    pub fn next_line(&mut self) -> Result<Option<String>> {
+        match self.next(Instant::now()) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => bail!("it says nothing more within {PATIENCE:?}"),
+        }
+    }
+
     /// What it has said up to the line that was waited for last.
     pub fn said(&self) -> &Ended {
         &self.said

@@ -103,26 +103,15 @@ fn run(step: &Step, variables: &str, mut shell: Command) -> Result<()> {
     let mut wanted = Wanted(step.wanted.iter().cloned().collect());
     let follows = step.typed.starts_with("tomte events");
     let exec = if follows { "exec " } else { "" };
-    let mut child = shell
-        .args(["-c", &format!("{variables}{exec}{}\n", step.typed)])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let out = BufReader::new(child.stdout.take().context("it is piped")?);
-    let told = (|| {
-        for line in out.lines() {
-            wanted.take(&line?)?;
-            if follows && wanted.is_all_there() {
-                return Ok(());
-            }
-        }
-        ensure!(wanted.is_all_there(), "it ended before {:?} came", wanted.0);
-        Ok(())
-    })();
-    // It has ended already, or has nothing more to tell.
-    let _ = child.kill();
-    child.wait()?;
-    told
+    shell.args(["-c", &format!("{variables}{exec}{}\n", step.typed)]).stdin(Stdio::null());
+    let mut running = Running::start(&mut shell)?;
+    while !(follows && wanted.is_all_there()) {
+        let next = running.next_line().with_context(|| format!("while {:?} should come", wanted.0))?;
+        let Some(line) = next else { break };
+        wanted.take(&line)?;
+    }
+    ensure!(wanted.is_all_there(), "it ended before {:?} came", wanted.0);
+    Ok(())
 }
 
 /// Does a step, in a shell that knows the variables which were set before.

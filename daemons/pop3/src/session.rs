@@ -485,7 +485,7 @@ impl Session {
         }
     }
 
-    /// Calls `each` with the lines that follow a reply, and stops when it wants no more.
+    /// The lines that follow a reply, made as they are wanted.
     pub fn lines<'a>(&'a self, lines: &'a Lines) -> Box<dyn Iterator<Item = String> + Send + 'a> {
         let maildrop = match &self.state {
             State::Transaction(maildrop) => Some(maildrop),
