@@ -61,6 +61,9 @@ enum Column {
 /// How many connections the column [`Column::Idle`] holds.
 const IDLE_CONNECTIONS: usize = 1_000;
 
+/// How long they have had nothing to do when the memory is looked at.
+const REST: Duration = Duration::from_secs(1);
+
 const KIB: f64 = 1024.0;
 const MIB: f64 = KIB * 1024.0;
 
@@ -307,6 +310,8 @@ fn measure_idle(server: &Server) -> Result<Vec<f64>> {
         connection.get(Column::Idle.path())?;
         connections.push(connection);
     }
+    // Who has just been answered is not idle yet.
+    std::thread::sleep(REST);
     let octets = server.memory_octets()? as f64 - before as f64;
     for connection in &connections {
         ensure!(connection.is_idle()?, "the server did not keep {IDLE_CONNECTIONS} idle connections");

@@ -221,7 +221,8 @@ impl Serving {
                 Some(FirstOctets::NeverCame) | None => break,
             }
             let service = service_fn(|request| exchange.answer(request));
-            let mut http = pin!(self.http.serve_connection(TokioIo::new(&mut gate), service));
+            // Boxed, so that who waits at the gate has no room for it.
+            let mut http = Box::pin(self.http.serve_connection(TokioIo::new(&mut gate), service));
             let result = tokio::select! {
                 biased;
                 result = http.as_mut() => result,
