@@ -448,6 +448,7 @@ where
     };
     let host = host_name();
     process.directory.set(program.name, &host, State::Starting, vec![]);
+    process.accounts.on_reload(&process.directory, &host);
     let runtime = match program.runtime {
         Runtime::Shared => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
         Runtime::PerCore => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
