@@ -19,9 +19,10 @@
 //! to log in that keep the password off the wire. They cost little to check, so [`Accounts::judge`] has no part 2 and 3.
 
 use crate::{
+    admin::Directory,
     current::Current,
     listener::site,
-    sasl::{ScramKeys, prepare, prepare_secret},
+    sasl::{ROUNDS, ScramKeys, prepare, prepare_secret},
     units::Span,
 };
 use argon2::{
@@ -169,6 +170,15 @@ impl Accounts {
         Ok(())
     }
 
+    /// Has their file, if there is one, read anew when the admin socket is asked to: `/reload?daemon=accounts`.
+    pub fn on_reload(self: &Arc<Self>, directory: &Directory, host: &str) {
+        if self.config.file.is_none() {
+            return;
+        }
+        let accounts = Arc::clone(self);
+        directory.on_reload("accounts", host, move || accounts.reload().map_err(|error| error.to_string()));
+    }
+
     /// Whether `secret` is the password of `user`. `peer` is slowed down when it is not. `now` comes from the caller, as
     /// all time does.
     pub async fn verify(&self, user: &str, secret: &[u8], peer: IpAddr, now: Instant) -> Verdict {
@@ -271,6 +281,69 @@ impl Accounts {
 /// No memory or no randomness.
 pub fn hash(secret: &[u8]) -> io::Result<String> {
     Argon2::default().hash_password(&prepare_secret(secret)).map(|hash| hash.to_string()).map_err(io::Error::other)
+}
+
+/// What an account can have beside the hash of its password, for ways to log in that keep the password off the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kinds {
+    /// Keys for SCRAM-SHA-256. As the hash, they do not let anybody in; they are quicker to guess from.
+    pub scram: bool,
+    /// The password itself: APOP cannot do without.
+    pub clear: bool,
+}
+
+/// The keys of an account's table in the file, and their values.
+///
+/// # Errors
+/// No memory, no randomness, or a password in clear that is no text.
+pub fn entries(secret: &str, kinds: Kinds) -> io::Result<Vec<(&'static str, String)>> {
+    let mut entries = vec![("password", hash(secret.as_bytes())?)];
+    if kinds.clear {
+        entries.push(("apop_secret", secret.to_owned()));
+    }
+    if kinds.scram {
+        let mut salt = [0; 16];
+        let random = rustls::crypto::ring::default_provider().secure_random;
+        random.fill(&mut salt).map_err(|_| io::Error::other("no randomness"))?;
+        entries.push(("scram_sha_256", ScramKeys::derive(secret.as_bytes(), &salt, ROUNDS).to_string()));
+    }
+    Ok(entries)
+}
+
+/// Everybody in the text of an accounts file, and what each has: never a secret.
+///
+/// # Errors
+/// The line that is wrong, from 1, and why.
+pub fn list(text: &str) -> Result<Vec<(String, Kinds)>, (usize, String)> {
+    let kinds = |secrets: Secrets| Kinds { scram: secrets.scram.is_some(), clear: secrets.clear.is_some() };
+    Ok(Book::parse(text)?.secrets.into_iter().map(|(name, secrets)| (name, kinds(secrets))).collect())
+}
+
+/// The longest name: RFC 5321 §4.5.3.1.1 lets the part of an address before the @ have so many octets.
+const NAME_OCTETS_MAX: usize = 64;
+
+/// Whether `name` can be the name of a new account. It is a directory, the part of an address before the @, and what is typed before a
+/// colon or a space; so letters and digits of any script will do, and `.`, `-` and `_` between them.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let is_letter = |letter: char| letter.is_alphanumeric();
+    let wrong = |rule: &str| Err(format!("`{}` cannot be the name of an account: {rule}", name.escape_debug()));
+    if name.is_empty() || name.len() > NAME_OCTETS_MAX {
+        wrong("it has 1 to 64 octets")
+    } else if !name.chars().all(|letter| is_letter(letter) || ".-_".contains(letter)) {
+        wrong("it has letters and digits, and . - _ between them")
+    } else if !name.starts_with(is_letter) || !name.ends_with(is_letter) || name.contains("..") {
+        wrong("it begins and ends with a letter or a digit, and has no two dots together")
+    } else if name.chars().any(char::is_uppercase) {
+        // Mail for BOB and for Bob is bob's.
+        wrong("it is written in small letters, for mail to it is, however its sender writes it")
+    } else if prepare(name) != name {
+        wrong(&format!("write it as `{}` (RFC 4013)", prepare(name)))
+    } else {
+        Ok(())
+    }
 }
 
 enum Match {
@@ -779,6 +852,52 @@ mod tests {
     fn what_hash_writes_is_understood_and_as_costly_as_the_decoy() {
         let hash = hash(b"crepes").unwrap();
         assert_eq!(cost(&parse_hash(&hash).unwrap()), cost(&decoy()));
+    }
+
+    #[test]
+    fn an_entry_has_what_was_asked_for_and_a_list_tells_it_without_the_secret() {
+        for kinds in [(false, false), (true, false), (true, true), (false, true)] {
+            let kinds = Kinds { scram: kinds.0, clear: kinds.1 };
+            let lines = entries("cr\u{ea}pes", kinds).unwrap();
+            let text = lines.iter().fold("[zo\u{eb}]\n".replace("zo\u{eb}", "\"zo\u{eb}\""), |text, (key, value)| {
+                format!("{text}{key} = {value:?}\n")
+            });
+            assert_eq!(list(&text), Ok(vec![("zo\u{eb}".to_owned(), kinds)]));
+            let book = Book::parse(&text).unwrap();
+            let right = Argon2::default().verify_password("cr\u{ea}pes".as_bytes(), &book.users["zo\u{eb}"]);
+            assert_eq!(right, Ok(()));
+            let Secrets { scram, clear } = &book.secrets["zo\u{eb}"];
+            assert!(scram.iter().all(|keys| *keys == keys.of_the_same_salt("cr\u{ea}pes".as_bytes())));
+            assert!(clear.iter().all(|clear| clear == "cr\u{ea}pes"));
+        }
+        assert_eq!(list("[a\n").unwrap_err().0, 1);
+    }
+
+    #[test]
+    fn names_that_are_no_directory_or_no_address_are_refused_with_the_rule() {
+        for good in ["bob", "b", "alice.smith", "x-1_y", "zo\u{eb}", "\u{5f20}\u{4e09}", "7up"] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for (bad, rule) in [
+            ("", "1 to 64 octets"),
+            (&"x".repeat(65), "1 to 64 octets"),
+            ("..", "begins and ends"),
+            (".bob", "begins and ends"),
+            ("bob.", "begins and ends"),
+            ("a..b", "two dots"),
+            ("a/b", "letters and digits"),
+            ("a b", "letters and digits"),
+            ("a:b", "letters and digits"),
+            ("bob@hamburger.edu", "letters and digits"),
+            ("bob+lists", "letters and digits"),
+            ("a\nb", "`a\\nb` cannot be"),
+            ("a\0", "letters and digits"),
+            ("Bob", "small letters"),
+            ("\u{fb01}sh", "write it as `fish`"),
+        ] {
+            let told = check_name(bad).unwrap_err();
+            assert!(told.contains(rule), "{bad:?}: {told}");
+        }
     }
 
     /// The passwords are the textbook's; the daemons' lessons print them.

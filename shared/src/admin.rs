@@ -10,7 +10,7 @@
 //! | `POST /cache/NAME` | makes caches forget NAME and all below it; `.` is everything |
 //! | `/queue` | what waits to be delivered; `/queue/show/ID` one message of it |
 //! | `POST /queue/ACTION/ID` | `flush`, `hold`, `release` or `delete` a message; `all` for every one |
-//! | `POST /reload` | tells daemons to read their files anew, `?daemon=dns&host=ns.crepes.fr` only some; JSON: how each fared |
+//! | `POST /reload` | tells daemons to read their files anew, `?daemon=dns&host=ns.crepes.fr` only some, `?daemon=accounts` the accounts; JSON: how each fared |
 //!
 //! GET only shows. Transcripts hold what users say, so the socket is readable by its owner and group only, and
 //! no TCP address is open by default. Over TCP nothing can be changed: any page in a browser could send a POST there.

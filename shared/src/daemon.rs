@@ -43,7 +43,6 @@ use std::{
     time::Duration,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// `EX_CONFIG` of sysexits.h; the units tell systemd not to restart after it.
@@ -261,26 +260,6 @@ impl Process {
 }
 
 impl Shared {
-    /// What begins TLS as the server, with these names of ALPN; nothing without a certificate. `needed` are addresses that cannot be served
-    /// without it, and the key that has them; `service` is what is served there, as in "POP3 over TLS".
-    ///
-    /// # Errors
-    /// The certificate is wrong, or missing and needed.
-    pub fn acceptor(
-        &self,
-        service: &str,
-        alpn: &[&[u8]],
-        (key, needed): (&str, &[SocketAddr]),
-    ) -> Result<Option<TlsAcceptor>, StartError> {
-        let config =
-            tls::server_config(&self.tls, alpn).map_err(|error| StartError::unfit(error.key(&self.tls), &error))?;
-        if config.is_none() && !needed.is_empty() {
-            let problem = format!("{service} needs a certificate: set tls.certificate and tls.key to PEM files");
-            return Err(StartError::unfit(key, problem));
-        }
-        Ok(config.map(TlsAcceptor::from))
-    }
-
     /// Surroundings for a test: no accounts, nobody listening, one thread.
     pub fn for_tests(daemon: &'static str) -> Self {
         let process = Process {
@@ -448,6 +427,7 @@ where
     };
     let host = host_name();
     process.directory.set(program.name, &host, State::Starting, vec![]);
+    process.accounts.on_reload(&process.directory, &host);
     let runtime = match program.runtime {
         Runtime::Shared => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
         Runtime::PerCore => tokio::runtime::Builder::new_current_thread().enable_all().build()?,

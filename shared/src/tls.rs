@@ -9,6 +9,7 @@
 //!
 //! So the lab's daemons read their certificate from a file as any others do.
 
+use crate::{Shared, current::Current, daemon::StartError};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
     io::Write,
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -203,6 +205,68 @@ pub fn client_config(authorities: &Path) -> Result<Arc<ClientConfig>, TlsError> 
         .with_root_certificates(trusted)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// What a daemon serves over TLS.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// As people call it: "POP3 over TLS".
+    pub name: &'static str,
+    /// Its names in ALPN (RFC 7301), best first; a client that offers none is served too. It may be empty.
+    pub alpn: &'static [&'static [u8]],
+    /// The key with the addresses that cannot be served without a certificate: `pop3.listen_tls`.
+    pub key: &'static str,
+}
+
+impl Service {
+    /// What begins TLS as the server; nothing without a certificate. `needed` are the addresses of the key.
+    ///
+    /// # Errors
+    /// The certificate is wrong, or missing and needed.
+    pub fn acceptor(&self, shared: &Shared, needed: &[SocketAddr]) -> Result<Option<TlsAcceptor>, StartError> {
+        let config =
+            server_config(&shared.tls, self.alpn).map_err(|error| StartError::unfit(error.key(&shared.tls), &error))?;
+        if config.is_none() && !needed.is_empty() {
+            let cure = "set tls.certificate and tls.key to PEM files";
+            return Err(StartError::unfit(self.key, format!("{} needs a certificate: {cure}", self.name)));
+        }
+        Ok(config.map(TlsAcceptor::from))
+    }
+}
+
+/// The same for a server that keeps its addresses when all else is reloaded: the certificate lives for months, the server for longer.
+pub struct Renewed {
+    service: Service,
+    needed: Vec<SocketAddr>,
+    acceptor: Option<Current<TlsAcceptor>>,
+}
+
+impl Renewed {
+    /// See [`Service::acceptor`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new(service: Service, shared: &Shared, needed: &[SocketAddr]) -> Result<Arc<Self>, StartError> {
+        let acceptor = service.acceptor(shared, needed)?.map(Current::new);
+        Ok(Arc::new(Self { service, needed: needed.to_vec(), acceptor }))
+    }
+
+    /// Takes the certificate anew. Who began without one goes on without: nobody listens where it would be shown.
+    ///
+    /// # Errors
+    /// It is wrong; then the old one stays.
+    pub fn renew(&self, shared: &Shared) -> Result<(), StartError> {
+        let fresh = self.service.acceptor(shared, &self.needed)?;
+        if let (Some(acceptor), Some(fresh)) = (&self.acceptor, fresh) {
+            acceptor.set(fresh);
+        }
+        Ok(())
+    }
+
+    /// What begins TLS now.
+    pub fn acceptor(&self) -> Option<Arc<TlsAcceptor>> {
+        self.acceptor.as_ref().map(Current::get)
+    }
 }
 
 /// The handshake as the server. None, if the client cannot do it, or not in time; `connection` tells which it is, in the log.

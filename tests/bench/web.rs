@@ -302,6 +302,7 @@ fn measure(column: Column, server: &Server, flags: &Flags, site: &Site) -> Resul
     Ok(vec![work / seconds, cpu_us / work])
 }
 
+#[expect(clippy::disallowed_methods, reason = "idle is who has had nothing to do for a while")]
 fn measure_idle(server: &Server) -> Result<Vec<f64>> {
     let before = server.memory_octets()?;
     let mut connections = Vec::with_capacity(IDLE_CONNECTIONS);
@@ -310,7 +311,6 @@ fn measure_idle(server: &Server) -> Result<Vec<f64>> {
         connection.get(Column::Idle.path())?;
         connections.push(connection);
     }
-    // Who has just been answered is not idle yet.
     std::thread::sleep(REST);
     let octets = server.memory_octets()? as f64 - before as f64;
     for connection in &connections {

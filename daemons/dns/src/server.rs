@@ -13,9 +13,9 @@ use crate::{
 use prometheus_client::metrics::counter::Counter;
 use shared::{
     Shared,
-    current::Current,
     daemon::{Endpoint, StartError, Workers},
     listener::{BindError, Door, Limits},
+    tls,
     transcript::{Conversation, Transcript, Transport},
 };
 use std::{
@@ -29,15 +29,12 @@ use std::{
     time::Duration,
 };
 use tokio::{net::TcpStream, sync::watch, time::timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A bound name server.
 pub struct Server {
     serving: Arc<Serving>,
     door: Door,
-    /// Those that cannot do without a certificate.
-    listen_tls: Vec<SocketAddr>,
     workers: Vec<Sockets>,
     endpoints: Vec<Endpoint>,
     grace: Duration,
@@ -48,8 +45,7 @@ pub struct Server {
 #[derive(Clone)]
 pub struct Reloader {
     registry: Arc<Registry>,
-    acceptor: Option<Arc<Current<TlsAcceptor>>>,
-    listen_tls: Vec<SocketAddr>,
+    tls: Arc<tls::Renewed>,
 }
 
 impl Reloader {
@@ -60,10 +56,7 @@ impl Reloader {
     /// The certificate is wrong, then everything stays; the rest of the configuration is, then everything but the certificate stays; or a
     /// zone is, then its old data stays, if it was served before, and the others are taken.
     pub fn reload(&self, config: &Config, shared: &Shared) -> Result<(), StartError> {
-        let fresh = acceptor(shared, &self.listen_tls)?;
-        if let (Some(acceptor), Some(fresh)) = (&self.acceptor, fresh) {
-            acceptor.set(fresh);
-        }
+        self.tls.renew(shared)?;
         self.registry.reload(config)
     }
 
@@ -76,11 +69,8 @@ impl Reloader {
     }
 }
 
-/// What begins TLS, for those who come to `listen_tls`.
-fn acceptor(shared: &Shared, listen_tls: &[SocketAddr]) -> Result<Option<TlsAcceptor>, StartError> {
-    // IANA's ALPN name for RFC 7858; a client that offers none is served too.
-    shared.acceptor("DNS over TLS", &[b"dot"], ("dns.listen_tls", listen_tls))
-}
+/// With IANA's ALPN name for RFC 7858.
+const TLS: tls::Service = tls::Service { name: "DNS over TLS", alpn: &[b"dot"], key: "dns.listen_tls" };
 
 /// One worker's sockets.
 #[derive(Debug, Default)]
@@ -97,7 +87,7 @@ pub(crate) struct Serving {
     pub(crate) send_timeout: Duration,
     pub(crate) transcript: Transcript,
     pub(crate) counters: Counters,
-    acceptor: Option<Arc<Current<TlsAcceptor>>>,
+    tls: Arc<tls::Renewed>,
     /// Which address of a set the next connection begins with: most of them ask one question.
     turns: AtomicU16,
 }
@@ -177,7 +167,7 @@ impl Server {
     pub fn check(config: &Config, shared: &Shared) -> Vec<StartError> {
         let results = [
             config.refuse_unsafe(),
-            acceptor(shared, &config.listen_tls).map(drop),
+            TLS.acceptor(shared, &config.listen_tls).map(drop),
             Policy::new(config).map(drop),
             Resolver::open(config, shared).map(drop),
             StartError::all(registry::check(config)),
@@ -203,7 +193,7 @@ impl Server {
                 worker.tcp.push((Carrier::Tcp, tcp));
             }
         }
-        let acceptor = acceptor(shared, &config.listen_tls)?;
+        let tls = tls::Renewed::new(TLS, shared, &config.listen_tls)?;
         for wanted in &config.listen_tls {
             let listeners = shared.sockets.tcp(*wanted, count)?;
             endpoints.push(Endpoint { protocol: "tls", address: listeners[0].local_addr()? });
@@ -219,13 +209,12 @@ impl Server {
             send_timeout: config.send_timeout.0,
             transcript: shared.transcript.clone(),
             counters: Counters::new(shared),
-            acceptor: acceptor.map(|acceptor| Arc::new(Current::new(acceptor))),
+            tls,
             turns: AtomicU16::new(0),
         };
         Ok(Self {
             serving: Arc::new(serving),
             door: Door::new(limits, &shared.metrics),
-            listen_tls: config.listen_tls.clone(),
             workers,
             endpoints,
             grace: config.grace.0,
@@ -240,8 +229,8 @@ impl Server {
 
     /// A handle for new configurations and zones.
     pub fn reloader(&self) -> Reloader {
-        let Serving { registry, acceptor, .. } = &*self.serving;
-        Reloader { registry: Arc::clone(registry), acceptor: acceptor.clone(), listen_tls: self.listen_tls.clone() }
+        let Serving { registry, tls, .. } = &*self.serving;
+        Reloader { registry: Arc::clone(registry), tls: Arc::clone(tls) }
     }
 
     /// The local name server in it, if it asks on for its clients.
@@ -338,9 +327,9 @@ impl Serving {
         talk: &Arc<Conversation>,
         shutdown: &CancellationToken,
     ) -> io::Result<()> {
-        match &self.acceptor {
+        match self.tls.acceptor() {
             Some(acceptor) if carrier == Carrier::Tls => {
-                let handshake = timeout(self.idle_timeout, acceptor.get().accept(stream));
+                let handshake = timeout(self.idle_timeout, acceptor.accept(stream));
                 let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)?;
                 let stream = stream.inspect_err(|error| talk.note(&format!("no TLS: {error}")))?;
                 connection::serve(self, stream, peer, carrier, talk, shutdown).await

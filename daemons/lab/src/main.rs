@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Reading order: [`hosts`] (what lab.toml says), [`state`] (what lies on disk), [`up`] (the lab itself), then the
-//! commands that ask a running one: [`client`], [`events`], [`status`], [`zone`].
+//! commands that ask a running one: [`client`], [`events`], [`status`], [`zone`] ... Of the accounts the file counts, whether the lab runs or
+//! not: [`user`].
 
 mod hosts;
 mod state;
@@ -23,6 +24,9 @@ mod cache;
 mod check;
 mod queue;
 
+mod hidden;
+mod user;
+
 use clap::{Parser, Subcommand};
 use shared::daemon::{EXIT_CONFIG, StartError};
 use std::process::ExitCode;
@@ -37,6 +41,7 @@ const EXAMPLES: &str = "Examples:\n  \
     tomte dns trace www.someschool.edu     who asks whom for a name\n  \
     tomte cache list                       what the local name servers remember\n  \
     tomte queue list                       the mail that waits, for whom, and why\n  \
+    tomte user add carol                   one more who can log in\n  \
     tomte check-config /etc/tomte/tomte.toml\n";
 
 /// A lab network of small, real internet servers
@@ -64,6 +69,9 @@ enum Command {
     /// Show the mail that waits, or make it go on
     #[command(subcommand, before_help = queue::EXAMPLES)]
     Queue(queue::Command),
+    /// Show who can log in, and change it
+    #[command(subcommand, before_help = user::EXAMPLES)]
+    User(user::Command),
     /// See how a name is found
     #[command(subcommand, before_help = trace::EXAMPLES)]
     Dns(trace::Command),
@@ -79,6 +87,7 @@ fn main() -> ExitCode {
         Command::Zone(command) => zone::zone(&command),
         Command::Cache(command) => cache::cache(&command),
         Command::Queue(command) => queue::queue(&command),
+        Command::User(command) => user::user(&command),
         Command::Dns(command) => trace::dns(&command),
         Command::CheckConfig(arguments) => check::check(&arguments),
     };

@@ -132,6 +132,7 @@ async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> a
         accounts: Arc::new(Accounts::load(&accounts)?),
         workers: Workers::Inline,
     };
+    process.accounts.on_reload(&process.directory, "the lab");
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let authority = LabCa::open_or_create(&state.join("ca"))?;

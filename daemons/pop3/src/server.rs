@@ -30,6 +30,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+const TLS: tls::Service = tls::Service { name: "POP3 over TLS", alpn: &[b"pop3"], key: "pop3.listen_tls" };
+
 /// What all sessions share. A new configuration makes a new one; sessions keep the one that they began with.
 pub(crate) struct Office {
     pub(crate) config: Config,
@@ -57,7 +59,7 @@ pub(crate) struct Counters {
 impl Office {
     /// What a configuration makes; if one part of it is wrong, nothing is taken.
     fn open(config: Config, shared: &Shared, lasting: Arc<Lasting>) -> Result<Self, StartError> {
-        let acceptor = acceptor(&config, shared)?;
+        let acceptor = TLS.acceptor(shared, &config.listen_tls)?;
         std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
             let place = config.mailboxes.display();
             StartError::unfit("pop3.mailboxes", format!("`{place}`: {error}; {}", check::WRITABLE))
@@ -90,11 +92,6 @@ impl Office {
         last.insert(account.to_owned(), now);
         true
     }
-}
-
-fn acceptor(config: &Config, shared: &Shared) -> Result<Option<TlsAcceptor>, StartError> {
-    // ALPN's registered name for POP3; a client that offers none is served too.
-    shared.acceptor("POP3 over TLS", &[b"pop3"], ("pop3.listen_tls", &config.listen_tls))
 }
 
 /// Lets a running server take a new configuration.
@@ -133,7 +130,7 @@ impl Server {
     pub fn check(config: &Config, shared: &Shared) -> Vec<StartError> {
         let mailboxes =
             check::directory(&config.mailboxes).map_err(|problem| StartError::unfit("pop3.mailboxes", problem));
-        [acceptor(config, shared).map(drop), mailboxes].into_iter().filter_map(Result::err).collect()
+        [TLS.acceptor(shared, &config.listen_tls).map(drop), mailboxes].into_iter().filter_map(Result::err).collect()
     }
 
     /// Takes the sockets, and makes the directory of the mailboxes if it is not there.

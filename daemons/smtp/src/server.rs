@@ -35,6 +35,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+/// There is no registered ALPN name for SMTP.
+const TLS: tls::Service = tls::Service { name: "SMTP over TLS", alpn: &[], key: "smtp.listen_tls" };
+
 /// What all sessions share. A new configuration makes a new one; sessions keep the one that they began with.
 pub(crate) struct Office {
     pub(crate) config: Config,
@@ -79,7 +82,7 @@ struct Made {
 
 impl Made {
     fn new(config: Config, shared: &Shared) -> Result<Self, StartError> {
-        let acceptor = acceptor(&config, shared)?;
+        let acceptor = TLS.acceptor(shared, &config.listen_tls)?;
         std::fs::create_dir_all(&config.mailboxes).map_err(|error| {
             unfit("mailboxes", format!("`{}`: {error}; {}", config.mailboxes.display(), check::WRITABLE))
         })?;
@@ -113,11 +116,6 @@ impl Made {
         let Rules { terms, mailboxes, .. } = rules;
         Office { config, terms, mailboxes, acceptor, authenticator, signers, lasting }
     }
-}
-
-fn acceptor(config: &Config, shared: &Shared) -> Result<Option<TlsAcceptor>, StartError> {
-    // There is no registered ALPN name for SMTP; a client that offers none is served.
-    shared.acceptor("SMTP over TLS", &[], ("smtp.listen_tls", &config.listen_tls))
 }
 
 /// Lets a running server take a new configuration.
@@ -160,7 +158,7 @@ impl Server {
     pub fn check(config: &Config, shared: &Shared) -> Vec<StartError> {
         let writable = |key, path: &Path| check::directory(path).map_err(|problem| unfit(key, problem));
         let mut results = vec![
-            acceptor(config, shared).map(drop),
+            TLS.acceptor(shared, &config.listen_tls).map(drop),
             writable("mailboxes", &config.mailboxes),
             writable("spool", &config.spool),
             config.signers().map(drop),

@@ -77,16 +77,15 @@ use log::Log;
 use origin::Sites;
 use shared::{
     Shared,
-    current::Current,
     daemon::{Endpoint, StartError, Workers},
     listener::{Door, Limits},
+    tls,
 };
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     sync::{Arc, Weak},
     time::Duration,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// Told to a client with too many connections, before anything was read from it.
@@ -96,9 +95,7 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r
 /// A bound web server.
 pub struct Server {
     door: Door,
-    acceptor: Option<Arc<Current<TlsAcceptor>>>,
-    /// Those that cannot do without a certificate.
-    listen_tls: Vec<SocketAddr>,
+    tls: Arc<tls::Renewed>,
     /// Each worker has its own sites and sockets. What is touched with every request is nobody else's: two cores that
     /// count the references to one page spend more time on that than on the page.
     workers: Vec<(Arc<Serving>, Vec<Listener>)>,
@@ -123,8 +120,7 @@ enum Scheme {
 #[derive(Clone)]
 pub struct Reloader {
     workers: Vec<Weak<Serving>>,
-    acceptor: Option<Arc<Current<TlsAcceptor>>>,
-    listen_tls: Vec<SocketAddr>,
+    tls: Arc<tls::Renewed>,
 }
 
 impl Reloader {
@@ -134,31 +130,25 @@ impl Reloader {
     /// # Errors
     /// A document root is not there, or the certificate is wrong; then nothing has changed.
     pub fn reload(&self, config: &Config, shared: &Shared) -> Result<(), StartError> {
-        let fresh = acceptor(shared, &self.listen_tls)?;
         let sites = self.workers.iter().map(|_| Sites::new(config)).collect::<Result<Vec<_>, _>>()?;
+        self.tls.renew(shared)?;
         for (serving, sites) in self.workers.iter().zip(sites) {
             if let Some(serving) = serving.upgrade() {
                 serving.reload(sites);
             }
         }
-        if let (Some(acceptor), Some(fresh)) = (&self.acceptor, fresh) {
-            acceptor.set(fresh);
-        }
         Ok(())
     }
 }
 
-/// What begins https, for those who come to `listen_tls`.
-fn acceptor(shared: &Shared, listen_tls: &[SocketAddr]) -> Result<Option<TlsAcceptor>, StartError> {
-    shared.acceptor("https", &[b"http/1.1"], ("web.listen_tls", listen_tls))
-}
+const TLS: tls::Service = tls::Service { name: "https", alpn: &[b"http/1.1"], key: "web.listen_tls" };
 
 impl Server {
     /// What would keep it from starting, but for sockets.
     pub fn check(config: &Config, shared: &Shared) -> Vec<StartError> {
         let addresses = has_address(config);
         let results = [
-            acceptor(shared, &config.listen_tls).map(drop),
+            TLS.acceptor(shared, &config.listen_tls).map(drop),
             addresses,
             Log::check(config),
             Sites::new(config).map(drop),
@@ -171,7 +161,7 @@ impl Server {
     /// # Errors
     /// An address cannot be had, a document root is not there, https is wanted without a certificate.
     pub fn bind(config: &Config, shared: &Shared) -> Result<Self, StartError> {
-        let acceptor = acceptor(shared, &config.listen_tls)?;
+        let tls = tls::Renewed::new(TLS, shared, &config.listen_tls)?;
         has_address(config)?;
         let count = shared.workers.count(config.workers);
         let mut sockets_of: Vec<Vec<Listener>> = (0..count.get()).map(|_| vec![]).collect();
@@ -197,8 +187,7 @@ impl Server {
         }
         Ok(Self {
             door: Door::new(limits, &shared.metrics),
-            acceptor: acceptor.map(|acceptor| Arc::new(Current::new(acceptor))),
-            listen_tls: config.listen_tls.clone(),
+            tls,
             workers,
             endpoints,
             grace: config.grace.0,
@@ -215,8 +204,7 @@ impl Server {
     pub fn reloader(&self) -> Reloader {
         Reloader {
             workers: self.workers.iter().map(|(serving, _)| Arc::downgrade(serving)).collect(),
-            acceptor: self.acceptor.clone(),
-            listen_tls: self.listen_tls.clone(),
+            tls: Arc::clone(&self.tls),
         }
     }
 
@@ -225,12 +213,12 @@ impl Server {
     /// # Errors
     /// A worker thread or its runtime cannot be started.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { door, acceptor, workers, grace, placement, .. } = self;
+        let Self { door, tls, workers, grace, placement, .. } = self;
         let work = |(serving, listeners)| Worker {
             listeners,
             serving,
             door: door.clone(),
-            acceptor: acceptor.clone(),
+            tls: Arc::clone(&tls),
             // Its own token: every connection looks at it again and again.
             shutdown: shutdown.child_token(),
             grace,
@@ -251,7 +239,7 @@ struct Worker {
     listeners: Vec<Listener>,
     serving: Arc<Serving>,
     door: Door,
-    acceptor: Option<Arc<Current<TlsAcceptor>>>,
+    tls: Arc<tls::Renewed>,
     shutdown: CancellationToken,
     grace: Duration,
 }
@@ -262,12 +250,12 @@ impl Worker {
         let mut tasks = vec![];
         for Listener { socket, scheme } in self.listeners {
             let (serving, door, shutdown) = (Arc::clone(&self.serving), self.door.clone(), self.shutdown.clone());
-            let acceptor = self.acceptor.clone().filter(|_| scheme == Scheme::Https);
+            let tls = Some(Arc::clone(&self.tls)).filter(|_| scheme == Scheme::Https);
             let address = socket.local_addr()?;
             tasks.push(accepting.spawn(async move {
                 let serve_one = |stream, peer| {
                     let (serving, shutdown) = (Arc::clone(&serving), shutdown.clone());
-                    let acceptor = acceptor.as_ref().map(|acceptor| acceptor.get());
+                    let acceptor = tls.as_ref().and_then(|tls| tls.acceptor());
                     async move { serving.connection(stream, address, peer, acceptor.as_deref(), shutdown).await }
                 };
                 door.accept(socket, &shutdown, serve_one).await
