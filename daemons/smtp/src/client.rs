@@ -575,8 +575,7 @@ impl Client {
             // RFC 6531 §3.2: an address beyond ASCII cannot be said to a server without SMTPUTF8. The others can.
             let to = &sending.recipient(position).to;
             if !to.is_ascii() && !self.offer.has(Extension::SmtpUtf8) && sending.fates[position].is_none() {
-                let what = format!("does not offer SMTPUTF8, which the address {to} needs");
-                sending.fates[position] = Some(Fate::Failed(self.own(Status(5, 6, 7), &what)));
+                sending.fates[position] = Some(Fate::Failed(self.needs_utf8(&format!("the address {to} needs"))));
             }
         }
         sending.todo = (0..count).filter(|position| sending.fates[*position].is_none()).collect();
@@ -593,19 +592,27 @@ impl Client {
         }
         // RFC 6152 §3 leaves two ways: encode it in seven bits, which breaks signatures, or treat it as a permanent error.
         if transaction.body == Body::EightBitMime && !offers(Extension::EightBitMime) {
-            let what = "does not offer 8BITMIME, and the message has octets beyond ASCII; encode it as quoted-printable or base64";
+            let what = "does not offer 8BITMIME (RFC 6152), and the message has octets beyond ASCII that are not encoded as quoted-printable or base64";
             return Some(self.own(Status(5, 6, 3), what));
         }
         // RFC 6531 §3.2.
-        let from = match &transaction.envelope.from {
-            ReversePath::Mailbox(mailbox) => mailbox.is_ascii(),
-            ReversePath::Null => true,
-        };
-        if (transaction.charset == Charset::Utf8 || !from) && !offers(Extension::SmtpUtf8) {
-            let what = "does not offer SMTPUTF8, which the sender's address or the header needs";
-            return Some(self.own(Status(5, 6, 7), what));
+        if offers(Extension::SmtpUtf8) {
+            return None;
         }
-        None
+        match &transaction.envelope.from {
+            ReversePath::Mailbox(from) if !from.is_ascii() => {
+                Some(self.needs_utf8(&format!("the sender's address {from} needs")))
+            }
+            _ if transaction.charset == Charset::Utf8 => {
+                let what = "the header needs: it has letters beyond ASCII that are not encoded (RFC 2047)";
+                Some(self.needs_utf8(what))
+            }
+            _ => None,
+        }
+    }
+
+    fn needs_utf8(&self, what: &str) -> Account {
+        self.own(Status(5, 6, 7), &format!("does not offer SMTPUTF8 (RFC 6531), which {what}"))
     }
 
     /// Mentions the next recipients, or finishes when there are none left.

@@ -38,6 +38,7 @@ use shared::{
     transcript::{Conversation, Kind, Transcript, Transport},
     wire::{Limits, LineEnd, Role, Wire, WireError},
 };
+use socket2::SockRef;
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
@@ -52,13 +53,23 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpSocket, TcpStream},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
 /// How long we listen for last words when the server does not take ours any more: it may have said why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How many octets may wait in the kernel that were not sent yet (`TCP_NOTSENT_LOWAT`). What it has taken counts as sent: with the 4 MiB that it
+/// takes otherwise, a slow server would have to read those before its ten minutes for the answer to the dot are over, and its
+/// progress would be seen once in a while.
+const UNSENT_OCTETS_MAX: u32 = 16 << 10;
+/// What waits encrypted is seen to go when all of it has gone, so it must not be much: a record (RFC 8446 §5.1). The 64 KiB that rustls holds
+/// otherwise would take a modem longer than the three minutes that we wait for it.
+const RECORD_OCTETS: usize = 16 << 10;
+/// How long a connection is used again. It may lead to a backup, because the best server was busy once; and where mail never stops, it would for
+/// ever. A new one asks the best server first, as RFC 5321 §5.1 has it for each message.
+const CONNECTION_TIME: Duration = Duration::from_mins(5);
 /// To how many servers a message is offered in one try: to all eight addresses of the best one, and to two more. Each may take half an
 /// hour before it says no, and meanwhile nothing else goes this way; so it has a bound, which the RFC does not give.
 const OFFERS_MAX: usize = 10;
@@ -335,7 +346,7 @@ impl Couriers {
         let mut way = Itinerary::new(to, self.0.targets(to, cause).await?);
         let mut failures = vec![];
         match self.0.next(&mut way, cause, &mut failures).await {
-            Some(talk) => Ok(Connection { couriers: self.clone(), way, talk, carried: 0 }),
+            Some(talk) => Ok(Connection { couriers: self.clone(), way, talk, opened: Instant::now(), carried: 0 }),
             None => Err(together(failures)),
         }
     }
@@ -555,6 +566,8 @@ impl Office {
             let stream = socket.connect(remote).await?;
             // What we say leaves in one piece anyway, and the server should have it at once.
             stream.set_nodelay(true)?;
+            // Without it mail is sent, too.
+            let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_OCTETS_MAX);
             Ok::<_, io::Error>((stream.local_addr()?, stream))
         };
         let conversation = |local| {
@@ -604,7 +617,7 @@ impl Office {
         // RFC 8314 §3.4, RFC 6125: the name that the configuration knows the server by, not one that the DNS made of it.
         let name = peer.name.trim_matches(['[', ']']).trim_start_matches("IPv6:").to_owned();
         let name = ServerName::try_from(name).map_err(|error| failed(Status(4, 7, 0), &error))?;
-        let connecting = TlsConnector::from(Arc::clone(config)).connect(name, stream);
+        let connecting = begin_tls(Arc::clone(config), name, stream);
         match timeout(self.settings.timeouts.other, connecting).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
             Ok(Err(error)) => match flaw(&error) {
@@ -614,6 +627,17 @@ impl Office {
             Err(_) => Err(failed(Status(4, 7, 0), &"no handshake in time")),
         }
     }
+}
+
+/// Begins TLS as the client.
+async fn begin_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    stream: S,
+) -> io::Result<TlsStream<S>> {
+    let mut stream = TlsConnector::from(config).connect(name, stream).await?;
+    stream.get_mut().1.set_buffer_limit(Some(RECORD_OCTETS));
+    Ok(stream)
 }
 
 /// TLS cannot be had.
@@ -656,6 +680,7 @@ pub struct Connection {
     couriers: Couriers,
     way: Itinerary,
     talk: Talk<Stream>,
+    opened: Instant,
     /// How many messages it has carried.
     carried: u32,
 }
@@ -754,6 +779,18 @@ impl Connection {
         };
         let quiet = recv(tcp, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err();
         self.talk.client.is_ready() && self.talk.wire.buffered_input() == 0 && quiet
+    }
+
+    /// Itself, for another message, if it can carry one and is not yet old.
+    pub async fn keep(self, now: Instant) -> Option<Self> {
+        if !self.is_usable() {
+            return None;
+        }
+        if now.duration_since(self.opened) < CONNECTION_TIME {
+            return Some(self);
+        }
+        self.quit().await;
+        None
     }
 
     /// Says goodbye.
@@ -1089,14 +1126,16 @@ impl ServerCertVerifier for Anybody {
 mod tests {
     use super::*;
     use crate::envelope::{Notify, Recipient, Ret};
-    use shared::transcript::Hub;
+    use shared::{metrics::Registers, tls::LabCa, transcript::Hub};
     use std::io::Write;
     use tokio::{
-        io::{AsyncWriteExt, DuplexStream, duplex, split},
-        time::{Instant, sleep},
+        io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, DuplexStream, copy, duplex, split},
+        net::TcpListener,
+        time::sleep,
     };
+    use tokio_rustls::TlsAcceptor;
 
-    fn talk(stream: DuplexStream) -> (Talk<DuplexStream>, Step) {
+    fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Talk<S>, Step) {
         let address = ([127, 0, 0, 1], 25).into();
         let conversation = Hub::quiet().transcript("smtp", "crepes.fr").conversation(Transport::Tcp, address, address);
         let hello = Hello { name: "crepes.fr".to_owned(), tls: Tls::IfOffered, login: None, nonce: None };
@@ -1186,5 +1225,89 @@ mod tests {
             fates[0].account().text,
             "hamburger.edu [127.0.0.1]:25 does not read what we say in the middle of the message"
         );
+    }
+
+    /// Carries what we say at 1200 bit/s, and what the server says at once.
+    async fn modem(near: DuplexStream, far: DuplexStream) {
+        let ((mut near, mut ear), (mut far, mut mouth)) = (split(near), split(far));
+        let up = async {
+            let mut second = [0; 120];
+            while let Ok(octets @ 1..) = near.read(&mut second).await {
+                mouth.write_all(&second[..octets]).await.unwrap();
+                sleep(Duration::from_secs(1)).await;
+            }
+            mouth.shutdown().await.unwrap();
+        };
+        let _ = tokio::join!(up, copy(&mut far, &mut ear));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_reads_slowly_and_steadily_gets_it_all_over_tls_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = LabCa::open_or_create(folder.path()).unwrap().certificate_for(&["b".to_owned()]).unwrap();
+        let acceptor = TlsAcceptor::from(tls::server_config(&config, &[]).unwrap().unwrap());
+        let ((near, near_modem), (far_modem, far)) = (duplex(1024), duplex(1024));
+        let serve = async {
+            let mut peer = BufStream::new(acceptor.accept(far).await.unwrap());
+            let mut octets = 0;
+            for (reply, until) in [
+                ("220 b", "EHLO"),
+                ("250 b", "MAIL"),
+                ("250 ok", "RCPT"),
+                ("250 ok", "DATA"),
+                ("354 go", ".\r\n"),
+                ("250 ok", ""),
+            ] {
+                peer.write_all(format!("{reply}\r\n").as_bytes()).await.unwrap();
+                peer.flush().await.unwrap();
+                let mut line = String::new();
+                while !until.is_empty() && !line.starts_with(until) {
+                    line.clear();
+                    match peer.read_line(&mut line).await {
+                        Ok(read @ 1..) => octets += read,
+                        _ => return octets,
+                    }
+                }
+            }
+            octets
+        };
+        let send = async {
+            let config = without_verification().unwrap();
+            let stream = begin_tls(config, "b".try_into().unwrap(), near).await.unwrap();
+            let (mut talk, step) = talk(stream);
+            assert_eq!(talk.run(step).await, Step::Ready);
+            talk.transact(&job(&b"hello\r\n".repeat(20_000))).await
+        };
+        let (fates, octets, ()) = tokio::join!(send, serve, modem(near_modem, far_modem));
+        assert!(matches!(fates[..], [Fate::Relayed { .. }]), "{fates:?}");
+        assert!(octets > 140_000, "{octets}");
+    }
+
+    #[tokio::test]
+    async fn little_that_a_server_has_not_taken_waits_in_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let neighbour = Route { host: Host::Literal(address.ip()), port: Some(address.port()) }.into();
+        let target = Target::neighbour(&neighbour, Because::Route, 25);
+        let (_, stream, _) = couriers().0.reach(&target, address.ip(), None).await.unwrap();
+        assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), UNSENT_OCTETS_MAX);
+    }
+
+    fn couriers() -> Couriers {
+        let settings = Settings {
+            hello: "crepes.fr".to_owned(),
+            resolvers: vec![([127, 0, 0, 1], 9).into()],
+            routes: HashMap::new(),
+            smart_host: None,
+            trust: None,
+            port: 25,
+            from: None,
+            our_names: vec![],
+            ipv6: false,
+            connect_timeout: Duration::from_secs(10),
+            timeouts: Timeouts::default(),
+        };
+        let metrics = Registers::default().of("smtp", "crepes.fr");
+        Couriers::new(settings, Hub::quiet().transcript("smtp", "crepes.fr"), &metrics).unwrap()
     }
 }

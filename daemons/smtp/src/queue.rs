@@ -37,7 +37,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
-use tokio::{sync::Notify as Bell, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::Notify as Bell,
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Messages that wait for each courier of a line before another one is sent out: fewer go faster over one connection.
@@ -398,7 +402,7 @@ impl Queue {
                     continue;
                 }
             };
-            let open = match connection.take() {
+            let mut open = match connection.take() {
                 Some(open) => open,
                 None => match self.rules().couriers.connect(&destination, job.cause).await {
                     Ok(open) => {
@@ -419,15 +423,12 @@ impl Queue {
                     }
                 },
             };
-            let mut open = open;
             let fates = open.send(&job).await;
             tracing::debug!(%id, destination = %destination, octets = size, "tried");
             let mut fates = recipients.iter().copied().zip(fates).collect::<HashMap<usize, Fate>>();
             let silent = || Fate::Deferred(ours(Status(4, 3, 0), "the courier came back without a word"));
             self.settle(id, recipients, |recipient| fates.remove(&recipient).unwrap_or_else(silent)).await;
-            if open.is_usable() {
-                connection = Some(open);
-            }
+            connection = open.keep(Instant::now()).await;
         }
         if let Some(connection) = connection {
             connection.quit().await;

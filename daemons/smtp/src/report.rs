@@ -346,8 +346,13 @@ fn advice(entry: &Entry<'_>, to: &Mailbox) -> String {
                 "send it again later. If it fails again, ask {postmaster} by another way whether the server is running."
             )
         }
-        (Action::Failed, 6, 7) => "use an address in ASCII, and a subject in ASCII, for this recipient.".to_owned(),
-        (Action::Failed, 6, _) => "have your mail program encode the message as quoted-printable or base64.".to_owned(),
+        (Action::Failed, 6, 7) => {
+            "for this recipient, use addresses in ASCII, yours too, and have your mail program encode subject and names (RFC 2047)."
+                .to_owned()
+        }
+        (Action::Failed, 6, _) => {
+            "have your mail program encode the message as quoted-printable or base64 (RFC 2045 §6).".to_owned()
+        }
         (Action::Failed, 7, _) => {
             format!("read what was said; the server has a rule against it. {postmaster} knows more.")
         }

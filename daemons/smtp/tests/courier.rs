@@ -31,6 +31,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream},
     net::{TcpListener, TcpStream, UdpSocket},
+    time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -381,7 +382,7 @@ async fn every_way_that_leads_nowhere_is_told_in_words() {
 async fn a_name_server_that_is_silent_is_not_waited_for_for_ever() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let couriers = couriers(settings(25, Some(socket.local_addr().unwrap())));
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let fate = couriers.connect(&to("hamburger.edu"), None).await.unwrap_err();
     let text = "the DNS does not tell where mail for hamburger.edu goes: no answer in time";
     assert_eq!((fate.account().status, fate.account().text.as_str()), (Status(4, 4, 3), text));
@@ -867,6 +868,42 @@ async fn a_connection_that_was_closed_while_it_was_idle_costs_no_try() {
     };
     let ((), taken) = tokio::join!(send, serve);
     assert_eq!(taken, [(7, 1)]);
+}
+
+/// RFC 5321 §5.1 has the servers tried in their order: a backup that took a message is not asked first for all that follow.
+#[tokio::test]
+async fn a_connection_ends_after_five_minutes_however_much_there_is_to_send_and_the_best_server_is_asked_again() {
+    let (best, backup, port) = best_and_backup().await;
+    beside_a_name_server(async |resolver| {
+        let couriers = couriers(settings(port, Some(resolver)));
+        let serve = async {
+            accept(&best).await.say("421 4.3.2 too busy").await;
+            let mut peer = accept(&backup).await;
+            peer.greet("").await;
+            let taken = peer.take().await;
+            let mut peer = accept(&best).await;
+            peer.greet("").await;
+            (taken, peer.take().await)
+        };
+        let send = async {
+            let mut connection = couriers.connect(&to("hamburger.edu"), None).await.unwrap();
+            let opened = Instant::now();
+            for minutes in [0, 2, 4] {
+                assert!(is_relayed(&connection.send(&job(1, b"hello\r\n")).await));
+                connection = connection.keep(opened + Duration::from_mins(minutes)).await.unwrap();
+            }
+            assert!(is_relayed(&connection.send(&job(1, b"hello\r\n")).await));
+            // It says goodbye.
+            assert!(connection.keep(opened + Duration::from_mins(5)).await.is_none());
+            let mut connection = couriers.connect(&to("hamburger.edu"), None).await.unwrap();
+            assert!(connection.remote().starts_with("mail.hamburger.edu"));
+            assert!(is_relayed(&connection.send(&job(1, b"hello\r\n")).await));
+            connection.quit().await;
+        };
+        let ((), (by_backup, by_best)) = tokio::join!(send, serve);
+        assert_eq!((by_backup.len(), by_best.len()), (4, 1));
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -120,6 +120,21 @@ fn a_failure_says_who_said_what_and_what_to_do() {
     assert_eq!(built.envelope.body, Body::SevenBit);
 }
 
+/// RFC 6152 §3, RFC 6531 §3.6: we do not encode what its author has not, so its author must hear how.
+#[test]
+fn what_another_server_cannot_take_is_reported_with_the_way_to_write_it() {
+    let envelope = envelope("<alice@crepes.fr>", vec![recipient("bob@hamburger.edu", Notify::Unsaid)]);
+    for (status, cure) in [
+        (Status(5, 6, 3), "What to do: have your mail program encode the message as quoted-printable or base64"),
+        (Status(5, 6, 7), "What to do: for this recipient, use addresses in ASCII, yours too, and have your mail"),
+    ] {
+        let account = Account { status, ..refused() };
+        let built = report(&envelope, &[(Action::Failed, &account)], MESSAGE.as_bytes()).build().unwrap();
+        let text = String::from_utf8(built.message).unwrap().replace("\r\n", " ");
+        assert!(text.contains(cure), "{text}");
+    }
+}
+
 #[test]
 fn a_delay_says_until_when_it_is_tried() {
     let envelope = envelope("<alice@crepes.fr>", vec![recipient("bob@hamburger.edu", Notify::Unsaid)]);
