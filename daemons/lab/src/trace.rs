@@ -1,11 +1,11 @@
-//! `tomte dns trace`: one question to a local name server, drawn as the textbook's numbered figure.
+//! `tomte dns trace`: one question to a local name server, drawn as the textbook's numbered figure, and the answer.
 
 use crate::{
     client::{Whom, get},
     events::{Heard, follow},
 };
-use anyhow::{Context, bail};
-use dns::{name::Name, rdata::Type};
+use anyhow::{Context, anyhow, bail};
+use dns::{name::Name, rdata::Type, record::Message};
 use shared::{
     admin::{Entry, Filter},
     transcript::{Event, Kind},
@@ -113,7 +113,16 @@ pub(crate) fn dns(Command::Trace(arguments): &Command) -> anyhow::Result<()> {
         number += 1;
         writeln!(out, "{number:>3} {from:<24} -> {to:<24} {}", event.line)?;
         if is_ours && event.kind == Kind::Server {
-            return Ok(());
+            break;
         }
     }
+    // What came, with the time that it may still be kept: less than its owner said, if it was remembered.
+    client.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = vec![0; usize::from(u16::MAX)];
+    let octets = client.recv(&mut answer)?;
+    let answer = Message::parse(&answer[..octets]).map_err(|problem| anyhow!("the answer is no message: {problem}"))?;
+    for record in &answer.answers {
+        writeln!(out, "      {record}")?;
+    }
+    Ok(())
 }
