@@ -92,13 +92,16 @@ fn lines_and_headers_of_a_gibibyte_are_refused_and_memory_stays_flat() {
 }
 
 #[test]
-#[ignore = "sends a gibibyte over two servers, which takes a minute: tests/run clients"]
+#[ignore = "sends a gibibyte over two servers, which takes half a minute: tests/run clients"]
 fn a_message_of_a_gibibyte_is_taken_and_sent_on_in_flat_memory() {
     let there = hamburger().with("message_max = \"2 GiB\"");
     let here = Site::new("crepes.fr", "alice").unwrap().sending_to(&there).with("message_max = \"2 GiB\"");
     let (at_hamburger, at_crepes) = (there.start().unwrap(), here.start().unwrap());
     let before = own_memory_octets(at_hamburger.pid()).unwrap();
-    let text = b"Do you like ketchup? How about pickles? And what about onions?\r\n".repeat(MIB / 64);
+    // Lines nearly as long as they may be: it is the octets that matter here, and unoptimised servers take their time for each line.
+    let text =
+        [&b"Do you like ketchup? How about pickles? And what about onions? ".repeat(15)[..], b"Do you?\r\n"].concat();
+    let text = text.repeat(MIB / text.len() + 1);
     let mut client = Client::greeted(here.address()).unwrap();
     client.say("MAIL FROM:<alice@crepes.fr>").unwrap();
     client.say("RCPT TO:<bob@hamburger.edu>").unwrap();
@@ -114,7 +117,7 @@ fn a_message_of_a_gibibyte_is_taken_and_sent_on_in_flat_memory() {
         pause();
     }
     let letter = tests::mail::files(&there.folder().join("mail/bob/new")).pop().unwrap();
-    assert!(letter.metadata().unwrap().len() > 1024 * (MIB as u64 - 64), "{letter:?}");
+    assert!(letter.metadata().unwrap().len() > 1024 * MIB as u64, "{letter:?}");
     let mib = |octets: u64| octets as f64 / MIB as f64;
     let [taking, sending, storing] = [taking, sending, storing].map(mib);
     println!(

@@ -170,8 +170,8 @@ impl Reply {
     pub fn arguments(usage: &'static str) -> Self {
         err(format!("it is written: {usage}"))
     }
-    pub fn line_too_long() -> Self {
-        err("a line has at most 255 octets")
+    pub fn line_too_long(octets: usize) -> Self {
+        err(format!("a line has at most {octets} octets"))
     }
     pub fn stray() -> Self {
         err("a line ends with CR LF, and has no CR, LF or NUL inside")
@@ -208,13 +208,13 @@ impl Reply {
         err("STLS comes before UTF8")
     }
     pub fn no_apop() -> Self {
-        err("APOP is not offered here: the greeting has no timestamp")
+        err("APOP is not offered here: the greeting has no timestamp (RFC 1939, section 7); say USER and PASS")
     }
     pub fn unknown_mechanism() -> Self {
         err("no such mechanism; CAPA tells which there are")
     }
     pub fn not_base64() -> Self {
-        err("this is not base64")
+        err("this is not base64 (RFC 4648, section 4)")
     }
     pub fn malformed(problem: impl fmt::Display) -> Self {
         err(problem.to_string())
@@ -241,7 +241,7 @@ impl Reply {
         err_code(Code::InUse, "another session has this maildrop; try again when it is over")
     }
     pub fn too_early(delay: Duration) -> Self {
-        err_code(Code::LoginDelay, format!("at least {} s between logins", delay.as_secs()))
+        err_code(Code::LoginDelay, format!("wait at least {} s between two logins", delay.as_secs()))
     }
     pub fn too_soon(wait: Duration) -> Self {
         let seconds = wait.as_millis().div_ceil(1000);
@@ -267,7 +267,8 @@ impl Reply {
     }
     /// RFC 1939 §6: "some deleted messages not removed".
     pub fn not_all_removed(failed: usize) -> Self {
-        err_code(Code::SysPerm, format!("{} of the deleted could not be removed", plural(failed, "message")))
+        let count = plural(failed, "message");
+        err_code(Code::SysPerm, format!("{count} of the deleted could not be removed; tell the postmaster"))
     }
     pub fn stopping() -> Self {
         err_code(Code::SysTemp, "the server stops; nothing was deleted")

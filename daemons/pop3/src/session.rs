@@ -265,8 +265,9 @@ impl Session {
         let line = match line {
             Line::Text(line) => line,
             Line::TooLong => {
+                let most = if self.is_authenticating() { AUTH_LINE_OCTETS_MAX } else { LINE_OCTETS_MAX };
                 self.give_up_exchange();
-                return self.wrong(Reply::line_too_long());
+                return self.wrong(Reply::line_too_long(most));
             }
             Line::BareLf(_) => {
                 self.give_up_exchange();

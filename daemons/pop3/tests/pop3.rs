@@ -17,7 +17,7 @@ use shared::{
     message::Stuffing,
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
     transcript::{Heard, Subscription, Transport},
-    wire::{Crlf, LineEnd},
+    wire::{Crlf, Line, LineEnd},
 };
 use std::{
     fmt::Write as _,
@@ -168,9 +168,13 @@ impl World {
         }
     }
 
-    fn hear(&mut self, line: &shared::wire::Line) -> Said {
+    fn hear(&mut self, line: &Line) -> Said {
         let mut step = self.session.on_line(line);
         loop {
+            // RFC 1939 §3: what is said beside messages is printable ASCII.
+            if let Step::Reply(reply) | Step::Challenge(reply) | Step::Close(reply) = &step {
+                assert!(reply.to_string().is_ascii(), "{reply}");
+            }
             step = match step {
                 Step::Perform(effect) => {
                     let outcome = self.perform(effect);
@@ -410,7 +414,7 @@ async fn what_cannot_be_removed_is_told_at_quit() {
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
         let told = say(&mut client, "QUIT").await;
-        assert_eq!(told, "-ERR [SYS/PERM] 1 message of the deleted could not be removed\r\n");
+        assert_eq!(told, "-ERR [SYS/PERM] 1 message of the deleted could not be removed; tell the postmaster\r\n");
     })
     .await;
 }
@@ -475,7 +479,7 @@ async fn a_second_login_too_early_is_told_how_long_to_wait() {
         let mut client = connect(at).await;
         say(&mut client, "USER bob").await;
         let told = say(&mut client, "PASS hungry").await;
-        assert_eq!(told, "-ERR [LOGIN-DELAY] at least 300 s between logins\r\n");
+        assert_eq!(told, "-ERR [LOGIN-DELAY] wait at least 300 s between two logins\r\n");
     })
     .await;
 }
@@ -561,7 +565,7 @@ async fn the_transcript_has_whole_messages_and_no_password() {
 fn a_client_that_only_errs_or_guesses_is_sent_away() {
     let offer = || Offer { plaintext: Plaintext::Allowed, stls: Stls::No, login_delay: Duration::ZERO };
     let (mut world, _) = World::new(offer(), None);
-    let text = |text: &'static str| shared::wire::Line::Text(text.into());
+    let text = |text: &'static str| Line::Text(text.into());
     let closes = |step: Step| matches!(step, Step::Close(_));
     let errors = (1..1000).find(|_| closes(world.session.on_line(&text("NONSENSE")))).unwrap();
     assert_eq!(errors, 100);
@@ -579,7 +583,7 @@ fn a_client_that_only_errs_or_guesses_is_sent_away() {
 fn scram_in_the_session_proves_both_sides_before_the_maildrop_opens() {
     let offer = Offer { plaintext: Plaintext::OverTls, stls: Stls::No, login_delay: Duration::ZERO };
     let (mut session, _) = Session::new(Arc::new(offer), Channel::Clear, None);
-    let text = |text: &str| shared::wire::Line::Text(text.to_owned().into());
+    let text = |text: &str| Line::Text(text.to_owned().into());
     // RFC 7677 §3, in base64: n,,n=user,r=rOprNGfwEbeRWgbNEkqO
     let step = session.on_line(&text("AUTH SCRAM-SHA-256 biwsbj11c2VyLHI9ck9wck5HZndFYmVSV2diTkVrcU8="));
     assert!(matches!(step, Step::Perform(Effect::FetchKeys(user)) if user == "user"));
@@ -601,6 +605,17 @@ fn scram_in_the_session_proves_both_sides_before_the_maildrop_opens() {
     assert_eq!(reply.to_string(), "+ dj02cnJpVFJCaTIzV3BSUi93dHVwK21NaFVaVW4vZEI1bkxUSlJzamw5NUc0PQ==");
     assert!(matches!(session.on_line(&text("")), Step::Perform(Effect::OpenMaildrop(user)) if user == "user"));
     assert!(matches!(session.on_outcome(Outcome::Opened(Arc::default())), Step::Reply(_)));
+}
+
+#[test]
+fn a_line_that_is_too_long_hears_the_bound_that_it_broke() {
+    let offer = Offer { plaintext: Plaintext::Allowed, stls: Stls::No, login_delay: Duration::ZERO };
+    let (mut session, _) = Session::new(Arc::new(offer), Channel::Clear, None);
+    for (said, most) in [("NOOP", 255), ("AUTH PLAIN", 12_288), ("NOOP", 255)] {
+        session.on_line(&Line::Text(said.into()));
+        let Step::Reply(reply) = session.on_line(&Line::TooLong) else { panic!("no reply") };
+        assert_eq!(reply.to_string(), format!("-ERR a line has at most {most} octets"));
+    }
 }
 
 #[tokio::test]

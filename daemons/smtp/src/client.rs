@@ -464,7 +464,10 @@ impl Client {
         }
         // RFC 3207 §4.1: what to do when the server has no TLS is "determined by the local policy".
         if clear && self.hello.tls == Tls::Required {
-            return self.unready(Status(4, 7, 4), "offers no TLS, and mail may not go there without");
+            return self.unready(
+                Status(4, 7, 4),
+                "offers no TLS, without which our configuration lets no mail go there (`tls`)",
+            );
         }
         let Some(login) = &self.hello.login else { return self.ready() };
         if self.offer.mechanisms.is_empty() {
@@ -483,7 +486,9 @@ impl Client {
     /// RFC 4954 §4: the next way to log in.
     fn log_in(&mut self, mut untried: VecDeque<Mechanism>) -> Step {
         let (Some(mechanism), Some(login)) = (untried.pop_front(), &self.hello.login) else {
-            return self.unready(Status(4, 7, 0), "is reached without TLS, and our password is not said in clear");
+            let what =
+                "is reached without TLS, and our password is not said in clear; our configuration may want `tls`";
+            return self.unready(Status(4, 7, 0), what);
         };
         let nonce = self.hello.nonce.as_deref().unwrap_or_default();
         let (prover, initial) = Prover::begin(mechanism, &login.user, login.secret.as_bytes(), nonce);
@@ -516,12 +521,18 @@ impl Client {
             }
             Class::Done if prover.is_done() => self.ready(),
             // RFC 5802 §3: a client that does not check the server's signature could as well talk with somebody else.
-            Class::Done => self.unready(Status(4, 7, 0), "lets us in without a proof that it knows our password"),
+            Class::Done => self.unready(
+                Status(4, 7, 0),
+                "lets us in without a proof that it knows our password (RFC 5802, section 3); somebody may be in its place",
+            ),
             // Not every account can log in in every way that its server offers.
             Class::Never if !untried.is_empty() => self.log_in(untried),
             // The mail is good, our configuration is not: it waits until somebody has mended that.
             Class::Never | Class::NotNow => {
-                let account = Account { status: Status(4, 7, 8), ..self.heard("refused our login", answer) };
+                let account = Account {
+                    status: Status(4, 7, 8),
+                    ..self.heard("refused our login (`user` and `password_file` of our configuration)", answer)
+                };
                 self.state = State::Unwanted;
                 Step::Unready(Fate::Deferred(account))
             }

@@ -163,12 +163,13 @@ impl Command {
 }
 
 /// A name without blanks. RFC 5321 §4.1.1.1 wants a domain or an address literal; what real clients send has underscores too,
-/// and nothing depends on it.
+/// and nothing depends on it. Letters beyond ASCII should be none (RFC 6531 §3.7.1), and must be none where the name is repeated:
+/// in our reply, and in `Received:`.
 fn client(name: &str) -> Option<Client> {
     let plain = |octet: u8| octet.is_ascii_alphanumeric() || b".-_".contains(&octet) || !octet.is_ascii();
     let right = !name.is_empty() && name.len() <= 255 && name.bytes().all(plain)
         || matches!(name.parse(), Ok(Host::Literal(_)));
-    right.then(|| Client(name.to_owned()))
+    right.then(|| Client(name.chars().map(|letter| if letter.is_ascii() { letter } else { '?' }).collect()))
 }
 
 /// What follows `FROM:` or `TO:`, in any case: the path and the parameters. RFC 5321 §3.3: "spaces are not permitted" before the

@@ -580,8 +580,14 @@ impl Office {
                 self.counters.connections.inc();
                 return Ok((Peer { name, label }, stream, conversation(local)));
             }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                "connection refused, for nobody listens at that port".to_owned()
+            }
             Ok(Err(error)) => in_words(&error),
-            Err(_) => format!("no connection within {} s", patience.as_secs_f32()),
+            Err(_) => format!(
+                "no connection within {} s, so it is off, or something on the way drops what we send",
+                patience.as_secs_f32()
+            ),
         };
         let text = format!("{label} does not answer: {why}");
         conversation(ours).note(&text);

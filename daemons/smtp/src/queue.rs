@@ -397,7 +397,8 @@ impl Queue {
                 Ok(job) => job,
                 Err(error) => {
                     tracing::error!(%id, %error, "cannot read a message of the queue");
-                    let fate = Fate::Deferred(ours(Status(4, 3, 0), "the message cannot be read here"));
+                    let fate =
+                        Fate::Deferred(ours(Status(4, 3, 0), "the message cannot be read here; our log says why"));
                     self.settle(id, recipients, |_| fate.clone()).await;
                     continue;
                 }
@@ -426,7 +427,8 @@ impl Queue {
             let fates = open.send(&job).await;
             tracing::debug!(%id, destination = %destination, octets = size, "tried");
             let mut fates = recipients.iter().copied().zip(fates).collect::<HashMap<usize, Fate>>();
-            let silent = || Fate::Deferred(ours(Status(4, 3, 0), "the courier came back without a word"));
+            let silent =
+                || Fate::Deferred(ours(Status(4, 3, 0), "the courier came back without a word; our log says why"));
             self.settle(id, recipients, |recipient| fates.remove(&recipient).unwrap_or_else(silent)).await;
             connection = open.keep(Instant::now()).await;
         }
@@ -463,7 +465,8 @@ impl Queue {
                 // It panicked, which the log tells.
                 Err(_) => HashMap::new(),
             };
-            let failed = || Fate::Deferred(ours(Status(4, 3, 0), "the delivery failed within this server"));
+            let failed =
+                || Fate::Deferred(ours(Status(4, 3, 0), "the delivery failed within this server; our log says why"));
             self.settle(id, recipients, |recipient| fates.remove(&recipient).unwrap_or_else(failed)).await;
         }
     }
@@ -518,7 +521,9 @@ impl Queue {
         }
         match mailboxes.room(&account, *octets) {
             Ok(Room::Enough) => {}
-            Ok(Room::NotNow) => return Fate::Deferred(ours(Status(4, 2, 2), "the mailbox is full")),
+            Ok(Room::NotNow) => {
+                return Fate::Deferred(ours(Status(4, 2, 2), "the mailbox is full; its owner can make room"));
+            }
             Ok(Room::Never { quota }) => {
                 let text = format!("the message is larger than the mailbox, which has room for {quota} octets");
                 return Fate::Failed(ours(Status(5, 2, 2), text));
@@ -584,9 +589,10 @@ impl Queue {
                 self.add(copy, cause);
                 Ok(())
             }
-            Ok(None) => {
-                Err(Fate::Failed(ours(Status(5, 4, 6), "it has been forwarded here before: it runs in a circle")))
-            }
+            Ok(None) => Err(Fate::Failed(ours(
+                Status(5, 4, 6),
+                "it has been forwarded here before: it runs in a circle of `.forward` files",
+            ))),
             Err(error) => {
                 tracing::error!(id = %stored.id, %error, "cannot forward");
                 Err(Fate::Deferred(trouble(&error)))
@@ -885,7 +891,9 @@ fn ours(status: Status, text: impl Into<String>) -> Account {
 fn trouble(error: &io::Error) -> Account {
     match Trouble::from(error) {
         Trouble::DiskFull => ours(Status(4, 3, 1), "there is no room on the disk"),
-        Trouble::QueueFull | Trouble::Disk => ours(Status(4, 3, 0), "the mailbox cannot be written to"),
+        Trouble::QueueFull | Trouble::Disk => {
+            ours(Status(4, 3, 0), "the mailbox cannot be written to; our log says why")
+        }
     }
 }
 
@@ -1030,7 +1038,7 @@ impl Queue {
 
     fn show(&self, id: Id) -> Vec<String> {
         let Some(stored) = self.book().messages.get(&id).map(|message| message.stored.clone()) else {
-            return vec![format!("no message {id} waits")];
+            return vec![no_message(id)];
         };
         // The file is its own best picture: the dialogue that brought it, then the message.
         let mut octets = vec![0; (stored.start + stored.octets).min(SHOWN_OCTETS) as usize];
@@ -1058,7 +1066,7 @@ impl Queue {
         let mut lines = vec![];
         for id in self.named(which) {
             let Some(done) = self.book().messages.get_mut(&id).map(|message| change(&mut message.state, now)) else {
-                lines.push(format!("no message {id} waits"));
+                lines.push(no_message(id));
                 continue;
             };
             match self.note(id) {
@@ -1078,7 +1086,7 @@ impl Queue {
         for id in self.named(which) {
             let mut book = self.book();
             match book.messages.get(&id) {
-                None => lines.push(format!("no message {id} waits")),
+                None => lines.push(no_message(id)),
                 Some(message) if !message.under_way.is_empty() => {
                     lines.push(format!("{id} is on its way; hold it, then delete it"));
                 }
@@ -1087,7 +1095,7 @@ impl Queue {
                     self.0.counters.waiting(&book);
                     drop(book);
                     match self.0.spool.remove(id) {
-                        Ok(()) => lines.push(format!("{id} deleted")),
+                        Ok(()) => lines.push(format!("{id} deleted; its sender is not told")),
                         Err(error) => lines.push(format!("{id} cannot be removed: {error}")),
                     }
                 }
@@ -1105,6 +1113,10 @@ impl Queue {
             Which::One(id) => vec![id],
         }
     }
+}
+
+fn no_message(id: Id) -> String {
+    format!("no message {id} waits; `list` shows those that do")
 }
 
 /// How much of a message `show` has.

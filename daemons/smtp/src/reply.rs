@@ -8,6 +8,7 @@ use crate::{
     address::{AddressError, ForwardPath, ReversePath},
     command::Client,
     envelope::Status,
+    session::StartTls,
 };
 use shared::{sasl::Refusal, transcript::readable};
 use std::{fmt, time::Duration};
@@ -204,13 +205,13 @@ impl Reply {
         enhanced(504, 5, 4, "Say AUTH with one of the mechanisms that EHLO's answer names")
     }
     pub fn not_base64() -> Self {
-        enhanced(501, 5, 2, "That is not base64 (RFC 4648 §4)")
+        enhanced(501, 5, 2, "That is not base64 (RFC 4648, section 4)")
     }
     pub fn malformed(problem: impl fmt::Display) -> Self {
         enhanced(501, 5, 2, problem.to_string())
     }
     pub fn stray() -> Self {
-        enhanced(500, 5, 2, "A line ends with CR LF, and has no CR, LF or NUL inside (RFC 5321 §2.3.8)")
+        enhanced(500, 5, 2, "A line ends with CR LF, and has no CR, LF or NUL inside (RFC 5321, section 2.3.8)")
     }
     /// The same for both pieces of a line that has one.
     pub fn lf_alone() -> Self {
@@ -248,29 +249,36 @@ impl Reply {
         enhanced(503, 5, 1, "A message has begun with BDAT: go on with BDAT, end with BDAT 0 LAST, or say RSET")
     }
     pub fn login_first() -> Self {
-        enhanced(530, 7, 0, "Log in first: AUTH (RFC 6409 §4.3)")
+        enhanced(530, 7, 0, "Log in first: AUTH (RFC 6409, section 4.3)")
     }
-    pub fn encrypt_first() -> Self {
-        enhanced(538, 7, 11, "Say STARTTLS first: the password would be read on the way")
+    /// RFC 4954 §4.
+    pub fn encrypt_first(starttls: StartTls) -> Self {
+        let text = match starttls {
+            StartTls::Offered => "Say STARTTLS first: the password would be read on the way",
+            StartTls::No => {
+                "The password would be read on the way, and there is no TLS here: log in with AUTH SCRAM-SHA-256"
+            }
+        };
+        enhanced(538, 7, 11, text)
     }
     pub fn starttls_first() -> Self {
-        enhanced(530, 7, 0, "Say STARTTLS first")
+        enhanced(530, 7, 0, "Say STARTTLS first, then log in: AUTH (RFC 6409, section 4.3)")
     }
     pub fn logged_in_already() -> Self {
-        enhanced(503, 5, 1, "You are logged in already")
+        enhanced(503, 5, 1, "You are logged in already (RFC 4954, section 4): go on with MAIL")
     }
     pub fn not_within_a_transaction() -> Self {
         enhanced(503, 5, 1, "Not between MAIL and the end of the message: say RSET first")
     }
     pub fn tls_already() -> Self {
-        enhanced(503, 5, 1, "This connection is encrypted already")
+        enhanced(503, 5, 1, "This connection is encrypted already (RFC 3207, section 4.2): go on with EHLO")
     }
     /// RFC 3207 §4.2.
     pub fn tls_before_login() -> Self {
         enhanced(503, 5, 1, "You have logged in: STARTTLS comes before AUTH")
     }
     pub fn no_tls() -> Self {
-        enhanced(502, 5, 1, "TLS is not offered: there is no certificate")
+        enhanced(502, 5, 1, "TLS is not offered here: there is no certificate in [tls]")
     }
     pub fn no_auth() -> Self {
         enhanced(502, 5, 1, "Nobody can log in here")
@@ -289,11 +297,11 @@ impl Reply {
         enhanced(501, 7, 0, "AUTH is given up, as you wish")
     }
     pub fn no_such_user(to: &ForwardPath) -> Self {
-        enhanced(550, 1, 1, format!("{to}... there is no such mailbox here"))
+        enhanced(550, 1, 1, format!("{to}... there is no such mailbox here; is the name before the @ right?"))
     }
     /// RFC 3463 §3.3: a list that cannot be expanded.
     pub fn list_too_long(to: &ForwardPath, most: usize) -> Self {
-        enhanced(550, 2, 4, format!("{to}... that list has more than {most} members"))
+        enhanced(550, 2, 4, format!("{to}... that list has more than {most} members: write to a part of them"))
     }
     pub fn relaying_denied(to: &ForwardPath) -> Self {
         enhanced(550, 7, 1, format!("{to}... I relay only for my own users: log in, or ask the server of that domain"))
@@ -305,7 +313,7 @@ impl Reply {
         enhanced(550, 1, 1, "There is no such name here")
     }
     pub fn expand_denied() -> Self {
-        enhanced(502, 7, 0, "Lists are not shown here (RFC 5321 §7.3)")
+        enhanced(502, 7, 0, "Lists are not shown here (RFC 5321, section 7.3)")
     }
     pub fn too_many_recipients(most: usize) -> Self {
         enhanced(452, 5, 3, format!("At most {most} recipients at once: send it to these, then to the others"))
@@ -314,7 +322,8 @@ impl Reply {
         enhanced(550, 7, 1, why.to_owned())
     }
     pub fn greylisted(wait: Duration) -> Self {
-        enhanced(451, 7, 1, format!("We have not met: try again in {}", plural(wait.as_secs().max(1), "second")))
+        let wait = plural(wait.as_secs().max(1), "second");
+        enhanced(451, 7, 1, format!("We have not met: try again in {wait} (greylisting, RFC 6647)"))
     }
     pub fn as_wished(code: u16) -> Self {
         let text = "As the address wishes (fault_addresses)";
@@ -324,13 +333,23 @@ impl Reply {
     // --- No: the message ---
 
     pub fn too_large(octets: u64) -> Self {
-        enhanced(552, 3, 4, format!("Too large: at most {octets} octets"))
+        enhanced(552, 3, 4, format!("Too large: at most {octets} octets, as SIZE in EHLO's answer says (RFC 1870)"))
     }
     pub fn bare_cr() -> Self {
-        enhanced(554, 6, 0, "The message has a CR without LF: lines end with CR LF and nothing else (RFC 5321 §2.3.8)")
+        enhanced(
+            554,
+            6,
+            0,
+            "The message has a CR without LF: lines end with CR LF and nothing else (RFC 5321, section 2.3.8)",
+        )
     }
     pub fn bare_lf() -> Self {
-        enhanced(554, 6, 0, "The message has an LF without CR: lines end with CR LF and nothing else (RFC 5321 §2.3.8)")
+        enhanced(
+            554,
+            6,
+            0,
+            "The message has an LF without CR: lines end with CR LF and nothing else (RFC 5321, section 2.3.8)",
+        )
     }
     pub fn nul() -> Self {
         enhanced(554, 6, 0, "The message has a NUL: encode it (base64)")
@@ -340,15 +359,18 @@ impl Reply {
             554,
             6,
             0,
-            format!("The message has a line of more than {octets} octets (RFC 5321 §4.5.3.1.6): encode it"),
+            format!("The message has a line of more than {octets} octets (RFC 5321, section 4.5.3.1.6): encode it"),
         )
     }
     pub fn header_too_long(octets: usize) -> Self {
-        enhanced(554, 6, 0, format!("The message's header has more than {octets} octets"))
+        enhanced(554, 6, 0, format!("The message's header has more than {octets} octets: shorten it"))
     }
     /// RFC 5321 §6.3.
     pub fn loop_detected(hops: usize) -> Self {
-        enhanced(554, 4, 6, format!("The message has been through {hops} servers: it runs in a circle"))
+        let text = format!(
+            "The message has been through {hops} servers (RFC 5321, section 6.3): it runs in a circle, which Received: shows"
+        );
+        enhanced(554, 4, 6, text)
     }
 
     // --- Not now: our own fault ---
@@ -364,10 +386,15 @@ impl Reply {
     }
     /// RFC 5321 §4.2.3: 552 for what can never fit, 452 for what may.
     pub fn mailbox_full(to: &ForwardPath) -> Self {
-        enhanced(452, 2, 2, format!("{to}... the mailbox is full"))
+        enhanced(452, 2, 2, format!("{to}... the mailbox is full; try again when its owner has made room"))
     }
     pub fn larger_than_mailbox(to: &ForwardPath, octets: u64) -> Self {
-        enhanced(552, 2, 2, format!("{to}... the mailbox has room for {octets} octets in all"))
+        enhanced(
+            552,
+            2,
+            2,
+            format!("{to}... the mailbox has room for {octets} octets in all: make the message smaller"),
+        )
     }
     pub fn cannot_tell() -> Self {
         enhanced(454, 7, 0, "I cannot tell whether that is right; try again later")

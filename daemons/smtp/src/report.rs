@@ -229,7 +229,7 @@ impl Report<'_> {
             paragraph(&mut text, "", &format!("What happened: {}{stop}", entry.account.text));
             if let Some(reply) = &entry.account.reply {
                 let who = entry.account.remote.as_deref().unwrap_or("the server");
-                paragraph(&mut text, "", &format!("What {who} said: {}", shortened(reply)));
+                paragraph(&mut text, "", &format!("What {who} said: {}", self.repeated(reply)));
             }
             paragraph(&mut text, "", &format!("What to do: {}", advice(entry, to)));
         }
@@ -237,6 +237,18 @@ impl Report<'_> {
         paragraph(&mut text, "", &format!("{whose} came here on {arrived} and was called {}.", self.queue_id));
         // The last paragraph needs no empty line behind it.
         text.truncate(text.len() - 2);
+        text
+    }
+
+    /// What a server said, cut off where it becomes long. RFC 5321 §4.2 has it in ASCII; where it is not, and nobody's address is the reason,
+    /// a report that repeated it would need 8BITMIME, which the sender's server may not offer.
+    fn repeated(&self, said: &str) -> String {
+        let kept =
+            |letter: char| if letter.is_ascii() || self.envelope.charset == Charset::Utf8 { letter } else { '?' };
+        let mut text: String = said.chars().take(SAID_MAX).map(kept).collect();
+        if said.chars().nth(SAID_MAX).is_some() {
+            text.push_str(" [..]");
+        }
         text
     }
 
@@ -275,7 +287,7 @@ impl Report<'_> {
                 field(&mut text, "Remote-MTA", &format!("dns; {remote}"));
             }
             if let Some(reply) = reply {
-                field(&mut text, "Diagnostic-Code", &format!("smtp; {}", shortened(reply)));
+                field(&mut text, "Diagnostic-Code", &format!("smtp; {}", self.repeated(reply)));
             }
             field(&mut text, "Last-Attempt-Date", &date(entry.tried));
             if let Action::Delayed { until } = entry.action {
@@ -351,7 +363,7 @@ fn advice(entry: &Entry<'_>, to: &Mailbox) -> String {
                 .to_owned()
         }
         (Action::Failed, 6, _) => {
-            "have your mail program encode the message as quoted-printable or base64 (RFC 2045 §6).".to_owned()
+            "have your mail program encode the message as quoted-printable or base64 (RFC 2045, section 6).".to_owned()
         }
         (Action::Failed, 7, _) => {
             format!("read what was said; the server has a rule against it. {postmaster} knows more.")
@@ -389,15 +401,6 @@ impl Part {
 fn date(time: SystemTime) -> String {
     // The calendar of the crate ends in the year 9999, that of RFC 2822 begins in 1900; nobody's mail is from elsewhere.
     OffsetDateTime::from(time).format(&Rfc2822).unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".to_owned())
-}
-
-/// What a server said, cut off where it becomes long.
-fn shortened(text: &str) -> String {
-    let mut short: String = text.chars().take(SAID_MAX).collect();
-    if short.len() < text.len() {
-        short.push_str(" [..]");
-    }
-    short
 }
 
 /// `Name: value`, folded (RFC 5322 §2.2.3).

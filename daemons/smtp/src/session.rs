@@ -416,7 +416,7 @@ impl Session {
                     return self.wrong(Reply::logged_in_already());
                 }
                 if !mechanism.may_be_used(self.terms.plaintext, self.channel) {
-                    return self.wrong(Reply::encrypt_first());
+                    return self.wrong(Reply::encrypt_first(self.terms.starttls));
                 }
                 self.advance(Exchange::begin(mechanism, initial.as_deref()))
             }

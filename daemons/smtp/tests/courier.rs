@@ -318,7 +318,7 @@ async fn the_best_server_that_answers_gets_the_mail_and_the_transcript_tells_the
         S: hamburger.edu. 60 IN MX 20 backup.hamburger.edu., hamburger.edu. 60 IN MX 10 mail.hamburger.edu.\n\
         C: mail.hamburger.edu. A?\n\
         S: mail.hamburger.edu. 60 IN A 127.0.0.2\n\
-        # mail.hamburger.edu [127.0.0.2]:{port} does not answer: connection refused\n\
+        # mail.hamburger.edu [127.0.0.2]:{port} does not answer: connection refused, for nobody listens at that port\n\
         C: backup.hamburger.edu. A?\n\
         S: backup.hamburger.edu. 60 IN A 127.0.0.1\n\
         @ open\n\
@@ -352,12 +352,12 @@ async fn every_way_that_leads_nowhere_is_told_in_words() {
         for (domain, want) in [
             (
                 "hamburger.edu",
-                "D 4.4.1 mail.hamburger.edu [127.0.0.2]:PORT does not answer: connection refused; \
-                 backup.hamburger.edu [127.0.0.1]:PORT does not answer: connection refused",
+                "D 4.4.1 mail.hamburger.edu [127.0.0.2]:PORT does not answer: connection refused, for nobody listens at that port; \
+                 backup.hamburger.edu [127.0.0.1]:PORT does not answer: connection refused, for nobody listens at that port",
             ),
             // An alias; then a domain without MX.
-            ("burger.edu", "D 4.4.1 backup.hamburger.edu [127.0.0.1]:PORT does not answer: connection refused"),
-            ("mail.hamburger.edu", "D 4.4.1 mail.hamburger.edu [127.0.0.2]:PORT does not answer: connection refused"),
+            ("burger.edu", "D 4.4.1 backup.hamburger.edu [127.0.0.1]:PORT does not answer: connection refused, for nobody listens at that port"),
+            ("mail.hamburger.edu", "D 4.4.1 mail.hamburger.edu [127.0.0.2]:PORT does not answer: connection refused, for nobody listens at that port"),
             ("null.edu", "F 5.1.10 null.edu takes no mail: its MX record says so (null MX)"),
             (
                 "loop.edu",

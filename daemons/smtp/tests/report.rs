@@ -135,6 +135,16 @@ fn what_another_server_cannot_take_is_reported_with_the_way_to_write_it() {
     }
 }
 
+/// RFC 5321 §4.2: replies are ASCII. A report about one that is not must get through to a server without 8BITMIME all the same.
+#[test]
+fn a_report_is_ascii_where_all_but_the_other_servers_reply_is() {
+    let envelope = envelope("<alice@crepes.fr>", vec![recipient("bob@hamburger.edu", Notify::Unsaid)]);
+    let account = Account { reply: Some("550 Empfänger unbekannt".to_owned()), ..refused() };
+    let built = report(&envelope, &[(Action::Failed, &account)], MESSAGE.as_bytes()).build().unwrap();
+    assert_eq!((built.envelope.body, built.message.is_ascii()), (Body::SevenBit, true));
+    assert!(String::from_utf8(built.message).unwrap().contains("Diagnostic-Code: smtp; 550 Empf?nger unbekannt"));
+}
+
 #[test]
 fn a_delay_says_until_when_it_is_tried() {
     let envelope = envelope("<alice@crepes.fr>", vec![recipient("bob@hamburger.edu", Notify::Unsaid)]);

@@ -188,8 +188,11 @@ impl World {
         }
     }
 
+    /// RFC 5321 §4.2: replies are ASCII. RFC 6531 §3.7.4.2 lets them repeat an address that is not.
     fn said(&self, reply: &Reply) -> Said {
-        Said::lines(reply.lines(self.session.codes()))
+        let lines: Vec<String> = reply.lines(self.session.codes()).collect();
+        assert!(lines.iter().all(|line| line.is_ascii() || line.contains("åsa@")), "{lines:?}");
+        Said::lines(lines)
     }
 
     fn hear(&mut self, line: &Line) -> Said {
@@ -478,9 +481,15 @@ async fn a_full_mailbox_is_told_at_rcpt_and_when_the_message_is_larger_than_was_
         assert!(say(&mut client, "RCPT TO:<bob@hamburger.edu>").await.starts_with("452 4.2.2"));
         assert!(say(&mut client, "RSET").await.starts_with("250 "));
         let heard = send(&mut client, "a@b", &["bob@hamburger.edu"], &text).await;
-        assert_eq!(heard, "452 4.2.2 <bob@hamburger.edu>... the mailbox is full");
+        assert_eq!(
+            heard,
+            "452 4.2.2 <bob@hamburger.edu>... the mailbox is full; try again when its owner has made room"
+        );
         let heard = send(&mut client, "a@b", &["bob@hamburger.edu"], &text.repeat(2)[..1600]).await;
-        assert_eq!(heard, "552 5.2.2 <bob@hamburger.edu>... the mailbox has room for 1500 octets in all");
+        assert_eq!(
+            heard,
+            "552 5.2.2 <bob@hamburger.edu>... the mailbox has room for 1500 octets in all: make the message smaller"
+        );
         // In chunks it is the same.
         assert!(say(&mut client, "MAIL FROM:<a@b>").await.starts_with("250 "));
         assert!(say(&mut client, "RCPT TO:<bob@hamburger.edu>").await.starts_with("250 "));
@@ -642,7 +651,10 @@ async fn a_login_that_is_refused_keeps_the_mail_waiting_with_the_reason() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             };
             assert!(
-                told.contains(&format!("[127.0.0.1]:{} refused our login: 535 5.7.8", submission.port())),
+                told.contains(&format!(
+                    "[127.0.0.1]:{} refused our login (`user` and `password_file` of our configuration): 535 5.7.8",
+                    submission.port()
+                )),
                 "{told}"
             );
         })
