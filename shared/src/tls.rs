@@ -9,7 +9,7 @@
 //!
 //! So the lab's daemons read their certificate from a file as any others do.
 
-use crate::{Shared, current::Current, daemon::StartError};
+use crate::{Shared, current::Current, daemon::StartError, transcript::Conversation};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -36,7 +36,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// How long a client may take for the handshake.
-const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(30);
+pub const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The `[tls]` table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,14 +223,15 @@ impl Service {
     ///
     /// # Errors
     /// The certificate is wrong, or missing and needed.
-    pub fn acceptor(&self, shared: &Shared, needed: &[SocketAddr]) -> Result<Option<TlsAcceptor>, StartError> {
+    pub fn acceptor(&self, shared: &Shared, needed: &[SocketAddr]) -> Result<Option<Acceptor>, StartError> {
         let config =
             server_config(&shared.tls, self.alpn).map_err(|error| StartError::unfit(error.key(&shared.tls), &error))?;
         if config.is_none() && !needed.is_empty() {
             let cure = "set tls.certificate and tls.key to PEM files";
             return Err(StartError::unfit(self.key, format!("{} needs a certificate: {cure}", self.name)));
         }
-        Ok(config.map(TlsAcceptor::from))
+        let authority = shared.tls.certificate.as_deref().and_then(LabCa::that_issued);
+        Ok(config.map(|config| Acceptor { inner: config.into(), service: self.name, authority }))
     }
 }
 
@@ -238,7 +239,7 @@ impl Service {
 pub struct Renewed {
     service: Service,
     needed: Vec<SocketAddr>,
-    acceptor: Option<Current<TlsAcceptor>>,
+    acceptor: Option<Current<Acceptor>>,
 }
 
 impl Renewed {
@@ -264,27 +265,112 @@ impl Renewed {
     }
 
     /// What begins TLS now.
-    pub fn acceptor(&self) -> Option<Arc<TlsAcceptor>> {
+    pub fn acceptor(&self) -> Option<Arc<Acceptor>> {
         self.acceptor.as_ref().map(Current::get)
     }
 }
 
-/// The handshake as the server. None, if the client cannot do it, or not in time; `connection` tells which it is, in the log.
-pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-    acceptor: &TlsAcceptor,
-    stream: S,
-    connection: u64,
-) -> Option<TlsStream<S>> {
-    match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
-            tracing::debug!(connection, %error, "no TLS");
-            None
+/// The first octets of whoever begins TLS: a handshake record of version 3.x, which all are called (RFC 8446 §5.1). No line of text begins so.
+const CLIENT_HELLO: [u8; 2] = [22, 3];
+
+/// Whether this, of which there may be one octet only, is how TLS begins.
+pub fn begins(octets: &[u8]) -> bool {
+    CLIENT_HELLO.starts_with(&octets[..octets.len().min(CLIENT_HELLO.len())])
+}
+
+/// What begins TLS as the server, and can say why that failed.
+#[derive(Clone)]
+pub struct Acceptor {
+    inner: TlsAcceptor,
+    service: &'static str,
+    /// The lab's authority, if it has issued the certificate.
+    authority: Option<PathBuf>,
+}
+
+impl Acceptor {
+    /// The handshake, in which the client may take `patience`.
+    ///
+    /// # Errors
+    /// It cannot do it, or not in time; `connection` tells which it is, in the log.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        patience: std::time::Duration,
+        connection: u64,
+    ) -> Result<TlsStream<S>, NoTls> {
+        let problem = match timeout(patience, self.inner.accept(stream)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => explain(&error, self.service, self.authority.as_deref()),
+            Err(_) => format!(
+                "the client has said nothing, or not all, for {} s: {} begins with TLS, and who waits for a greeting before \
+                 that waits in vain",
+                patience.as_secs(),
+                self.service
+            ),
+        };
+        tracing::debug!(connection, problem, "no TLS");
+        Err(NoTls(problem))
+    }
+}
+
+/// Why there is no TLS with a client, and what it could do, for whoever watches.
+#[derive(Debug, thiserror::Error)]
+#[error("no TLS: {0}")]
+pub struct NoTls(String);
+
+impl NoTls {
+    /// A conversation that ends before it has begun.
+    pub fn tell(&self, talk: &Conversation) {
+        talk.opened();
+        talk.note(&self.to_string());
+        talk.closed();
+    }
+}
+
+/// The usual reasons, in words. `authority` is the file that the client should trust, if we know it.
+fn explain(error: &io::Error, service: &str, authority: Option<&Path>) -> String {
+    use rustls::{AlertDescription as Alert, Error, InvalidMessage, PeerIncompatible as Peer};
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                "the client has hung up in the middle of the handshake".to_owned()
+            }
+            _ => error.to_string(),
+        };
+    };
+    match tls {
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            format!(
+                "the client speaks in clear, and {service} begins with TLS: give it the port without, or tell it to use TLS"
+            )
         }
-        Err(_) => {
-            tracing::debug!(connection, "no TLS in time");
-            None
+        // What rustls and OpenSSL say of a name that is another, some say of an issuer they do not know.
+        Error::AlertReceived(alert @ (Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown)) => {
+            let issuer = authority.map_or_else(
+                || "whoever has issued it".to_owned(),
+                |file| format!("the lab's authority, whose file is {0} (curl --cacert {0})", file.display()),
+            );
+            let alert = u8::from(*alert);
+            format!(
+                "the client does not take our certificate (alert {alert}): have it trust {issuer}, and ask for a name that is in it"
+            )
         }
+        Error::AlertReceived(Alert::CertificateExpired) => {
+            "the client says that our certificate has expired".to_owned()
+        }
+        Error::AlertReceived(Alert::ProtocolVersion)
+        | Error::PeerIncompatible(
+            Peer::Tls12NotOffered | Peer::Tls12NotOfferedOrEnabled | Peer::SupportedVersionsExtensionRequired
+            // RFC 5246 §7.4.1.4.1: what 1.2 brought; rustls looks for it first.
+            | Peer::SignatureAlgorithmsExtensionRequired,
+        ) => "the client knows no version of TLS that is spoken here: 1.2 or 1.3".to_owned(),
+        Error::AlertReceived(Alert::HandshakeFailure | Alert::InsufficientSecurity)
+        | Error::PeerIncompatible(
+            Peer::NoCipherSuitesInCommon | Peer::NoKxGroupsInCommon | Peer::NoSignatureSchemesInCommon,
+        ) => "the client and we have no cipher in common; it may be old, or told to use too few".to_owned(),
+        Error::NoApplicationProtocol => format!("the client wants something else than {service} inside of TLS (ALPN)"),
+        Error::AlertReceived(alert) => format!("the client has given up: {alert:?} (alert {})", u8::from(*alert)),
+        other => other.to_string(),
     }
 }
 
@@ -318,6 +404,9 @@ const ISSUED_DAYS: i64 = 90;
 const RENEW_DAYS: i64 = 30;
 /// Certificates are good from this long ago, for clients whose clock is behind.
 const CLOCK_SKEW: Duration = Duration::DAY;
+/// Where an authority has what clients are told to trust, and where what it has issued.
+const CERTIFICATE: &str = "ca.crt";
+const ISSUED: &str = "issued";
 /// Names that one certificate may have; a table that does not end is a mistake.
 const NAMES_MAX: usize = 100;
 
@@ -346,7 +435,7 @@ impl LabCa {
     }
 
     fn open_or_create_at(dir: &Path, now: OffsetDateTime) -> Result<Self, TlsError> {
-        let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+        let (certificate, key) = (dir.join(CERTIFICATE), dir.join("ca.key"));
         if certificate.exists() {
             let der = read_chain(&certificate)?.swap_remove(0);
             if not_after(&der).is_some_and(|end| end - now > Duration::days(ISSUED_DAYS)) {
@@ -359,7 +448,7 @@ impl LabCa {
         let wrong = |source| TlsError::Issue { names: "the lab's authority".to_owned(), source };
         let pair = KeyPair::generate().map_err(wrong)?;
         let made = authority(now).self_signed(&pair).map_err(wrong)?;
-        let issued = dir.join("issued");
+        let issued = dir.join(ISSUED);
         fs::create_dir_all(&issued).map_err(|source| TlsError::Unwritable { path: issued.clone(), source })?;
         fs::remove_dir_all(&issued).map_err(|source| TlsError::Unwritable { path: issued.clone(), source })?;
         // The certificate comes last: where it is, the rest is too.
@@ -370,7 +459,13 @@ impl LabCa {
 
     /// The file that clients are told to trust.
     pub fn certificate_file(&self) -> PathBuf {
-        self.dir.join("ca.crt")
+        self.dir.join(CERTIFICATE)
+    }
+
+    /// The file to trust, for a certificate that is in a directory of ours.
+    fn that_issued(certificate: &Path) -> Option<PathBuf> {
+        let dir = certificate.parent().filter(|dir| dir.ends_with(ISSUED))?.parent()?;
+        Some(dir.join(CERTIFICATE)).filter(|file| file.exists())
     }
 
     /// A certificate and key for these names and addresses (`www.someschool.edu`, `127.77.3.80`); the first gives the
@@ -388,7 +483,7 @@ impl LabCa {
         check_names(names)?;
         let first = &names[0];
         // Key and certificate share a file, so that they can never be those of two different issues.
-        let path = self.dir.join("issued").join(format!("{first}.pem"));
+        let path = self.dir.join(ISSUED).join(format!("{first}.pem"));
         let file = Config { certificate: Some(path.clone()), key: Some(path.clone()) };
         // PEM allows text around its blocks (RFC 7468 §2): it says for people, and for us, whom the certificate is for.
         let heading = format!("For: {list}\n");
@@ -594,6 +689,78 @@ mod tests {
         }
         let error = handshake(&ca, &config, "www.somesite.com").await.unwrap_err();
         assert!(error.to_string().contains("certificate"), "{error}");
+    }
+
+    /// What is said of a client that begins like this.
+    async fn failure(client: ClientConfig, said_instead: &[u8]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = LabCa::open_or_create(dir.path()).unwrap();
+        let mut shared = Shared::for_tests("pop3");
+        shared.tls = ca.certificate_for(&names(&["a.edu"])).unwrap();
+        let service = Service { name: "POP3 over TLS", alpn: &[b"pop3"], key: "pop3.listen_tls" };
+        let acceptor = service.acceptor(&shared, &[]).unwrap().unwrap();
+        let (mut near, far) = duplex(4096);
+        let ask = async {
+            if said_instead.is_empty() {
+                let connected =
+                    TlsConnector::from(Arc::new(client)).connect(ServerName::try_from("a.edu").unwrap(), near);
+                drop(connected.await);
+            } else {
+                near.write_all(said_instead).await.unwrap();
+            }
+        };
+        let (accepted, ()) = tokio::join!(acceptor.accept(far, HANDSHAKE, 1), ask);
+        accepted.err().unwrap().to_string().replace(dir.path().to_str().unwrap(), "CA")
+    }
+
+    #[tokio::test]
+    async fn why_there_is_no_tls_is_said_with_the_cure() {
+        // It trusts nobody.
+        let usual = || {
+            let client = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+            client.unwrap().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
+        };
+        for said in [&b"USER bob\r\n"[..], b"GET / HTTP/1.0\r\n\r\n", b"\r\n\r\n\r\n"] {
+            let told = failure(usual(), said).await;
+            assert!(
+                told.starts_with("no TLS: the client speaks in clear, and POP3 over TLS begins with TLS"),
+                "{told}"
+            );
+        }
+        let told = failure(usual(), b"").await;
+        assert!(
+            told.contains("(alert 48): have it trust the lab's authority, whose file is CA/ca.crt (curl"),
+            "{told}"
+        );
+        let mut other = usual();
+        other.alpn_protocols = vec![b"h2".to_vec()];
+        let told = failure(other, b"").await;
+        assert!(told.contains("something else than POP3 over TLS inside"), "{told}");
+        // A ClientHello of TLS 1.0, as old mail readers send it: nothing in it speaks of later versions.
+        let hello = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x01".iter().copied().chain([7; 32]);
+        let hello: Vec<u8> = hello.chain(*b"\x00\x00\x02\x00\x2f\x01\x00").collect();
+        let told = failure(usual(), &hello).await;
+        assert!(told.contains("knows no version of TLS that is spoken here: 1.2 or 1.3"), "{told}");
+        // The same with 1.2, curves and signatures that we know, and a cipher that nobody should use any more.
+        let hello = b"\x16\x03\x01\x00\x3f\x01\x00\x00\x3b\x03\x03".iter().copied().chain([7; 32]);
+        let hello = hello.chain(*b"\x00\x00\x02\x00\x2f\x01\x00\x00\x10");
+        let hello: Vec<u8> =
+            hello.chain(*b"\x00\x0d\x00\x04\x00\x02\x04\x03\x00\x0a\x00\x04\x00\x02\x00\x17").collect();
+        let told = failure(usual(), &hello).await;
+        assert!(told.contains("no cipher in common"), "{told}");
+        let told = failure(usual(), b"\x16\x03\x01\x02").await;
+        assert!(told.contains("hung up in the middle"), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_for_a_greeting_is_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shared = Shared::for_tests("pop3");
+        shared.tls = LabCa::open_or_create(dir.path()).unwrap().certificate_for(&names(&["a.edu"])).unwrap();
+        let service = Service { name: "POP3 over TLS", alpn: &[], key: "pop3.listen_tls" };
+        let (_near, far) = duplex(4096);
+        let told = service.acceptor(&shared, &[]).unwrap().unwrap().accept(far, HANDSHAKE, 1).await.err().unwrap();
+        assert!(told.to_string().contains("for 30 s: POP3 over TLS begins with TLS"), "{told}");
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@
 //! The notation is the one of the RFCs: `C:` is said by the client, `S:` by the server, whichever of the two we are;
 //! `@` is an event that is not speech (the connection opens or closes), `#` is a remark of ours.
 
+use crate::tls;
 use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
@@ -357,6 +358,11 @@ impl Conversation {
     pub fn client(&self, line: &[u8], octets: usize) {
         if self.is_heard() {
             self.report(Kind::Client, readable(line), vec![], octets);
+            if line.len() > 1 && tls::begins(line) {
+                self.note(
+                    "this is how TLS begins: the client means another port, or should say in clear that it wants TLS",
+                );
+            }
         }
     }
 

@@ -16,7 +16,7 @@
 //! Lines are octets. Whether they are UTF-8, and what a bare CR or LF among them means, is for the protocol's grammar to say.
 
 use crate::{
-    tls,
+    tls::{Acceptor, HANDSHAKE},
     transcript::{Conversation, readable},
 };
 use bytes::{Buf, Bytes, BytesMut};
@@ -35,7 +35,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::{Instant, Sleep, sleep_until, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::codec::Decoder;
 
 // --- Where a line ends -----------------------------------------------------------------------------------------------
@@ -452,11 +452,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Begins TLS as the server; nothing, if that cannot be done. What the client sent in clear after its last command is dropped:
     /// see [`Wire::into_stream_for_tls`].
-    pub async fn over_tls(self, acceptor: &TlsAcceptor) -> Option<Wire<TlsStream<S>>> {
-        let connection = self.record.conversation.id();
-        let unwired = self.into_stream_for_tls().await.ok()?;
-        let encrypted = tls::accept(acceptor, unwired.stream, connection).await?;
-        Some(unwired.rest.over(encrypted))
+    pub async fn over_tls(self, acceptor: &Acceptor) -> Option<Wire<TlsStream<S>>> {
+        let Unwired { stream, rest, .. } = self.into_stream_for_tls().await.ok()?;
+        let talk = &rest.record.conversation;
+        let encrypted = acceptor.accept(stream, HANDSHAKE, talk.id()).await;
+        let encrypted = encrypted.inspect_err(|failed| talk.note(&failed.to_string())).ok()?;
+        Some(rest.over(encrypted))
     }
 
     /// The peer left without its protocol's goodbye, and this is how: for the log.

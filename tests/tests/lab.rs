@@ -105,6 +105,27 @@ fn https_works_with_the_authority_of_the_lab() {
     }
     let stranger = open(rustls::RootCertStore::empty(), SCHOOL.to_owned()).get("/", SCHOOL, "");
     assert!(stranger.is_err(), "whoever does not trust the lab's authority must be warned");
+    // Whoever watches is told what to do.
+    let mut events = Running::start(lab.tomte("events").unwrap().args(["--host", SCHOOL])).unwrap();
+    let note = events.wait_for("does not take our certificate").unwrap();
+    assert!(note.contains(&format!("curl --cacert {}", lab.state().join("ca/ca.crt").display())), "{note}");
+}
+
+#[test]
+fn whoever_mixes_up_ports_with_and_without_tls_is_explained() {
+    let lab = Lab::up().unwrap();
+    let mut events = Running::start(lab.tomte("events").unwrap().args(["--host", "mail.hamburger.edu"])).unwrap();
+    let hello = b"\x16\x03\x01\x00\x05hello\r\n";
+    for (port, said, note) in [
+        (8995, &b"USER bob\r\n"[..], "no TLS: the client speaks in clear, and POP3 over TLS begins with TLS"),
+        (8465, b"EHLO crepes.fr\r\n", "no TLS: the client speaks in clear, and SMTP over TLS begins with TLS"),
+        (8110, hello, "this is how TLS begins: the client means another port"),
+        (8025, hello, "this is how TLS begins: the client means another port"),
+    ] {
+        let mut client = TcpStream::connect(lab.address("mail.hamburger.edu", port)).unwrap();
+        client.write_all(said).unwrap();
+        events.wait_for(note).unwrap();
+    }
 }
 
 #[test]

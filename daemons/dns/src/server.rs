@@ -28,7 +28,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{net::TcpStream, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A bound name server.
@@ -329,9 +329,8 @@ impl Serving {
     ) -> io::Result<()> {
         match self.tls.acceptor() {
             Some(acceptor) if carrier == Carrier::Tls => {
-                let handshake = timeout(self.idle_timeout, acceptor.accept(stream));
-                let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)?;
-                let stream = stream.inspect_err(|error| talk.note(&format!("no TLS: {error}")))?;
+                let accepted = acceptor.accept(stream, self.idle_timeout, talk.id()).await;
+                let stream = accepted.inspect_err(|failed| talk.note(&failed.to_string())).map_err(io::Error::other)?;
                 connection::serve(self, stream, peer, carrier, talk, shutdown).await
             }
             _ => connection::serve(self, stream, peer, carrier, talk, shutdown).await,

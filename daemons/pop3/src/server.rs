@@ -27,7 +27,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 const TLS: tls::Service = tls::Service { name: "POP3 over TLS", alpn: &[b"pop3"], key: "pop3.listen_tls" };
@@ -36,7 +35,7 @@ const TLS: tls::Service = tls::Service { name: "POP3 over TLS", alpn: &[b"pop3"]
 pub(crate) struct Office {
     pub(crate) config: Config,
     pub(crate) offer: Arc<Offer>,
-    pub(crate) acceptor: Option<TlsAcceptor>,
+    pub(crate) acceptor: Option<tls::Acceptor>,
     host: Arc<str>,
     pub(crate) lasting: Arc<Lasting>,
 }
@@ -217,8 +216,9 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        if let Some(stream) = tls::accept(&acceptor, stream, talk.id()).await {
-            visit::serve(office, stream, channel, talk, &shutdown).await;
+        match acceptor.accept(stream, tls::HANDSHAKE, talk.id()).await {
+            Ok(stream) => visit::serve(office, stream, channel, talk, &shutdown).await,
+            Err(failed) => failed.tell(&talk),
         }
     });
     encrypted.await;

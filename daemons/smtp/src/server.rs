@@ -32,7 +32,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// There is no registered ALPN name for SMTP.
@@ -43,7 +42,7 @@ pub(crate) struct Office {
     pub(crate) config: Config,
     pub(crate) terms: Arc<Terms>,
     pub(crate) mailboxes: Arc<Mailboxes>,
-    pub(crate) acceptor: Option<TlsAcceptor>,
+    pub(crate) acceptor: Option<tls::Acceptor>,
     pub(crate) authenticator: Option<Authenticator>,
     pub(crate) signers: Vec<Signer>,
     pub(crate) lasting: Arc<Lasting>,
@@ -75,7 +74,7 @@ impl Lasting {
 struct Made {
     config: Config,
     rules: Rules,
-    acceptor: Option<TlsAcceptor>,
+    acceptor: Option<tls::Acceptor>,
     authenticator: Option<Authenticator>,
     signers: Vec<Signer>,
 }
@@ -282,8 +281,9 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        if let Some(stream) = tls::accept(&acceptor, stream, talk.id()).await {
-            visit::serve(office, stream, (channel, purpose), talk, &shutdown).await;
+        match acceptor.accept(stream, tls::HANDSHAKE, talk.id()).await {
+            Ok(stream) => visit::serve(office, stream, (channel, purpose), talk, &shutdown).await,
+            Err(failed) => failed.tell(&talk),
         }
     });
     encrypted.await;

@@ -1,6 +1,7 @@
 //! One connection: the gate, hyper, and what every answer has in common.
 
 use crate::{
+    Scheme,
     accesslog::{self, Entry},
     body::{Body, Transfer},
     config::Config,
@@ -21,7 +22,7 @@ use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::ser
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 use shared::{
-    Shared,
+    Shared, tls,
     transcript::{Conversation, Kind, Transport, readable},
 };
 use std::{
@@ -37,7 +38,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{io::AsyncWrite, net::TcpStream};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 const KEEP_ALIVE: http::HeaderName = http::HeaderName::from_static("keep-alive");
@@ -144,7 +144,7 @@ impl Serving {
         tcp: TcpStream,
         listener: SocketAddr,
         peer: SocketAddr,
-        tls: Option<&TlsAcceptor>,
+        tls: Option<&tls::Acceptor>,
         shutdown: CancellationToken,
     ) {
         // A dual-stack socket shows IPv4 peers as ::ffff:a.b.c.d; people know them as a.b.c.d.
@@ -156,7 +156,7 @@ impl Serving {
         let conversation = self.shared.transcript.conversation(Transport::Tcp, local, peer);
         conversation.opened();
         match tls {
-            None => self.speak_http(Stream::Plain(tcp), &conversation, Transfer::SendFile, shutdown).await,
+            None => self.speak_http(Stream::Plain(tcp), &conversation, Scheme::Http, shutdown).await,
             // Boxed: connections in the clear need not have room for a handshake.
             Some(acceptor) => Box::pin(self.speak_https(tcp, conversation.clone(), acceptor, shutdown)).await,
         }
@@ -167,21 +167,33 @@ impl Serving {
         &self,
         tcp: TcpStream,
         mut conversation: Conversation,
-        acceptor: &TlsAcceptor,
+        acceptor: &tls::Acceptor,
         shutdown: CancellationToken,
     ) {
-        let handshake = tokio::time::timeout(self.waits.head, acceptor.accept(tcp));
+        let handshake = async {
+            // Whoever has forgotten the s in https is told so, in clear: it could not read anything else.
+            let mut first = [0];
+            let wait = tokio::time::timeout(self.waits.head, tcp.peek(&mut first)).await;
+            if matches!(wait, Ok(Ok(1))) && !tls::begins(&first) {
+                return Ok(Stream::Plain(tcp));
+            }
+            let encrypted = acceptor.accept(tcp, self.waits.head, conversation.id()).await;
+            encrypted.map(|stream| Stream::Tls(Box::new(stream)))
+        };
         match shutdown.run_until_cancelled(handshake).await {
-            Some(Ok(Ok(tls))) => {
-                conversation.now_encrypted();
-                self.speak_http(Stream::Tls(Box::new(tls)), &conversation, Transfer::Read, shutdown).await;
+            Some(Ok(stream)) => {
+                if let Stream::Tls(_) = stream {
+                    conversation.now_encrypted();
+                } else {
+                    self.counters.handshakes_failed.inc();
+                }
+                self.speak_http(stream, &conversation, Scheme::Https, shutdown).await;
             }
-            Some(Ok(Err(error))) => {
+            Some(Err(failed)) => {
                 self.counters.handshakes_failed.inc();
-                conversation.note(&format!("TLS handshake failed: {error}"));
-                tracing::debug!(connection = conversation.id(), %error, "TLS handshake failed");
+                conversation.note(&failed.to_string());
             }
-            Some(Err(_)) | None => {}
+            None => {}
         }
     }
 
@@ -189,15 +201,27 @@ impl Serving {
         &self,
         stream: Stream,
         conversation: &Conversation,
-        transfer: Transfer,
+        scheme: Scheme,
         shutdown: CancellationToken,
     ) {
+        let transfer = match stream {
+            Stream::Plain(_) => Transfer::SendFile,
+            Stream::Tls(_) => Transfer::Read,
+        };
         let link = Arc::new(Link::default());
         let mut gate = Gate::new(stream, Arc::clone(&link), conversation.clone(), self.limits, self.waits);
         let answered = AtomicU64::new(0);
         let tally = Default::default();
-        let exchange =
-            Exchange { tally, serving: self, conversation, link: &link, transfer, shutdown: &shutdown, answered };
+        let exchange = Exchange {
+            tally,
+            serving: self,
+            conversation,
+            link: &link,
+            scheme,
+            transfer,
+            shutdown: &shutdown,
+            answered,
+        };
         loop {
             // hyper's buffers are for connections that have something to say.
             let shortcut = |fetch: &Fetch<'_>| exchange.fetch(fetch);
@@ -263,6 +287,8 @@ struct Exchange<'a> {
     serving: &'a Serving,
     conversation: &'a Conversation,
     link: &'a Arc<Link>,
+    /// What belongs to this port.
+    scheme: Scheme,
     transfer: Transfer,
     shutdown: &'a CancellationToken,
     answered: AtomicU64,
@@ -272,6 +298,11 @@ struct Exchange<'a> {
 const TALLY_EVERY: u64 = 256;
 
 impl Exchange<'_> {
+    /// Whether the client speaks in clear where TLS comes first.
+    fn is_misplaced(&self) -> bool {
+        self.scheme == Scheme::Https && self.transfer == Transfer::SendFile
+    }
+
     fn settle_tally(&self) {
         for (counter, tally) in self.serving.counters.responses.iter().zip(&self.tally) {
             let count = tally.swap(0, Ordering::Relaxed);
@@ -293,6 +324,7 @@ impl Exchange<'_> {
                 Reply::refused(&head, &refused.refusal)
             }
             None => match self.take_body(&head, body).await {
+                Ok(()) if self.is_misplaced() => origin::misplaced(&head, self.conversation.local()),
                 Ok(()) => {
                     let around = Surroundings {
                         sites: &self.serving.sites(),
@@ -374,6 +406,9 @@ impl Exchange<'_> {
 
     /// The answer to a plain fetch, if what it fetches is in memory. See [`shortcut`].
     fn fetch(&self, fetch: &Fetch<'_>) -> Option<shortcut::Answer> {
+        if self.is_misplaced() {
+            return None;
+        }
         let began = self.serving.log.as_ref().map(|_| Instant::now());
         let path = std::str::from_utf8(fetch.path()).ok()?;
         // Where nothing follows hyper writes the length last, so that is left to it.

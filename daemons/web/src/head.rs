@@ -22,6 +22,7 @@ use std::ops::Range;
 
 use http::Version;
 use memchr::memchr;
+use shared::tls;
 
 use crate::refusal::{HostFault, Refusal};
 
@@ -168,6 +169,10 @@ impl HeadReader {
     fn look(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<Progress>, Refusal> {
         // Only what fits the limit is ever looked at, or the verdict would depend on how much arrived together.
         let window = &buffer[..buffer.len().min(limits.head_octets)];
+        if self.request.is_none() && window.len() > 1 && tls::begins(window) {
+            // It may have no line end for a long time.
+            return Err(Refusal::Tls);
+        }
         // RFC 9112 §2.2: lines end at CRLF, and "a recipient MAY recognize a single LF as a line terminator". We do: `nc`
         // sends bare LF, and hyper reads it the same way, so that nobody can be smuggled past anybody.
         while let Some(offset) = window.get(self.looked..).and_then(|rest| memchr(b'\n', rest)) {

@@ -45,7 +45,7 @@ use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -310,6 +310,30 @@ pub(crate) async fn answer(head: &Parts, around: &Surroundings<'_>) -> Reply {
         Some(small) => site.small(head, around, &small),
         None => site.answer(head, around).await,
     }
+}
+
+/// A request in clear at the https port: where it should have gone. The connection ends, for a client that goes on like this tells
+/// its secrets to everybody on the way.
+pub(crate) fn misplaced(head: &Parts, local: SocketAddr) -> Reply {
+    let field = head.headers.get(HOST).and_then(|field| field.to_str().ok());
+    let host = head.uri.authority().map(http::uri::Authority::as_str).or(field).filter(|host| !host.is_empty());
+    let url = match (host, local.port()) {
+        (None, _) => format!("https://{local}"),
+        (Some(host), 443) => format!("https://{host}"),
+        // Whoever types a request by hand leaves the port out.
+        (Some(host), port) if without_port(host.as_bytes()).len() == host.len() => format!("https://{host}:{port}"),
+        (Some(host), _) => format!("https://{host}"),
+    };
+    let explanation = Explanation {
+        status: StatusCode::BAD_REQUEST,
+        title: reason_phrase(StatusCode::BAD_REQUEST).into(),
+        asked: Some(head.uri.path().into()),
+        looked_up: None,
+        reason: "This is plain HTTP, and the port is for https: TLS first, and HTTP inside of it.".into(),
+        rule: Some("RFC 9110 §4.2.2".into()),
+        try_next: Some(format!("{url}{}", head.uri.path_and_query().map_or("/", |target| target.as_str())).into()),
+    };
+    Reply { after: After::Close, ..Reply::page(head, &explanation) }
 }
 
 /// RFC 9110 §7.4: "a request for an "https" resource MUST be rejected unless it has been received over a connection that

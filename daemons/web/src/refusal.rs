@@ -33,6 +33,7 @@ pub(crate) enum Refusal {
         minor: u8,
     },
     Http2Preface,
+    Tls,
     MethodNotToken {
         method: Box<[u8]>,
     },
@@ -174,6 +175,7 @@ impl Refusal {
             Self::VersionMalformed { .. } => "RFC 9112 §2.3",
             Self::VersionUnsupported { .. } => "RFC 9110 §2.5",
             Self::Http2Preface => "RFC 9113 §3.4",
+            Self::Tls => "RFC 9110 §4.2.1",
             Self::MethodNotToken { .. } => "RFC 9112 §3.1",
             Self::TargetOctet { .. } => "RFC 3986 §2",
             Self::TargetFragment => "RFC 9110 §7.1",
@@ -235,6 +237,9 @@ impl Refusal {
             }
             Self::Http2Preface => "This is how an HTTP/2 connection begins. HTTP/2 is not spoken here; HTTP/1.0 and \
                 HTTP/1.1 are (curl: --http1.1)."
+                .into(),
+            Self::Tls => "This is how TLS begins, and the port is for plain HTTP: write http:// instead of https://, or use the \
+                https port."
                 .into(),
             Self::MethodNotToken { method } => format!(
                 "{} is not a method. A method is a token: letters, digits and !#$%&'*+-.^_`|~ only. For example: GET.",

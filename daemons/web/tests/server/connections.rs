@@ -1,6 +1,6 @@
 //! How connections live and end (RFC 9112 §9), where a dialogue alone cannot show it.
 
-use crate::stage::{PATIENCE, Stage, pattern};
+use crate::stage::{PATIENCE, Stage, pattern, wait_for_note};
 use shared::units::Span;
 use std::{
     io::{ErrorKind, Read, Write},
@@ -225,10 +225,57 @@ fn clear_text_to_the_https_port_ends_that_connection_and_no_other() {
     let mut tls = stage.connect_tls();
     let mut clear = stage.connect_in_the_clear_to_https();
     clear.send(HELLO);
-    // A TLS alert, or just the end.
-    assert!(!clear.rest().starts_with(b"HTTP/"));
+    // Nothing of what is here in clear; but what to write instead, as nginx and Apache say it.
+    let told = clear.answer();
+    assert_eq!((told.status, told.field("Connection")), (400, Some("close")));
+    assert!(told.text().contains("This is plain HTTP, and the port is for https"), "{}", told.text());
+    clear.expect_end();
     tls.send(HELLO);
     assert_eq!(tls.answer().text(), "Hello, world!\n");
+}
+
+/// As a browser does that was given http:// with the https port, and whoever types a request there by hand.
+#[test]
+fn whoever_forgets_the_s_in_https_is_told_the_url() {
+    let stage = Stage::new();
+    let https = stage.connect_in_the_clear_to_https().stream.peer_addr().unwrap();
+    for (request, url) in [
+        (format!("GET /hello.txt?a=b HTTP/1.1\r\nHost: {https}\r\n\r\n"), format!("https://{https}/hello.txt?a=b")),
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), format!("https://x:{}/", https.port())),
+        ("GET / HTTP/1.0\r\n\r\n".to_owned(), format!("https://{https}/")),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na=b".to_owned(),
+            format!("https://x:{}/", https.port()),
+        ),
+    ] {
+        let mut client = stage.connect_in_the_clear_to_https();
+        client.send(&request);
+        let told = client.answer();
+        assert!(told.status == 400 && told.text().contains(&format!("Try next   {url}\n")), "{request}{}", told.text());
+        client.expect_end();
+    }
+    // What is no request either is told that first.
+    let mut client = stage.connect_in_the_clear_to_https();
+    client.send("GET /\r\n");
+    assert!(client.answer().text().contains("version"));
+}
+
+#[test]
+fn whoever_writes_one_s_too_many_is_told_at_once() {
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    for pieces in [&[&hello[..]][..], &[&hello[..1], &hello[1..2], &hello[2..]]] {
+        let stage = Stage::new();
+        let events = stage.shared.transcript.hub().subscribe();
+        let mut client = stage.connect();
+        for piece in pieces {
+            client.send(piece);
+        }
+        let told = client.answer();
+        assert!(told.status == 400 && told.text().contains("This is how TLS begins"), "{}", told.text());
+        let note = "This is how TLS begins, and the port is for plain HTTP: write http:// instead of https://, or use the \
+                    https port.";
+        wait_for_note(events, note);
+    }
 }
 
 /// RFC 8446 §6.1: who ends a TLS connection says so, or the other side cannot tell the end from an attack.
