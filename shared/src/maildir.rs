@@ -101,7 +101,7 @@ impl Maildir {
         Ok(Self { root, path: path.to_owned() })
     }
 
-    /// The mailbox at `path`, which is made if it is not there.
+    /// The mailbox at `path`, which is made durably if it is not there.
     ///
     /// # Errors
     /// The system refused.
@@ -111,15 +111,23 @@ impl Maildir {
                 let mut builder = std::fs::DirBuilder::new();
                 std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
                 builder.recursive(true).create(path)?;
-                Self::open(path)?
+                let maildir = Self::open(path)?;
+                // A message is as durable as the directories above it.
+                fsync(openat(&maildir.root, "..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?;
+                maildir
             }
             opened => opened?,
         };
+        let mut made = false;
         for folder in ["tmp", "new", "cur"] {
             match mkdirat(&maildir.root, folder, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                Ok(()) => made = true,
+                Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+        if made {
+            fsync(&maildir.root)?;
         }
         Ok(maildir)
     }
@@ -755,7 +763,8 @@ impl Delivery {
         }
         match renameat_with(&self.tmp, unique_name, &self.new, &name, RenameFlags::NOREPLACE) {
             Ok(()) => {}
-            Err(Errno::EXIST) => return Ok(Placed::Before),
+            // At a first attempt it is another message that has the name: a clock was set back.
+            Err(Errno::EXIST) if self.cur.is_some() => return Ok(Placed::Before),
             // Some file systems do not know the flag. The name is ours alone, so nothing can be replaced but our own.
             Err(Errno::INVAL | Errno::NOSYS) => renameat(&self.tmp, unique_name, &self.new, &name)?,
             Err(error) => return Err(error.into()),
@@ -1050,6 +1059,9 @@ mod tests {
         let (folder, maildir) = mailbox();
         assert_eq!(deliver(&maildir, "q1-bob", Attempt::First, b"x\n").unwrap(), Placed::Now);
         assert_eq!(deliver(&maildir, "q1-bob", Attempt::Again, b"x\n").unwrap(), Placed::Before);
+        // Nobody has tried it before, so it is another message: its sender must not hear that it is there.
+        let error = deliver(&maildir, "q1-bob", Attempt::First, b"y\n").unwrap_err();
+        assert_eq!((error.kind(), files(&folder, "tmp").len()), (io::ErrorKind::AlreadyExists, 0));
         // A reader has seen it meanwhile.
         let bob = folder.path().join("bob");
         fs::rename(bob.join("new/q1-bob,S=2,W=3"), bob.join("cur/q1-bob,S=2,W=3:2,S")).unwrap();

@@ -101,8 +101,10 @@ pub struct Incoming {
     part: Part,
     /// Octets kept.
     octets: u64,
-    /// Octets of the line so far, as it is kept.
+    /// Octets of the line so far, as it comes. It begins and ends at CR LF.
     line_octets: usize,
+    /// Octets of the line so far, as it is kept. It is another one where strays are mended.
+    kept_line_octets: usize,
     hops: usize,
     missing: Option<Missing>,
     ascii: bool,
@@ -133,6 +135,7 @@ impl Incoming {
             part: Part::Header,
             octets: 0,
             line_octets: 0,
+            kept_line_octets: 0,
             hops: 0,
             missing,
             ascii: true,
@@ -201,10 +204,10 @@ impl Incoming {
             };
             let whole = line.ends_with(b"\n");
             // A header is judged by whole lines, and what begins with a dot by what follows it.
-            let waits = self.line_octets == 0
-                && !whole
-                && (self.part == Part::Header && rest.len() < HEADER_LINE_OCTETS_MAX
-                    || self.framing == Framing::Dot && first == b'.' && rest.len() < b".\r\n".len());
+            let is_header = self.part == Part::Header && self.kept_line_octets == 0;
+            let may_be_dot = self.framing == Framing::Dot && self.line_octets == 0 && first == b'.';
+            let waits = !whole
+                && (is_header && rest.len() < HEADER_LINE_OCTETS_MAX || may_be_dot && rest.len() < b".\r\n".len());
             if waits || line.is_empty() {
                 break Progress::More;
             }
@@ -227,51 +230,47 @@ impl Incoming {
         progress
     }
 
-    /// Judges and keeps a line, or a piece of a long one.
-    fn keep(&mut self, text: &[u8], kept: &mut Vec<u8>) {
-        let starts = self.line_octets == 0;
-        if starts && self.part == Part::Header {
+    /// Keeps a line, or a piece of a long one: `text` has an LF at most at its end.
+    fn keep(&mut self, mut text: &[u8], kept: &mut Vec<u8>) {
+        loop {
+            let inner = text.strip_suffix(b"\r\n").unwrap_or(text);
+            let Some(stray) = memchr2(b'\r', b'\n', inner) else { return self.keep_line(text, kept) };
+            if self.bounds.stray == Stray::Refused {
+                self.flaw = Some(if memchr(b'\r', inner).is_some() { Flaw::BareCr } else { Flaw::BareLf });
+                return;
+            }
+            self.keep_line(&[&text[..stray], b"\r\n"].concat(), kept);
+            text = &text[stray + 1..];
+            if text.is_empty() || self.flaw.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Judges and keeps a line without strays, or a piece of a long one.
+    fn keep_line(&mut self, text: &[u8], kept: &mut Vec<u8>) {
+        if self.kept_line_octets == 0 && self.part == Part::Header {
             self.header_line(text, kept);
         }
         self.ascii &= text.is_ascii();
-        let before = kept.len();
-        let flaw = if memchr(0, text).is_some() {
-            Some(Flaw::Nul)
-        } else if self.line_octets + text.len() > self.bounds.line_octets_max {
-            Some(Flaw::LongLine(self.bounds.line_octets_max))
+        if memchr(0, text).is_some() {
+            self.flaw = Some(Flaw::Nul);
+        } else if self.kept_line_octets + text.len() > self.bounds.line_octets_max {
+            self.flaw = Some(Flaw::LongLine(self.bounds.line_octets_max));
         } else {
-            self.keep_line_ends(text, kept)
-        };
-        self.octets += (kept.len() - before) as u64;
-        self.flaw = flaw.or((self.octets > self.bounds.octets_max).then_some(Flaw::TooLarge(self.bounds.octets_max)));
+            kept.extend_from_slice(text);
+            self.octets += text.len() as u64;
+            self.kept_line_octets = if text.ends_with(b"\r\n") { 0 } else { self.kept_line_octets + text.len() };
+        }
+        if self.octets > self.bounds.octets_max {
+            self.flaw = Some(Flaw::TooLarge(self.bounds.octets_max));
+        }
         if self.part == Part::Header && self.octets > HEADER_OCTETS_MAX as u64 {
             self.flaw = Some(Flaw::LongHeader(HEADER_OCTETS_MAX));
         }
         if self.hops > self.bounds.hops_max {
             self.flaw = Some(Flaw::Loop(self.hops));
         }
-    }
-
-    /// Keeps `text`, which has an LF at most at its end.
-    fn keep_line_ends(&self, text: &[u8], kept: &mut Vec<u8>) -> Option<Flaw> {
-        let (inner, end) = match text.strip_suffix(b"\r\n") {
-            Some(inner) => (inner, &b"\r\n"[..]),
-            None => (text, &b""[..]),
-        };
-        if memchr2(b'\r', b'\n', inner).is_none() {
-            kept.extend_from_slice(inner);
-        } else if self.bounds.stray == Stray::Refused {
-            return Some(if memchr(b'\r', inner).is_some() { Flaw::BareCr } else { Flaw::BareLf });
-        } else {
-            for octet in inner {
-                match octet {
-                    b'\r' | b'\n' => kept.extend_from_slice(b"\r\n"),
-                    octet => kept.push(*octet),
-                }
-            }
-        }
-        kept.extend_from_slice(end);
-        None
     }
 
     /// What a line of the header is; what must stand before it is kept.
@@ -318,18 +317,13 @@ impl Incoming {
         let held = std::mem::take(&mut self.held);
         if self.flaw.is_none() && !held.is_empty() {
             // RFC 3030 §4.2: the last line may have no end. What is kept has one, for it may have to go on by DATA.
-            if held.ends_with(b"\r") {
-                self.flaw = Some(Flaw::BareCr);
-                return;
-            }
             self.keep(&held, kept);
-            self.line_octets += held.len();
         }
         if self.flaw.is_some() {
             return;
         }
         let before = kept.len();
-        if self.line_octets > 0 {
+        if self.kept_line_octets > 0 {
             kept.extend_from_slice(b"\r\n");
         }
         if self.part == Part::Header {
@@ -431,6 +425,40 @@ mod tests {
         }
     }
 
+    /// What a program sends that ends its lines with LF, and only says the dot as it should.
+    #[test]
+    fn a_message_whose_lines_were_mended_has_a_header_and_lines_as_any_other() {
+        let missing = Missing { date: "Date: now".to_owned(), message_id: "Message-ID: <1@a>".to_owned() };
+        let bounds = Bounds { stray: Stray::Mended, ..BOUNDS };
+        let long = "a line\n".repeat(300);
+        let looping = format!("A: b\n{}\n\r\n.\r\n", "Received: x\n".repeat(4));
+        for (wire, expected) in [
+            ("S: x\nDate : y\r\n\nt\r\n.\r\n", "S: x\r\nDate : y\r\nMessage-ID: <1@a>\r\n\r\nt\r\n"),
+            ("S: x\rDate: y\r\r.\n\r\n.\r\n", "S: x\r\nDate: y\r\nMessage-ID: <1@a>\r\n\r\n.\r\n\r\n"),
+            (
+                &format!("S: x\n\n{long}\r\n.\r\n"),
+                &format!("S: x\r\nDate: now\r\nMessage-ID: <1@a>\r\n\r\n{long}\r\n").replace("line\n", "line\r\n"),
+            ),
+        ] {
+            for size in 1..=wire.len().min(99) {
+                let (mut incoming, mut input, mut kept) =
+                    (Incoming::text(bounds, Some(missing.clone())), BytesMut::new(), vec![]);
+                for piece in wire.as_bytes().chunks(size) {
+                    input.extend_from_slice(piece);
+                    if incoming.take(&mut input, &mut kept) == Progress::End {
+                        break;
+                    }
+                }
+                incoming.finish(&mut kept);
+                assert_eq!((incoming.flaw(), text(&kept)), (None, expected.to_owned()), "{wire:?} by {size}");
+                assert_eq!(incoming.octets(), kept.len() as u64);
+            }
+        }
+        assert_eq!(take(bounds, looping.as_bytes(), 7).1, Some(Flaw::Loop(4)));
+        let too_long = format!("S: x\n\n{}\n\r\n.\r\n", "x".repeat(999));
+        assert_eq!(take(bounds, too_long.as_bytes(), 7).1, Some(Flaw::LongLine(1000)));
+    }
+
     #[test]
     fn what_is_too_much_is_read_to_its_end_and_not_kept() {
         let long = format!("a: b\r\n\r\n{}\r\n.\r\n", "x".repeat(5000));
@@ -515,6 +543,15 @@ mod tests {
             let (progress, flaw, kept, left) = take(BOUNDS, format!("{header}{stuffed}.\r\nNOOP").as_bytes(), size);
             prop_assert_eq!((progress, flaw, &*left), (Progress::End, None, "NOOP"));
             prop_assert_eq!(kept, format!("{header}{message}"));
+        }
+
+        #[test]
+        fn what_is_mended_is_the_same_in_pieces_of_any_size(wire in prop::collection::vec(prop::sample::select(&b"a.: \r\r\n\n\n"[..]), 0..40), size in 1_usize..9) {
+            let bounds = Bounds { stray: Stray::Mended, ..BOUNDS };
+            let wire = [&wire[..], b"\r\n.\r\n"].concat();
+            let kept = take(bounds, &wire, wire.len());
+            prop_assert_eq!(&take(bounds, &wire, size), &kept);
+            prop_assert!(!kept.2.replace("\r\n", "").contains(['\r', '\n']));
         }
 
         #[test]

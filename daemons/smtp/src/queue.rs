@@ -486,8 +486,10 @@ impl Queue {
             }
         };
         let fate = |index: &usize| {
-            let Progress { forwarded, .. } = state.recipients.get(*index)?;
+            let Progress { forwarded, tries, .. } = state.recipients.get(*index)?;
             let copy = if *forwarded { Copy::Sent } else { Copy::Due };
+            // A try that failed may have left the message there, where it could not be taken back.
+            let attempt = if *tries > 0 { Attempt::Again } else { attempt };
             let letter = Letter { stored: &stored, file: &file, index: *index, attempt };
             Some((*index, self.deliver_one(&letter, stored.envelope.recipients.get(*index)?, copy)))
         };

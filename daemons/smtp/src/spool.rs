@@ -45,7 +45,9 @@ use crate::{
 use memchr::memmem;
 use rustix::{
     fd::OwnedFd,
-    fs::{FlockOperation, Mode, OFlags, fdatasync, flock, fsync, openat, renameat, unlinkat},
+    fs::{
+        FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock, fsync, openat, renameat, renameat_with, unlinkat,
+    },
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -220,6 +222,8 @@ impl Spool {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path.join(folder)).map_err(failed)?;
         }
         let root = File::open(path).map_err(failed)?;
+        // A message is as durable as the directory that it lies in.
+        root.sync_all().map_err(failed)?;
         let folder = |name: &str| {
             openat(&root, name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|error| failed(error.into()))
@@ -493,7 +497,12 @@ impl Draft {
         }
         crash::here("synced");
         let name = self.id.to_string();
-        renameat(&self.spool.tmp, &name, &self.spool.queue, &name)?;
+        // Ids come from the clock, and a clock that was set back may give one again: the older message stays, the newer one comes again.
+        match renameat_with(&self.spool.tmp, &name, &self.spool.queue, &name, RenameFlags::NOREPLACE) {
+            // Some file systems do not know the flag.
+            Err(Errno::INVAL | Errno::NOSYS) => renameat(&self.spool.tmp, &name, &self.spool.queue, &name)?,
+            renamed => renamed?,
+        }
         crash::here("renamed");
         let (id, start, octets) = (self.id, self.start, self.written - self.start);
         // It has left tmp/, and there is nothing to be cleaned up any more.
@@ -601,6 +610,24 @@ mod tests {
         );
         drop(spool);
         assert_eq!(Spool::open(folder.path()).unwrap().1.len(), 2);
+    }
+
+    /// A clock that was set back may give an id a second time.
+    #[test]
+    fn a_message_never_takes_the_place_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(folder.path()).unwrap().0);
+        let id = Id::new(SystemTime::now());
+        let commit = |text: &[u8]| {
+            let mut draft = spool.draft(id, envelope());
+            draft.buffer().extend_from_slice(text);
+            draft.commit(Body::SevenBit)
+        };
+        let first = commit(b"Subject: first\r\n").unwrap();
+        let error = commit(b"Subject: second, which is longer\r\n").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(spool.read(id).unwrap().0.octets, first.octets);
+        assert!(names(folder.path(), "tmp").is_empty());
     }
 
     #[test]
