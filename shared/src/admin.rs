@@ -10,6 +10,7 @@
 //! | `POST /cache/NAME` | makes caches forget NAME and all below it; `.` is everything |
 //! | `/queue` | what waits to be delivered; `/queue/show/ID` one message of it |
 //! | `POST /queue/ACTION/ID` | `flush`, `hold`, `release` or `delete` a message; `all` for every one |
+//! | `POST /host/stop/NAME` | switches a host of the lab off; `start` on again; JSON: how it fared |
 //! | `POST /reload` | tells daemons to read their files anew, `?daemon=dns&host=ns.crepes.fr` only some, `?daemon=accounts` the accounts; JSON: how each fared |
 //!
 //! GET only shows. Transcripts hold what users say, so the socket is readable by its owner and group only, and
@@ -87,6 +88,38 @@ pub enum State {
     Serving,
     /// It says goodbye.
     Stopping,
+    /// Its host was switched off.
+    Stopped,
+}
+
+/// What is done to a host of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Off: its daemons say goodbye.
+    Stop,
+    /// On again, with what its disk has kept.
+    Start,
+}
+
+impl Switch {
+    /// `/host/stop/www.someschool.edu` and its like.
+    fn parse(path: &str) -> Option<(Self, &str)> {
+        let (action, host) = path.strip_prefix("/host/")?.split_once('/')?;
+        match action {
+            "stop" => Some((Self::Stop, host)),
+            "start" => Some((Self::Start, host)),
+            _ => None,
+        }
+    }
+}
+
+/// How a host fared that was switched on or off.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Switched {
+    /// The host.
+    pub host: String,
+    /// Why it was not.
+    pub problem: Option<String>,
 }
 
 /// How a daemon fared that was told to read its files anew.
@@ -129,6 +162,9 @@ type CacheAnswer = Arc<dyn Fn(&CacheQuestion) -> Vec<String> + Send + Sync>;
 /// What a daemon does to read its files anew; an error is what was wrong.
 type Reload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
+/// How hosts are switched on and off; an error is what would be right.
+type OnSwitch = Arc<dyn Fn(Switch, &str) -> Result<(), String> + Send + Sync>;
+
 /// All daemons of this process. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Directory {
@@ -136,6 +172,7 @@ pub struct Directory {
     reloads: Arc<Mutex<Vec<(String, String, Reload)>>>,
     caches: Arc<Mutex<Vec<(String, String, CacheAnswer)>>>,
     queues: Arc<Mutex<Vec<(String, String, QueueAnswer)>>>,
+    switch: Arc<Mutex<Option<OnSwitch>>>,
 }
 
 impl Directory {
@@ -147,6 +184,30 @@ impl Directory {
     pub fn on_reload(&self, daemon: &str, host: &str, reload: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
         let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
         reloads.push((daemon.to_owned(), host.to_owned(), Arc::new(reload)));
+    }
+
+    /// How hosts are switched on and off. It may block.
+    pub fn on_switch(&self, switch: impl Fn(Switch, &str) -> Result<(), String> + Send + Sync + 'static) {
+        *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(switch));
+    }
+
+    /// Switches a host on or off. Blocks.
+    fn switch(&self, action: Switch, host: &str) -> Switched {
+        let switch = self.switch.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let result = switch.map_or_else(
+            || Err("this is a service of its own, and no lab: systemctl stop and start do that".to_owned()),
+            |switch| switch(action, host),
+        );
+        Switched { host: host.to_owned(), problem: result.err() }
+    }
+
+    /// The host was switched off: nothing of it is asked any more, and what it held is let go.
+    pub fn stopped(&self, host: &str) {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, of, _)| of != host);
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, of, _)| of != host);
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, of, _)| of != host);
+        let addresses = self.list().into_iter().filter(|entry| entry.host == host);
+        addresses.for_each(|entry| self.set(&entry.daemon, host, State::Stopped, entry.addresses));
     }
 
     /// How a daemon answers about its cache.
@@ -211,11 +272,14 @@ impl Directory {
 
     /// All daemons are told to stop.
     pub fn stopping(&self) {
-        self.entries().iter_mut().for_each(|entry| entry.state = State::Stopping);
+        let mut entries = self.entries();
+        let running = entries.iter_mut().filter(|entry| entry.state != State::Stopped);
+        running.for_each(|entry| entry.state = State::Stopping);
     }
 
     fn health(&self) -> (StatusCode, String) {
-        match self.entries().iter().find(|entry| entry.state != State::Serving) {
+        // Who was switched off is meant to be.
+        match self.entries().iter().find(|entry| !matches!(entry.state, State::Serving | State::Stopped)) {
             None => (StatusCode::OK, "ok\n".to_owned()),
             Some(entry) => {
                 (StatusCode::SERVICE_UNAVAILABLE, format!("{} on {} is {:?}\n", entry.daemon, entry.host, entry.state))
@@ -360,6 +424,16 @@ async fn answer(request: &Request<Incoming>, entrance: Entrance, view: View) -> 
             let (action, id) =
                 words.split_once('/').map_or((words, None), |(action, id)| (action, Some(id.to_owned())));
             queue(view, filter(), action.to_owned(), id).await
+        }
+        (&Method::POST, path)
+            if entrance == Entrance::Unix
+                && let Some((action, host)) = Switch::parse(path) =>
+        {
+            let host = host.to_owned();
+            match tokio::task::spawn_blocking(move || view.directory.switch(action, &host)).await {
+                Ok(switched) => page(StatusCode::OK, JSON, json(&switched)),
+                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+            }
         }
         (&Method::POST, "/reload") if entrance == Entrance::Unix => {
             let filter = filter();
@@ -599,6 +673,45 @@ mod tests {
         assert!(post(tokio::net::TcpStream::connect(tcp).await.unwrap(), "/reload").await.contains("405"));
         assert!(post(unix().await, "/status").await.contains("405"));
         assert_eq!(hears.try_iter().count(), 0);
+        shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_host_is_switched_by_who_knows_how_and_then_asked_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { socket: Some(dir.path().join("admin.sock")), listen: vec![([127, 0, 0, 1], 0).into()] };
+        let (view, shutdown) = (view(), CancellationToken::new());
+        let admin = Admin::bind(&config).await.unwrap();
+        let tcp = admin.tcp[0].local_addr().unwrap();
+        TaskTracker::new().spawn(admin.run(view.clone(), shutdown.clone()));
+        let unix = async |path: &str| {
+            post(tokio::net::UnixStream::connect(dir.path().join("admin.sock")).await.unwrap(), path).await
+        };
+        assert!(unix("/host/stop/a.edu").await.contains("systemctl stop"));
+        let directory = view.directory.clone();
+        view.directory.on_switch(move |action, host| match action {
+            Switch::Stop => {
+                directory.stopped(host);
+                Ok(())
+            }
+            Switch::Start => Err(format!("{host} is on")),
+        });
+        for host in ["a.edu", "b.edu"] {
+            view.directory.set("dns", host, State::Serving, vec!["udp 127.0.0.1:53".to_owned()]);
+            view.directory.on_reload("dns", host, || Ok(()));
+            view.directory.on_queue("dns", host, |_, _| Ok(vec![]));
+            view.directory.on_cache("dns", host, |_| vec![]);
+        }
+        assert!(unix("/host/stop/a.edu").await.contains("\"problem\": null"));
+        assert!(unix("/host/start/a.edu").await.contains("a.edu is on"));
+        assert!(post(tokio::net::TcpStream::connect(tcp).await.unwrap(), "/host/stop/b.edu").await.contains("405"));
+        for path in ["/reload", "/queue/flush"] {
+            let text = unix(path).await;
+            assert!(text.contains("b.edu") && !text.contains("a.edu"), "{text}");
+        }
+        let states: Vec<State> = view.directory.list().into_iter().map(|entry| entry.state).collect();
+        assert_eq!(states, [State::Stopped, State::Serving]);
+        assert_eq!(view.directory.health().0, StatusCode::OK);
         shutdown.cancel();
     }
 

@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tests::dns::{Over, Type, ask};
 use tests::http::{Content, Talk, get};
 use tests::lab::{Description, Lab, up};
-use tests::process::{PATIENCE, memory_octets};
+use tests::process::{PATIENCE, built_program, memory_octets};
 use tests::program::{Running, Signal, command, command_at, run};
 
 const SCHOOL: &str = "www.someschool.edu";
@@ -109,6 +109,51 @@ fn https_works_with_the_authority_of_the_lab() {
     let mut events = Running::start(lab.tomte("events").unwrap().args(["--host", SCHOOL])).unwrap();
     let note = events.wait_for("does not take our certificate").unwrap();
     assert!(note.contains(&format!("curl --cacert {}", lab.state().join("ca/ca.crt").display())), "{note}");
+}
+
+#[test]
+fn a_host_goes_off_and_comes_back_with_what_it_had_and_the_others_do_not_notice() {
+    let lab = Lab::up().unwrap();
+    let switch = |action: &str, hosts: &[&str]| run(lab.tomte(action).unwrap().args(hosts)).unwrap();
+    // Each kind of daemon; the mail servers lock their queue.
+    let hosts = [("mail.hamburger.edu", 8025), (SCHOOL, 8080), ("resolver.crepes.fr", 8053), (WORDS, 7777)];
+    let names = hosts.map(|(name, _)| name);
+    let mut open = Talk::open(lab.address(SCHOOL, 8080)).unwrap();
+    assert_eq!(open.get("/index.html", SCHOOL, "").unwrap().status(), "200");
+    for _ in 0..2 {
+        let said = switch("stop", &names).with_code(0).unwrap().out;
+        assert!(said.contains("mail.hamburger.edu: stopped") && said.contains(&format!("{WORDS}: stopped")), "{said}");
+        for (name, port) in hosts {
+            let refused = TcpStream::connect(lab.address(name, port)).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{name}");
+        }
+        assert_eq!(get(lab.address("www.somesite.com", 8080), "/", "www.somesite.com", "").unwrap().status(), "200");
+        let status = run(&mut lab.tomte("status").unwrap()).unwrap().with_code(0).unwrap().out;
+        let row = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(row(SCHOOL).contains("stopped") && row("www.somesite.com").contains("serving"), "{status}");
+        let again = switch("stop", &[SCHOOL]).with_code(1).unwrap().err;
+        assert!(again.contains("it is off already"), "{again}");
+
+        switch("start", &names).with_code(0).unwrap();
+        for (name, port) in hosts {
+            TcpStream::connect(lab.address(name, port)).unwrap();
+        }
+        assert_eq!(get(lab.address(SCHOOL, 8080), "/index.html", SCHOOL, "").unwrap().status(), "200");
+        let again = switch("start", &[SCHOOL]).with_code(1).unwrap().err;
+        assert!(again.contains("it is on already"), "{again}");
+    }
+    // Who was connected has been let go.
+    assert_eq!(open.until_the_end().unwrap(), b"");
+    let unknown = switch("stop", &["www.nowhere.edu"]).with_code(1).unwrap().err;
+    assert!(unknown.contains("there is no host `www.nowhere.edu` here; there are "), "{unknown}");
+    // Its queue and its zones can be asked about as before.
+    for (command, arguments) in
+        [("queue", &["list", "--host", "mail.hamburger.edu"][..]), ("cache", &["list", "--host", "resolver.crepes.fr"])]
+    {
+        let mut asked = command_at(&built_program("tomte").unwrap());
+        asked.arg(command).args(arguments).arg("--state").arg(lab.state());
+        run(&mut asked).unwrap().with_code(0).unwrap();
+    }
 }
 
 #[test]

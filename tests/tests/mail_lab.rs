@@ -200,6 +200,26 @@ fn mail_waits_for_a_server_that_is_down_and_is_listed_held_shown_and_thrown_away
 
 #[test]
 #[ignore = "needs unshare and ip: tests/run clients"]
+fn mail_waits_as_long_as_bobs_server_is_switched_off_and_then_goes_without_help() {
+    // CLAIMS C98.
+    alone::test(|| {
+        let mut description = Description::shipped().unwrap();
+        description.text = description.text.replace("retry = [\"10 s\"", "retry = [\"2 s\"");
+        let lab = Lab::alone_with(description, &[]).unwrap();
+        let switch = |action: &str| run(lab.tomte(action).unwrap().arg(HAMBURGER)).unwrap().with_code(0).unwrap();
+        let before = bobs(&lab);
+        switch("stop");
+        alice_writes(&lab, BOB, "Subject: ketchup");
+        until("a try has failed", || queue(&lab, &["list", "--host", CREPES]).contains("1 try, next in")).unwrap();
+        assert_eq!(bobs(&lab), before);
+        switch("start");
+        until("the message is there", || bobs(&lab) == before + 1).unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+#[ignore = "needs unshare and ip: tests/run clients"]
 fn mail_that_cannot_be_delivered_comes_back_with_the_reason() {
     // CLAIMS C98: at once for nobody, after the limit for a server that stays away.
     alone::test(|| {

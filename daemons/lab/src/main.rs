@@ -23,12 +23,16 @@ mod zone;
 mod cache;
 mod check;
 mod queue;
+mod switch;
 
 mod hidden;
 mod user;
 
 use clap::{Parser, Subcommand};
-use shared::daemon::{EXIT_CONFIG, StartError};
+use shared::{
+    admin::Switch,
+    daemon::{EXIT_CONFIG, StartError},
+};
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "Examples:\n  \
@@ -37,6 +41,7 @@ const EXAMPLES: &str = "Examples:\n  \
     tomte events                           what is said on the wire, live (in another terminal)\n  \
     tomte events --daemon web --full       only the web, with all header fields\n  \
     tomte status                           who serves where\n  \
+    tomte stop mail.hamburger.edu          one host goes off; tomte start brings it back\n  \
     tomte zone reload ns.crepes.fr         after its zone file was changed\n  \
     tomte dns trace www.someschool.edu     who asks whom for a name\n  \
     tomte cache list                       what the local name servers remember\n  \
@@ -56,6 +61,12 @@ struct Arguments {
 enum Command {
     /// Start the lab, or some hosts of it, in this process
     Up(up::Arguments),
+    /// Switch hosts of the running lab off
+    #[command(before_help = switch::EXAMPLES)]
+    Stop(switch::Arguments),
+    /// Switch them on again
+    #[command(before_help = switch::EXAMPLES)]
+    Start(switch::Arguments),
     /// Show who serves where
     Status(status::Arguments),
     /// Follow what is said on the wire
@@ -82,6 +93,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Up(arguments) => up::up(&arguments),
+        Command::Stop(arguments) => switch::switch(Switch::Stop, &arguments),
+        Command::Start(arguments) => switch::switch(Switch::Start, &arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Events(arguments) => events::events(&arguments),
         Command::Zone(command) => zone::zone(&command),

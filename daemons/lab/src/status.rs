@@ -35,6 +35,7 @@ pub(crate) fn status(arguments: &Arguments) -> anyhow::Result<()> {
             State::Starting => "starting",
             State::Serving => "serving",
             State::Stopping => "stopping",
+            State::Stopped => "stopped",
         };
         writeln!(out, "{host:width$}  {daemon:<11} {state:<9} {:<8} {}", age(since), addresses.join(", "))?;
     }

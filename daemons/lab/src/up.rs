@@ -7,7 +7,7 @@ use crate::{
 use anyhow::Context;
 use shared::{
     accounts::{self, Accounts},
-    admin::{self, Admin, Directory, State},
+    admin::{self, Admin, Directory, State, Switch},
     daemon::{self, Endpoint, Process, StartError, Workers},
     listener::{BindError, Sockets},
     logging,
@@ -22,7 +22,10 @@ use std::{
     sync::Arc,
     time::Instant,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How many events the lab remembers for a `tomte events` that starts later.
@@ -141,6 +144,13 @@ async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> a
     for host in &lab.host {
         started.push(Started::bind(host, &process, &authority)?);
     }
+    let (orders, mut wanted) = mpsc::channel(1);
+    process.directory.on_switch(move |action, host| {
+        let (answer, answered) = oneshot::channel();
+        let order = Order { action, host: host.to_owned(), answer };
+        orders.blocking_send(order).map_err(|_| "the lab stops".to_owned())?;
+        answered.blocking_recv().unwrap_or_else(|_| Err("the lab stops".to_owned()))
+    });
     let config = admin::Config { socket: Some(state.join("admin.sock")), listen: vec![] };
     let admin = Admin::bind(&config).await?;
     tasks.spawn(admin.run(process.view(), shutdown.clone()));
@@ -150,13 +160,23 @@ async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> a
     if arguments.dnssec {
         println!("Trust anchor:  {}\n", state.join("dns/ds/root.ds").display());
     }
-    for host in started {
-        host.serve(&process, &tasks, &shutdown);
-    }
+    let running = started.into_iter().map(|host| Some(host.serve(&process, &tasks, &shutdown))).collect();
+    let mut hosts =
+        Hosts { lab, running, process: &process, authority: &authority, tasks: &tasks, shutdown: &shutdown };
+    let obey = async {
+        while let Some(order) = wanted.recv().await {
+            let result = hosts.switch(order.action, &order.host).await;
+            // Whoever ordered it may be gone.
+            let _ = order.answer.send(result);
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = shutdown.cancelled() => {}
+        () = obey => {}
     }
+    let is_broken = shutdown.is_cancelled();
     eprintln!("stopping: sessions may finish; press Ctrl-C again to leave at once");
     process.directory.stopping();
     shutdown.cancel();
@@ -168,7 +188,60 @@ async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> a
     }
     // Only after the last event: `tomte events` sees the goodbyes.
     let _ = std::fs::remove_file(state.join("admin.sock"));
+    if is_broken {
+        anyhow::bail!("a daemon has ended by itself, and half a lab would only puzzle; its error is above");
+    }
     Ok(())
+}
+
+/// A host is to be switched on or off.
+struct Order {
+    action: Switch,
+    host: String,
+    answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// All hosts, those that were switched off included.
+struct Hosts<'a> {
+    lab: Lab,
+    /// In the same order.
+    running: Vec<Option<Running>>,
+    process: &'a Process,
+    authority: &'a LabCa,
+    tasks: &'a TaskTracker,
+    shutdown: &'a CancellationToken,
+}
+
+/// How a host is told to stop, and when it has.
+struct Running {
+    stop: CancellationToken,
+    daemons: TaskTracker,
+}
+
+impl Hosts<'_> {
+    async fn switch(&mut self, action: Switch, name: &str) -> Result<(), String> {
+        let at = self.lab.host.iter().position(|host| host.name == name);
+        let at = at.ok_or_else(|| format!("there is no host `{name}` in the lab"))?;
+        match (action, self.running[at].take()) {
+            (Switch::Stop, Some(Running { stop, daemons })) => {
+                stop.cancel();
+                daemons.wait().await;
+                self.process.directory.stopped(name);
+                Ok(())
+            }
+            (Switch::Start, None) => {
+                let started = Started::bind(&self.lab.host[at], self.process, self.authority);
+                let started = started.map_err(|error| format!("{error:#}"))?;
+                self.running[at] = Some(started.serve(self.process, self.tasks, self.shutdown));
+                Ok(())
+            }
+            (Switch::Stop, None) => Err("it is off already".to_owned()),
+            (Switch::Start, running) => {
+                self.running[at] = running;
+                Err("it is on already".to_owned())
+            }
+        }
+    }
 }
 
 /// The daemons of one host, with their sockets.
@@ -223,7 +296,9 @@ impl Started {
         bind().map_err(|error| cure(&host.name, error))
     }
 
-    fn serve(self, process: &Process, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    fn serve(self, process: &Process, tasks: &TaskTracker, shutdown: &CancellationToken) -> Running {
+        let running = Running { stop: shutdown.child_token(), daemons: TaskTracker::new() };
+        let Running { stop, daemons } = &running;
         for daemon in ["web", "dns", "smtp", "pop3", "wordlength"] {
             let addresses = self.endpoints.iter().filter(|(of, _)| *of == daemon);
             let addresses: Vec<String> = addresses.map(|(_, endpoint)| endpoint.to_string()).collect();
@@ -232,7 +307,8 @@ impl Started {
             }
         }
         if let Some(server) = self.web {
-            tasks.spawn(end(self.name.clone(), "web", shutdown.clone(), server.run(shutdown.clone())));
+            let run = server.run(stop.clone());
+            tasks.spawn(daemons.track_future(end(self.name.clone(), "web", shutdown.clone(), run)));
         }
         if let Some(server) = self.dns {
             let reloader = server.reloader();
@@ -241,19 +317,25 @@ impl Started {
             if let Some(resolver) = server.resolver() {
                 process.directory.on_cache("dns", &self.name, move |question| resolver.about(question));
             }
-            tasks.spawn(end(self.name.clone(), "dns", shutdown.clone(), server.run(shutdown.clone())));
+            let run = server.run(stop.clone());
+            tasks.spawn(daemons.track_future(end(self.name.clone(), "dns", shutdown.clone(), run)));
         }
         if let Some(server) = self.smtp {
             let queue = server.queue();
             process.directory.on_queue("smtp", &self.name, move |action, id| queue.about(action, id));
-            tasks.spawn(end(self.name.clone(), "smtp", shutdown.clone(), server.run(shutdown.clone())));
+            let run = server.run(stop.clone());
+            tasks.spawn(daemons.track_future(end(self.name.clone(), "smtp", shutdown.clone(), run)));
         }
         if let Some(server) = self.pop3 {
-            tasks.spawn(end(self.name.clone(), "pop3", shutdown.clone(), server.run(shutdown.clone())));
+            let run = server.run(stop.clone());
+            tasks.spawn(daemons.track_future(end(self.name.clone(), "pop3", shutdown.clone(), run)));
         }
         if let Some(server) = self.wordlength {
-            tasks.spawn(end(self.name, "wordlength", shutdown.clone(), server.run(shutdown.clone())));
+            let run = server.run(stop.clone());
+            tasks.spawn(daemons.track_future(end(self.name.clone(), "wordlength", shutdown.clone(), run)));
         }
+        daemons.close();
+        running
     }
 }
 
