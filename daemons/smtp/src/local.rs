@@ -10,6 +10,10 @@ use crate::{
     route::Target,
     spool::{BUFFER_OCTETS, Id},
 };
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    io::Errno,
+};
 use shared::maildir::{self, Attempt, Delivery, Maildir, Placed, UniqueName};
 use std::{
     collections::HashMap,
@@ -96,11 +100,16 @@ impl Mailboxes {
     /// To whom the owner forwards: the lines of `.forward` in the mailbox, each an address or a name; `\bob`, or bob's own name,
     /// keeps a copy. None when there is no such file. Lines that are neither are told in the log and passed over.
     pub(crate) fn forward(&self, account: &str) -> io::Result<Option<Vec<Target>>> {
-        let file = match File::open(self.path(account)?.join(".forward")) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        // Whoever can write there must not lead us elsewhere by a symbolic link, nor keep us waiting with a pipe.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(CWD, self.path(account)?.join(".forward"), flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
+        }
         let mut text = String::new();
         file.take(FORWARD_OCTETS_MAX).read_to_string(&mut text)?;
         let entries = text.lines().flat_map(|line| line.split(',')).map(str::trim);
@@ -253,6 +262,7 @@ impl Letter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{FileType, mknodat};
     use std::fs;
 
     fn mailboxes(quota: Option<u64>) -> (tempfile::TempDir, Arc<Mailboxes>) {
@@ -320,6 +330,24 @@ mod tests {
             let name = mailboxes.name(Id::new(SystemTime::now()), 0).unwrap();
             assert!(mailboxes.letter(account, name, Attempt::First, &ReversePath::Null).is_err(), "{account:?}");
         }
+    }
+
+    /// Whoever can write there must not lead us elsewhere, nor keep us waiting.
+    #[test]
+    fn a_forward_file_that_is_a_pipe_or_a_link_is_told_and_keeps_nobody_waiting() {
+        let (folder, mailboxes) = mailboxes(None);
+        let (bob, elsewhere) = (folder.path().join("bob"), folder.path().join("elsewhere"));
+        fs::create_dir(&bob).unwrap();
+        fs::write(&elsewhere, "carol").unwrap();
+        let file = bob.join(".forward");
+        mknodat(CWD, &file, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        mailboxes.forward("bob").unwrap_err();
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+        mailboxes.forward("bob").unwrap_err();
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        mailboxes.forward("bob").unwrap_err();
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::{
     session::{Terms, Trouble},
     spool::{Id, Progress, Spool, State, Stored, unix},
 };
+use memchr::memmem;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use shared::{
     current::Current,
@@ -613,8 +614,7 @@ impl Queue {
         let mark = format!("Delivered-To: {}\r\n", recipient.to);
         let mut original = vec![0; stored.octets.min(ORIGINAL_OCTETS_MAX as u64) as usize];
         file.read_exact_at(&mut original, stored.start)?;
-        let header = memchr::memmem::find(&original, b"\r\n\r\n").map_or(&original[..], |end| &original[..end + 2]);
-        if memchr::memmem::find(header, mark.as_bytes()).is_some() {
+        if has_line(&original, &mark) {
             return Ok(None);
         }
         let envelope = Envelope { recipients: others, ..Envelope::clone(&stored.envelope) };
@@ -882,6 +882,12 @@ impl Message {
         let waiting = self.state.recipients.iter().enumerate().filter(waits);
         waiting.map(|(_, progress)| progress.next_try).min().filter(|_| !self.state.held)
     }
+}
+
+/// Whether a header has this line. `X-Delivered-To:`, which others write, is another field.
+fn has_line(message: &[u8], line: &str) -> bool {
+    let header = memmem::find(message, b"\r\n\r\n").map_or(message, |end| &message[..end + 2]);
+    memmem::find_iter(header, line).any(|at| at == 0 || header[..at].ends_with(b"\r\n"))
 }
 
 /// What happened here, without anybody else.

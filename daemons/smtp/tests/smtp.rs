@@ -592,6 +592,28 @@ async fn forward_files_send_on_keep_copies_and_do_not_run_in_circles() {
 }
 
 #[tokio::test]
+async fn a_message_that_was_delivered_to_an_address_elsewhere_is_forwarded_all_the_same() {
+    let (house, shared) = (House::new(), shared());
+    let config = Config { users: ["bob", "carol"].map(str::to_owned).to_vec(), ..house.config() };
+    fs::create_dir_all(house.0.path().join("mail/bob")).unwrap();
+    fs::write(house.0.path().join("mail/bob/.forward"), "carol").unwrap();
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        for (header, circle) in [
+            ("X-Delivered-To: bob@hamburger.edu\r\nSubject: x", false),
+            ("Subject: x\r\n\r\nDelivered-To: bob@hamburger.edu", false),
+            ("Subject: x\r\nDelivered-To: bob@hamburger.edu", true),
+        ] {
+            let before = house.mail("carol").len();
+            send(&mut client, "", &["bob@hamburger.edu"], header).await;
+            queue.empty().await;
+            assert_eq!(house.mail("carol").len() == before, circle, "{header}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn five_messages_for_one_site_are_one_connection_with_five_transactions() {
     let (there, here) = (House::new(), House::new());
     let receiver = shared();
