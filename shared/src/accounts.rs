@@ -176,7 +176,8 @@ impl Accounts {
             return;
         }
         let accounts = Arc::clone(self);
-        directory.on_reload("accounts", host, move || accounts.reload().map_err(|error| error.to_string()));
+        directory
+            .on_reload("accounts", host, move || accounts.reload().map(|()| vec![]).map_err(|error| error.to_string()));
     }
 
     /// Whether `secret` is the password of `user`. `peer` is slowed down when it is not. `now` comes from the caller, as

@@ -131,6 +131,8 @@ pub struct Reloaded {
     pub host: String,
     /// What was wrong, and stays as it was for that.
     pub problem: Option<String>,
+    /// What was taken, and is doubtful.
+    pub doubts: Vec<String>,
 }
 
 /// What a daemon says about its cache or its queue.
@@ -159,8 +161,8 @@ type QueueAnswer = Arc<dyn Fn(&str, Option<&str>) -> Result<Vec<String>, String>
 /// How a daemon answers about its cache: lines.
 type CacheAnswer = Arc<dyn Fn(&CacheQuestion) -> Vec<String> + Send + Sync>;
 
-/// What a daemon does to read its files anew; an error is what was wrong.
-type Reload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// What a daemon does to read its files anew; what is doubtful in them, or an error that is what was wrong.
+type Reload = Arc<dyn Fn() -> Result<Vec<String>, String> + Send + Sync>;
 
 /// How hosts are switched on and off; an error is what would be right.
 type OnSwitch = Arc<dyn Fn(Switch, &str) -> Result<(), String> + Send + Sync>;
@@ -180,8 +182,13 @@ impl Directory {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a daemon does when it is told to read its files anew. It may block.
-    pub fn on_reload(&self, daemon: &str, host: &str, reload: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+    /// What a daemon does when it is told to read its files anew; it returns what is doubtful in them. It may block.
+    pub fn on_reload(
+        &self,
+        daemon: &str,
+        host: &str,
+        reload: impl Fn() -> Result<Vec<String>, String> + Send + Sync + 'static,
+    ) {
         let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
         reloads.push((daemon.to_owned(), host.to_owned(), Arc::new(reload)));
     }
@@ -251,7 +258,11 @@ impl Directory {
         // A copy, so that nobody waits for the lock as long as files are read.
         let reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let wanted = reloads.into_iter().filter(|(daemon, host, _)| filter.wants_daemon(daemon, host));
-        wanted.map(|(daemon, host, reload)| Reloaded { daemon, host, problem: reload().err() }).collect()
+        let tell = |(daemon, host, reload): (_, _, Reload)| {
+            let (problem, doubts) = reload().map_or_else(|problem| (Some(problem), vec![]), |doubts| (None, doubts));
+            Reloaded { daemon, host, problem, doubts }
+        };
+        wanted.map(tell).collect()
     }
 
     /// A copy of all entries.
@@ -650,7 +661,11 @@ mod tests {
             let told = told.clone();
             view.directory.on_reload(daemon, host, move || {
                 told.send(host).unwrap();
-                if host == "ns.nic.fr" { Err("fr.zone:3: not so".to_owned()) } else { Ok(()) }
+                if host == "ns.nic.fr" {
+                    Err("fr.zone:3: not so".to_owned())
+                } else {
+                    Ok(vec!["the serial".to_owned()])
+                }
             });
         }
         let admin = Admin::bind(&config).await.unwrap();
@@ -664,6 +679,7 @@ mod tests {
             daemon: "dns".to_owned(),
             host: host.to_owned(),
             problem: problem.map(str::to_owned),
+            doubts: if problem.is_none() { vec!["the serial".to_owned()] } else { vec![] },
         };
         let reloaded: Vec<Reloaded> = serde_json::from_str(body).unwrap();
         assert_eq!(reloaded, [of("ns.crepes.fr", None), of("ns.nic.fr", Some("fr.zone:3: not so"))]);
@@ -698,7 +714,7 @@ mod tests {
         });
         for host in ["a.edu", "b.edu"] {
             view.directory.set("dns", host, State::Serving, vec!["udp 127.0.0.1:53".to_owned()]);
-            view.directory.on_reload("dns", host, || Ok(()));
+            view.directory.on_reload("dns", host, || Ok(vec![]));
             view.directory.on_queue("dns", host, |_, _| Ok(vec![]));
             view.directory.on_cache("dns", host, |_| vec![]);
         }

@@ -312,20 +312,22 @@ impl Registry {
         }
     }
 
-    /// Reads all zones anew, with the configuration as it was.
-    pub(crate) fn zones_reload(&self) -> Result<(), StartError> {
+    /// Reads all zones anew, with the configuration as it was; what is doubtful in them.
+    pub(crate) fn zones_reload(&self) -> Result<Vec<String>, StartError> {
         self.reload(&self.taken().config.clone())
     }
 
-    pub(crate) fn reload(&self, config: &Config) -> Result<(), StartError> {
+    /// Takes a configuration and its zones; what is doubtful in them.
+    pub(crate) fn reload(&self, config: &Config) -> Result<Vec<String>, StartError> {
         let old = self.taken();
         // What is wrong here is wrong with the configuration as a whole: nothing is taken.
         config.refuse_unsafe()?;
         let mut fresh = Taken::new(config, &old.slots)?;
-        let (mut well, mut problems) = (0, vec![]);
+        let (mut well, mut problems, mut doubts) = (0, vec![], vec![]);
         fresh.slots.retain(|slot| match slot.load(config) {
-            Ok(()) => {
+            Ok(doubtful) => {
                 well += 1;
+                doubts.extend(doubtful);
                 true
             }
             Err(problem) => {
@@ -339,7 +341,7 @@ impl Registry {
         self.publish();
         self.reloaded.send_replace(());
         if problems.is_empty() {
-            Ok(())
+            Ok(doubts)
         } else {
             Err(unfit(format!("the configuration and {well} zones were taken, but not:\n{}", problems.join("\n"))))
         }
@@ -561,16 +563,18 @@ impl Slot {
         Ok(true)
     }
 
-    /// Reads the zone from disk: master file and journal, or the copy of a secondary.
+    /// Reads the zone from disk: master file and journal, or the copy of a secondary. What is doubtful in it is returned, and logged.
     ///
     /// # Errors
     /// What is wrong, and what would be right. Then all is as it was.
-    fn load(&self, config: &Config) -> Result<(), String> {
+    fn load(&self, config: &Config) -> Result<Vec<String>, String> {
         let mut kept = lock(&self.live.kept);
         match &self.rules.source {
             Source::File(file) => {
                 let path = self.path(config, "journal");
-                let Loaded { zone, journal, history, warnings } = load(&self.name, file, config.rewrite, &path)?;
+                let Loaded { zone, journal, history, mut warnings } = load(&self.name, file, config.rewrite, &path)?;
+                // First what was done, then what was written.
+                warnings.splice(..0, kept.content.as_ref().and_then(|old| self.unnoticed(old, &zone, file)));
                 for warning in warnings.iter().take(WARNINGS_MAX) {
                     tracing::warn!("{warning}");
                 }
@@ -580,12 +584,6 @@ impl Slot {
                 tracing::info!(zone = %self.name, records = zone.len(), serial = zone.serial(), "loaded");
                 let before = self.shown();
                 let is_changed = before.zone.as_ref().is_none_or(|old| old.serial() != zone.serial());
-                if let Some(old) = &before.zone
-                    && is_newer(old.serial(), zone.serial())
-                {
-                    let (serial, old) = (zone.serial(), old.serial());
-                    tracing::warn!(zone = %self.name, serial, old, "the serial is older than before: no secondary takes this");
-                }
                 *kept = Kept { content: Some(Arc::clone(&zone)), journal: Some(journal) };
                 if before.zone.is_none() {
                     self.show(Some(zone), How::Through(history))?;
@@ -595,13 +593,14 @@ impl Slot {
                 if is_changed {
                     self.live.changed.notify_one();
                 }
-                Ok(())
+                warnings.truncate(WARNINGS_MAX);
+                Ok(warnings)
             }
             Source::Primaries(_) => {
                 let mut schedule = lock(&self.live.schedule);
                 // A copy lives on over a reload.
                 if schedule.is_some() {
-                    return Ok(());
+                    return Ok(vec![]);
                 }
                 let now = SystemTime::now();
                 let copy = copy::load(&self.path(config, "copy"), &self.name);
@@ -615,8 +614,29 @@ impl Slot {
                         self.show(Some(zone), How::Whole)?;
                     }
                 }
-                Ok(())
+                Ok(vec![])
             }
+        }
+    }
+
+    /// RFC 1034 §4.3.5: secondaries look at the serial alone. A zone that we sign gets a new one from us.
+    fn unnoticed(&self, old: &Zone, new: &Zone, file: &Path) -> Option<String> {
+        let (name, was, is, file) = (&self.name, old.serial(), new.serial(), file.display());
+        let cure = |serial: u32| format!("write {serial} into the SOA record of {file} and reload it again");
+        if self.signing.is_some() {
+            None
+        } else if was == is && !draft::is_same(old, new) {
+            let next = cure(was.wrapping_add(1));
+            Some(format!(
+                "{name}: the zone has changed and its serial is {was} as before, so no secondary will notice: {next}"
+            ))
+        } else if is_newer(was, is) {
+            let next = cure(was.wrapping_add(1));
+            Some(format!(
+                "{name}: the serial {is} is older than the one before, {was}, so no secondary will take the zone: {next}"
+            ))
+        } else {
+            None
         }
     }
 }

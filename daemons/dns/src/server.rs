@@ -57,14 +57,14 @@ impl Reloader {
     /// zone is, then its old data stays, if it was served before, and the others are taken.
     pub fn reload(&self, config: &Config, shared: &Shared) -> Result<(), StartError> {
         self.tls.renew(shared)?;
-        self.registry.reload(config)
+        self.registry.reload(config).map(drop)
     }
 
-    /// Reads all zones anew, with the configuration as it was.
+    /// Reads all zones anew, with the configuration as it was. What is doubtful in them is told, as a serial that has not grown.
     ///
     /// # Errors
     /// A zone is wrong: its old data stays, if it was served before, and the others are taken.
-    pub fn reload_zones(&self) -> Result<(), StartError> {
+    pub fn reload_zones(&self) -> Result<Vec<String>, StartError> {
         self.registry.zones_reload()
     }
 }

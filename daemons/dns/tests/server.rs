@@ -264,6 +264,46 @@ async fn a_new_file_is_taken_and_a_wrong_one_is_not() {
     running.stop().await;
 }
 
+/// RFC 1034 §4.3.5. The commonest slip of all who look after zones.
+#[tokio::test]
+async fn a_zone_that_changes_without_its_serial_is_told_with_the_cure() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("test.zone");
+    let write = |serial: u32, address: u8| {
+        let text = format!("$TTL 60\n@ SOA ns root {serial} 1 1 1 1\n NS ns\nns A 192.0.2.{address}\n");
+        fs::write(&file, text).unwrap();
+    };
+    write(5, 1);
+    let zone = ZoneFile { name: "test".to_owned(), file: Some(file.clone()), ..ZoneFile::default() };
+    let running = start(&Config { state: dir.path().join("state"), ..with(vec![zone]) });
+    let reload = || running.reloader.reload_zones().unwrap();
+    assert_eq!(reload(), Vec::<String>::new());
+    let cure = |serial: u32| format!("write {serial} into the SOA record of {} and reload it again", file.display());
+    for (serial, address, doubt) in [
+        (
+            5,
+            2,
+            Some(format!(
+                "test.: the zone has changed and its serial is 5 as before, so no secondary will notice: {}",
+                cure(6)
+            )),
+        ),
+        (6, 3, None),
+        (
+            4,
+            3,
+            Some(format!(
+                "test.: the serial 4 is older than the one before, 6, so no secondary will take the zone: {}",
+                cure(7)
+            )),
+        ),
+    ] {
+        write(serial, address);
+        assert_eq!(reload(), Vec::from_iter(doubt));
+    }
+    running.stop().await;
+}
+
 /// RFC 7858, from one certificate to the next.
 #[tokio::test]
 async fn a_reload_takes_a_new_certificate_and_keeps_the_old_when_the_new_is_wrong() {

@@ -105,10 +105,13 @@ fn reload(Reload { host, whom }: &Reload) -> anyhow::Result<()> {
         bail!("{}", nobody(host.as_deref(), &sockets)?);
     }
     let mut out = std::io::stdout().lock();
-    for Reloaded { host, problem, .. } in &reloaded {
+    for Reloaded { host, problem, doubts, .. } in &reloaded {
         match problem {
             None => writeln!(out, "{host}: reloaded")?,
             Some(problem) => eprintln!("{host}: {problem}"),
+        }
+        for doubt in doubts {
+            eprintln!("warning: {doubt}");
         }
     }
     let wrong = reloaded.iter().filter(|server| server.problem.is_some()).count();
