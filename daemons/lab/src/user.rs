@@ -127,13 +127,13 @@ fn list(accounts: &Accounts) -> anyhow::Result<()> {
     let known = accounts::list(&text).map_err(|(line, problem)| misfit(&accounts.file, line, &problem))?;
     let mut out = io::stdout().lock();
     let width = known.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(4);
-    writeln!(out, "{:width$}  {:<28}  MAIL", "NAME", "LOGS IN WITH")?;
+    writeln!(out, "{:width$}  {:<29}  MAIL", "NAME", "LOGS IN WITH")?;
     for (name, Kinds { scram, clear }) in known {
         let kinds = [(true, "password"), (scram, "SCRAM"), (clear, "APOP (clear)")];
         let kinds: Vec<&str> = kinds.into_iter().filter(|(has, _)| *has).map(|(_, kind)| kind).collect();
         let mail = accounts.mail_of(&name);
         let mail = if mail.is_empty() { "-".to_owned() } else { mail.join("; ") };
-        writeln!(out, "{name:width$}  {:<28}  {mail}", kinds.join(", "))?;
+        writeln!(out, "{name:width$}  {:<29}  {mail}", kinds.join(", "))?;
     }
     Ok(())
 }
