@@ -657,6 +657,32 @@ async fn five_messages_for_one_site_are_one_connection_with_five_transactions() 
 }
 
 #[tokio::test]
+async fn a_courier_that_waits_for_another_message_leaves_when_the_server_stops() {
+    let (there, here) = (House::new(), House::new());
+    beside_a_server(there.config(), &shared(), async |hamburger, _| {
+        let routes = BTreeMap::from([("hamburger.edu".to_owned(), relay(&hamburger.to_string()))]);
+        let hour = shared::units::Span::secs(3600);
+        let config = Config {
+            domains: vec!["crepes.fr".to_owned()],
+            allow: vec!["127.0.0.1".parse().unwrap()],
+            reuse: hour,
+            grace: hour,
+            routes,
+            ..here.config()
+        };
+        let shared = shared();
+        let run = beside_a_server(config, &shared, async |at, queue| {
+            let mut client = greeted(at).await;
+            send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+            say(&mut client, "QUIT").await;
+            queue.empty().await;
+        });
+        tokio::time::timeout(Duration::from_mins(1), run).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_login_that_is_refused_keeps_the_mail_waiting_with_the_reason() {
     let (there, here, folder) = (House::new(), House::new(), tempfile::tempdir().unwrap());
     let (config, receiver) = smart_host(&there, folder.path());
