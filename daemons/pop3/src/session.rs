@@ -522,7 +522,8 @@ impl Session {
                 .expect("writing into a String does not fail");
             lines.push(line);
         }
-        lines.push("UTF8".to_owned());
+        // RFC 6856 §2.2: names and passwords may be UTF-8, too.
+        lines.push("UTF8 USER".to_owned());
         lines.push(concat!("IMPLEMENTATION tomte-pop3-", env!("CARGO_PKG_VERSION")).to_owned());
         lines
     }

@@ -314,6 +314,11 @@ impl fmt::Display for ForwardPath {
     }
 }
 
+/// What can be shown of a name where nothing but ASCII may stand.
+pub fn ascii(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_ascii() { letter } else { '?' }).collect()
+}
+
 /// The length of the path that `text` begins with: up to the `>` that no quote hides. What follows are parameters.
 pub fn path_length(text: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);

@@ -1,7 +1,7 @@
 //! What a client may say (RFC 5321 §4.1; RFC 3030 §2; RFC 3207 §4; RFC 4954 §4; parameters of RFC 1870, 3461, 6152, 6531).
 
 use crate::{
-    address::{AddressError, ForwardPath, Host, ReversePath, path_length},
+    address::{AddressError, ForwardPath, Host, ReversePath, ascii, path_length},
     envelope::{Body, Charset, Notify, Occasions, OriginalRecipient, Ret, Xtext},
     reply::Reply,
 };
@@ -20,8 +20,8 @@ pub enum Command {
     Bdat { octets: u64, last: Last },
     Rset,
     Noop,
-    Vrfy(String),
-    Expn(String),
+    Vrfy { name: String, reply: Charset },
+    Expn { list: String, reply: Charset },
     Help,
     Quit,
     StartTls,
@@ -138,7 +138,6 @@ impl Command {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let rest = rest.trim_ascii_start();
         let alone = |command, usage| if rest.is_empty() { Ok(command) } else { Err(SyntaxError::Arguments(usage)) };
-        let text = |usage| if rest.is_empty() { Err(SyntaxError::Arguments(usage)) } else { Ok(rest.to_owned()) };
         match &*verb.to_ascii_uppercase() {
             "HELO" => client(rest).map(Self::Helo).ok_or(SyntaxError::Arguments("HELO your.domain")),
             "EHLO" => client(rest).map(Self::Ehlo).ok_or(SyntaxError::Arguments("EHLO your.domain")),
@@ -150,8 +149,8 @@ impl Command {
             // RFC 5321 §4.1.1.9: NOOP's argument is ignored. So is HELP's.
             "NOOP" => Ok(Self::Noop),
             "HELP" => Ok(Self::Help),
-            "VRFY" => text("VRFY name").map(Self::Vrfy),
-            "EXPN" => text("EXPN list").map(Self::Expn),
+            "VRFY" => asked(rest, "VRFY name").map(|(name, reply)| Self::Vrfy { name, reply }),
+            "EXPN" => asked(rest, "EXPN list").map(|(list, reply)| Self::Expn { list, reply }),
             "QUIT" => alone(Self::Quit, "QUIT, alone"),
             // RFC 3207 §4: no parameters.
             "STARTTLS" => alone(Self::StartTls, "STARTTLS, alone"),
@@ -169,7 +168,16 @@ fn client(name: &str) -> Option<Client> {
     let plain = |octet: u8| octet.is_ascii_alphanumeric() || b".-_".contains(&octet) || !octet.is_ascii();
     let right = !name.is_empty() && name.len() <= 255 && name.bytes().all(plain)
         || matches!(name.parse(), Ok(Host::Literal(_)));
-    right.then(|| Client(name.chars().map(|letter| if letter.is_ascii() { letter } else { '?' }).collect()))
+    right.then(|| Client(ascii(name)))
+}
+
+/// Whom VRFY or EXPN ask for. RFC 6531 §3.7.4.2: SMTPUTF8 behind that lets the reply have letters beyond ASCII.
+fn asked(rest: &str, usage: &'static str) -> Result<(String, Charset), SyntaxError> {
+    let (name, reply) = match rest.rsplit_once(' ') {
+        Some((name, last)) if last.eq_ignore_ascii_case("SMTPUTF8") => (name.trim_ascii_end(), Charset::Utf8),
+        _ => (rest, Charset::Ascii),
+    };
+    if name.is_empty() { Err(SyntaxError::Arguments(usage)) } else { Ok((name.to_owned(), reply)) }
 }
 
 /// What follows `FROM:` or `TO:`, in any case: the path and the parameters. RFC 5321 §3.3: "spaces are not permitted" before the
@@ -373,8 +381,9 @@ mod tests {
             ("rset ", Command::Rset),
             ("NOOP are you there", Command::Noop),
             ("help MAIL", Command::Help),
-            ("VRFY bob", Command::Vrfy("bob".to_owned())),
-            ("expn staff", Command::Expn("staff".to_owned())),
+            ("VRFY bob", Command::Vrfy { name: "bob".to_owned(), reply: Charset::Ascii }),
+            ("expn staff", Command::Expn { list: "staff".to_owned(), reply: Charset::Ascii }),
+            ("EXPN all staff smtputf8", Command::Expn { list: "all staff".to_owned(), reply: Charset::Utf8 }),
             ("QUIT", Command::Quit),
             ("StartTLS", Command::StartTls),
             ("AUTH PLAIN", Command::Auth { mechanism: Mechanism::Plain, initial: None }),

@@ -260,11 +260,8 @@ impl Queue {
                 break;
             }
         }
-        self.0.shutdown.cancel();
         // Couriers that wait for work wait no longer.
-        for line in self.book().lines.values() {
-            line.bell.notify_waiters();
-        }
+        self.0.shutdown.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
@@ -352,7 +349,8 @@ impl Queue {
                 line.idle += 1;
                 Arc::clone(&line.bell)
             };
-            let rung = timeout(waits.take().unwrap_or_default(), bell.notified()).await.is_ok();
+            let ringing = timeout(waits.take().unwrap_or_default(), bell.notified());
+            let rung = matches!(self.0.shutdown.run_until_cancelled(ringing).await, Some(Ok(())));
             if let Some(line) = self.book().lines.get_mut(way) {
                 line.idle -= 1;
             }

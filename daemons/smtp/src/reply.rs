@@ -5,9 +5,9 @@
 //! has it always, for it helps whoever looks it up.
 
 use crate::{
-    address::{AddressError, ForwardPath, ReversePath},
+    address::{AddressError, ForwardPath, Mailbox, ReversePath, ascii},
     command::Client,
-    envelope::Status,
+    envelope::{Charset, Status},
     session::StartTls,
 };
 use shared::{sasl::Refusal, transcript::readable};
@@ -148,16 +148,22 @@ impl Reply {
         enhanced(220, 0, 0, "Begin TLS")
     }
     pub fn logged_in(user: &str) -> Self {
-        // The name came out of base64, where a CR or an LF passes.
-        enhanced(235, 7, 0, format!("{} is logged in", readable(user.as_bytes())))
+        // The name came out of base64, where a CR or an LF passes, and letters that a reply cannot have.
+        let user = ascii(&readable(user.as_bytes()));
+        enhanced(235, 7, 0, format!("{user} is logged in"))
     }
     /// RFC 4954 §4: the challenge stands where the text would.
     pub fn challenge(base64: String) -> Self {
         reply(334, base64)
     }
     /// RFC 5321 §3.5.3.
-    pub fn verified(addresses: &[String]) -> Self {
-        let text = addresses.iter().map(|address| format!("<{address}>")).collect();
+    pub fn verified(mailboxes: &[Mailbox], charset: Charset) -> Self {
+        if charset == Charset::Ascii && !mailboxes.iter().all(Mailbox::is_ascii) {
+            // RFC 6531 §3.7.4.2.
+            let text = "The answer has letters beyond ASCII: say SMTPUTF8 behind the name (RFC 6531)";
+            return enhanced(550, 6, 8, text);
+        }
+        let text = mailboxes.iter().map(|mailbox| format!("<{mailbox}>")).collect();
         Self { code: 250, status: Some(Status(2, 1, 5)), text }
     }
     /// RFC 5321 §7.3: who asks must not learn who is here.
@@ -441,5 +447,8 @@ mod tests {
     fn a_users_name_cannot_begin_a_line_of_its_own() {
         let lines: Vec<_> = Reply::logged_in("bob\r\n250 ok").lines(Codes::Plain).collect();
         assert_eq!(lines, ["235 bob\\r\\n250 ok is logged in"]);
+        // RFC 5321 §4.2.
+        let lines: Vec<_> = Reply::logged_in("åsa").lines(Codes::Plain).collect();
+        assert_eq!(lines, ["235 ?sa is logged in"]);
     }
 }

@@ -13,6 +13,7 @@
 use crate::{
     address::{Host, Mailbox, ReversePath},
     envelope::{Account, Body, Charset, Envelope, Notify, Recipient, Ret, Status},
+    route::MAILER_DAEMON,
 };
 use shared::transcript::readable;
 use std::time::SystemTime;
@@ -123,7 +124,7 @@ impl Report<'_> {
         let host = self.host;
         for (name, value) in [
             ("Date", date(self.now)),
-            ("From", format!("Mail Delivery System <MAILER-DAEMON@{host}>")),
+            ("From", format!("Mail Delivery System <{MAILER_DAEMON}@{host}>")),
             ("To", format!("<{to}>")),
             ("Subject", self.subject(&entries)),
             ("Message-ID", format!("<{}@{host}>", self.id)),

@@ -120,6 +120,8 @@ pub struct Meant {
 
 /// The name under which mail for the postmaster is taken always (RFC 5321 §4.5.1).
 pub const POSTMASTER: &str = "postmaster";
+/// Who writes our reports. Nobody is called so; whoever answers a report has the postmaster hear of it, instead of hearing of another report.
+pub const MAILER_DAEMON: &str = "MAILER-DAEMON";
 
 impl Target {
     /// `bob`, or `bob@hamburger.edu`; `\bob` is the account.
@@ -195,7 +197,10 @@ impl House {
     /// # Errors
     /// See [`Unmeant`].
     pub fn expand(&self, name: &str) -> Result<Vec<Mailbox>, Unmeant> {
-        self.reach(&Target::Name(name.to_owned()))
+        match self.reach(&Target::Name(name.to_owned())) {
+            Err(Unmeant::Nobody) if name.eq_ignore_ascii_case(MAILER_DAEMON) => self.expand(POSTMASTER),
+            meant => meant,
+        }
     }
 
     /// The mailboxes that a target means, each once.
@@ -392,6 +397,7 @@ mod tests {
             ("<round@hamburger.edu>", &["bob@hamburger.edu"]),
             ("<Postmaster>", &["postmaster@hamburger.edu"]),
             ("<postmaster@hamburger.edu>", &["postmaster@hamburger.edu"]),
+            ("<Mailer-Daemon@hamburger.edu>", &["postmaster@hamburger.edu"]),
         ] {
             let mailboxes = mailboxes.iter().map(|&text| text.to_owned()).collect();
             assert_eq!(meant(&house, to), Ok(mailboxes), "{to}");

@@ -21,7 +21,7 @@ use shared::{
     sasl::{self, Answer, Credentials, Exchange, Next, Refusal},
     wire::Line,
 };
-use std::{mem::replace, sync::Arc, time::Duration};
+use std::{mem::replace, slice, sync::Arc, time::Duration};
 
 pub use shared::sasl::{AUTH_LINE_OCTETS_MAX, Channel, Plaintext};
 
@@ -384,11 +384,11 @@ impl Session {
                 Step::Reply(Reply::reset())
             }
             (S::Unnamed | S::Ready, C::Rset) => Step::Reply(Reply::reset()),
-            (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Vrfy(name)) => {
-                Step::Reply(self.verify_name(&name))
+            (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Vrfy { name, reply }) => {
+                Step::Reply(self.verify_name(&name, reply))
             }
-            (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Expn(list)) => {
-                Step::Reply(self.expand(&list))
+            (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Expn { list, reply }) => {
+                Step::Reply(self.expand(&list, reply))
             }
             (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Help) => Step::Reply(Reply::help()),
             (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Noop) => Step::Reply(Reply::noop()),
@@ -440,8 +440,8 @@ impl Session {
                 | C::Bdat { .. }
                 | C::Rset
                 | C::Noop
-                | C::Vrfy(_)
-                | C::Expn(_)
+                | C::Vrfy { .. }
+                | C::Expn { .. }
                 | C::Help
                 | C::Quit
                 | C::StartTls
@@ -649,7 +649,7 @@ impl Session {
     }
 
     /// RFC 5321 §3.5: whom VRFY's name means.
-    fn verify_name(&self, name: &str) -> Reply {
+    fn verify_name(&self, name: &str, charset: Charset) -> Reply {
         if self.terms.curiosity == Curiosity::Declined {
             return Reply::not_verified();
         }
@@ -662,14 +662,14 @@ impl Session {
             Err(_) => text.to_owned(),
         };
         match house.names(&local).as_deref() {
-            Some([mailbox]) => Reply::verified(&[mailbox.to_string()]),
+            Some([mailbox]) => Reply::verified(slice::from_ref(mailbox), charset),
             Some(_) => Reply::ambiguous(),
             None => Reply::no_such_name(),
         }
     }
 
     /// RFC 5321 §3.5: the members of EXPN's list.
-    fn expand(&self, list: &str) -> Reply {
+    fn expand(&self, list: &str, charset: Charset) -> Reply {
         if self.terms.curiosity == Curiosity::Declined {
             return Reply::expand_denied();
         }
@@ -682,7 +682,7 @@ impl Session {
             Err(_) => text.to_owned(),
         };
         match house.names(&local) {
-            Some(mailboxes) => Reply::verified(&mailboxes.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            Some(mailboxes) => Reply::verified(&mailboxes, charset),
             None => Reply::no_such_name(),
         }
     }

@@ -139,6 +139,10 @@ fn settings(folder: &str, config: Config) -> Config {
             let lists = [("one", members(1..=600)), ("two", members(601..=1200))];
             Config { aliases: lists.map(|(name, members)| (name.to_owned(), members)).into(), ..config }
         }
+        "utf8" => {
+            let users = ["bob", "åsa"].map(str::to_owned).to_vec();
+            Config { aliases: BTreeMap::from([("both".to_owned(), users.clone())]), users, ..config }
+        }
         _ => config,
     }
 }
@@ -233,7 +237,7 @@ impl World {
 
 #[test]
 fn transcripts_play_against_the_pure_session() {
-    for folder in ["", "strict", "submission", "lists", "tls"] {
+    for folder in ["", "strict", "submission", "lists", "utf8", "tls"] {
         play_all(Path::new(TRANSCRIPTS).join(folder), |script| {
             let (mut world, greeting) = World::new(folder);
             script.on_session(Crlf::new(LineEnd::CrLf, LINE_OCTETS_MAX), |cue| match cue {
@@ -278,7 +282,7 @@ fn a_flaw_is_a_refusal_that_names_the_rule() {
 #[tokio::test]
 async fn transcripts_play_over_a_stream() {
     let address = SocketAddr::from(([127, 0, 0, 1], 25));
-    for folder in ["", "strict", "submission", "lists", "chunks"] {
+    for folder in ["", "strict", "submission", "lists", "utf8", "chunks"] {
         for pace in PACES {
             play_all_async(Path::new(TRANSCRIPTS).join(folder), async |script: &Script| {
                 let (house, shared) = (House::new(), shared());
@@ -654,6 +658,32 @@ async fn five_messages_for_one_site_are_one_connection_with_five_transactions() 
         }
     }
     assert_eq!(connections, 1);
+}
+
+#[tokio::test]
+async fn a_courier_that_waits_for_another_message_leaves_when_the_server_stops() {
+    let (there, here) = (House::new(), House::new());
+    beside_a_server(there.config(), &shared(), async |hamburger, _| {
+        let routes = BTreeMap::from([("hamburger.edu".to_owned(), relay(&hamburger.to_string()))]);
+        let hour = shared::units::Span::secs(3600);
+        let config = Config {
+            domains: vec!["crepes.fr".to_owned()],
+            allow: vec!["127.0.0.1".parse().unwrap()],
+            reuse: hour,
+            grace: hour,
+            routes,
+            ..here.config()
+        };
+        let shared = shared();
+        let run = beside_a_server(config, &shared, async |at, queue| {
+            let mut client = greeted(at).await;
+            send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+            say(&mut client, "QUIT").await;
+            queue.empty().await;
+        });
+        tokio::time::timeout(Duration::from_mins(1), run).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]
