@@ -79,6 +79,51 @@ fn a_page_a_range_and_a_condition_are_answered() {
     assert_eq!((edited.status(), edited.text().as_str()), ("200", "new"));
 }
 
+/// CLAIMS C37. What the page says is typed, and what it promises comes back.
+#[test]
+fn each_recipe_of_the_page_on_status_codes_gives_exactly_its_line() {
+    let lab = Lab::up().unwrap();
+    let page = get(lab.address(SCHOOL, 8080), "/codes.html", SCHOOL, "").unwrap().text();
+    let mut codes = BTreeSet::new();
+    for recipe in page.split("<dt><code>").skip(1) {
+        let between = |from: &str, to: &str| recipe.split_once(from).unwrap().1.split_once(to).unwrap().0.to_owned();
+        let promised = recipe.split_once("</code>").unwrap().0.replace("&#39;", "'");
+        let request = between("<pre>", "</pre>").replace('\n', "\r\n") + "\r\n";
+        let mut talk = Talk::open(lab.address(SCHOOL, 8080)).unwrap();
+        talk.say(&request).unwrap();
+        let head = talk.head().unwrap();
+        assert_eq!(head.status_line, promised, "{request}");
+        assert_eq!(head.field("Location").is_some(), promised.contains("301"), "{request}");
+        codes.insert(promised.split(' ').nth(1).unwrap().to_owned());
+    }
+    for code in ["200", "206", "301", "304", "400", "401", "403", "404", "418", "429", "451", "505"] {
+        assert!(codes.contains(code), "no recipe for {code}: {codes:?}");
+    }
+}
+
+/// CLAIMS C36.
+#[test]
+fn a_form_comes_back_whichever_way_it_was_sent() {
+    let lab = Lab::up().unwrap();
+    for host in ["www.somesite.com", SCHOOL] {
+        let mut talk = Talk::open(lab.address(host, 8080)).unwrap();
+        let get = talk.get("/animalsearch?monkeys&banana", host, "").unwrap();
+        assert_eq!(get.status(), "200");
+        assert!(
+            get.text().contains("question mark\nSent       monkeys&banana\nField      monkeys\n"),
+            "{}",
+            get.text()
+        );
+        talk.say(&format!("POST /animalsearch HTTP/1.1\r\nHost: {host}\r\nContent-Length: 14\r\n\r\nmonkeys&banana"))
+            .unwrap();
+        let post = talk.response(Content::Follows).unwrap();
+        assert_eq!(post.status(), "200");
+        assert!(post.text().contains("empty line\nSent       monkeys&banana\nField      monkeys\n"), "{}", post.text());
+        talk.say(&format!("POST /index.html HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\n\r\nx")).unwrap();
+        assert_eq!(talk.response(Content::Follows).unwrap().status(), "405");
+    }
+}
+
 #[test]
 fn https_works_with_the_authority_of_the_lab() {
     let lab = Lab::up().unwrap();

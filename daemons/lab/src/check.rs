@@ -233,5 +233,6 @@ mod tests {
         assert!(site.docroot.is_some() && site.index.is_some() && site.listing.is_some() && site.charset.is_some());
         let lists = [site.aliases.len(), site.types.len(), site.redirect.len(), site.deny.len(), site.protect.len()];
         assert!(!lists.contains(&0), "{lists:?}");
+        assert!(!site.echo.is_empty() && !site.answer.is_empty());
     }
 }

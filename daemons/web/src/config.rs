@@ -31,6 +31,11 @@ pub struct Config {
     pub deny: Vec<String>,
     /// Paths that ask for user and password (401).
     pub protect: Vec<Protect>,
+    /// Paths that show what a form has sent there, in the URL (GET) or in the body (POST). For lessons.
+    pub echo: Vec<String>,
+    /// Paths that answer with a status from 400 to 599, whatever is asked there: `[{ path = "/coffee", status = 418, reason = "I am a
+    /// teapot." }]`. For lessons.
+    pub answer: Vec<Answer>,
     /// Further sites by the name in the `Host` field.
     pub site: Vec<Site>,
 
@@ -96,6 +101,10 @@ pub struct Site {
     pub deny: Vec<String>,
     /// See `[web]`.
     pub protect: Vec<Protect>,
+    /// See `[web]`.
+    pub echo: Vec<String>,
+    /// See `[web]`.
+    pub answer: Vec<Answer>,
 }
 
 /// A path that leads elsewhere.
@@ -166,6 +175,40 @@ pub struct Protect {
     pub users: Vec<String>,
 }
 
+/// A path that answers with this and nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    /// The path. If it ends with `/`, everything below it is meant.
+    pub path: String,
+    /// The status code.
+    pub status: ErrorStatus,
+    /// A sentence for the page: why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// The status codes of answers that say no (RFC 9110 §15.5, §15.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct ErrorStatus(u16);
+
+impl TryFrom<u16> for ErrorStatus {
+    type Error = String;
+    fn try_from(code: u16) -> Result<Self, String> {
+        match code {
+            400..=599 => Ok(Self(code)),
+            other => Err(format!("{other} is no status of an error; use one from 400 to 599")),
+        }
+    }
+}
+
+impl From<ErrorStatus> for u16 {
+    fn from(ErrorStatus(code): ErrorStatus) -> u16 {
+        code
+    }
+}
+
 /// Forms of the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -190,6 +233,8 @@ impl Default for Config {
             redirect: vec![],
             deny: vec![],
             protect: vec![],
+            echo: vec![],
+            answer: vec![],
             site: vec![],
             keep_alive_timeout: Span::secs(5),
             keep_alive_max: 100,
@@ -207,6 +252,19 @@ impl Default for Config {
             small_files: Size::mib(16),
             access_log: "-".to_owned(),
             access_log_format: LogFormat::Combined,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_that_says_yes_cannot_be_told_to_be_answered() {
+        assert_eq!(ErrorStatus::try_from(418).map(u16::from), Ok(418));
+        for code in [0, 200, 304, 399, 600] {
+            assert!(ErrorStatus::try_from(code).unwrap_err().contains("from 400 to 599"), "{code}");
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     accesslog::{self, Entry},
     body::{Body, Transfer},
     config::Config,
+    form,
     gate::{FirstOctets, Gate, Link, Stream, Waits},
     head::Limits,
     log::{Log, Ticket},
@@ -324,8 +325,8 @@ impl Exchange<'_> {
                 Reply::refused(&head, &refused.refusal)
             }
             None => match self.take_body(&head, body).await {
-                Ok(()) if self.is_misplaced() => origin::misplaced(&head, self.conversation.local()),
-                Ok(()) => {
+                Ok(_) if self.is_misplaced() => origin::misplaced(&head, self.conversation.local()),
+                Ok(body) => {
                     let around = Surroundings {
                         sites: &self.serving.sites(),
                         accounts: &self.serving.shared.accounts,
@@ -333,7 +334,7 @@ impl Exchange<'_> {
                         transfer: self.transfer,
                         link: self.link,
                     };
-                    origin::answer(&head, &around).await
+                    origin::answer(&head, &body, &around).await
                 }
                 Err(reply) => *reply,
             },
@@ -341,8 +342,9 @@ impl Exchange<'_> {
         Ok(self.finish(&head, reply, number, began))
     }
 
-    /// Reads the request's body, which nothing here has a use for, so that the next request can be found behind it.
-    async fn take_body(&self, head: &Parts, mut body: Incoming) -> Result<(), Box<Reply>> {
+    /// Reads the request's body, so that the next request can be found behind it. Few have a use for what it says: those that show forms
+    /// get its beginning.
+    async fn take_body(&self, head: &Parts, mut body: Incoming) -> Result<Vec<u8>, Box<Reply>> {
         use http_body::Body as _;
         let refused = |refusal: Refusal| Box::new(Reply::refused(head, &refusal));
         if let Some(expectation) = head.headers.get(EXPECT)
@@ -351,19 +353,22 @@ impl Exchange<'_> {
             return Err(refused(Refusal::UnknownExpectation { expectation: expectation.as_bytes().into() }));
         }
         if body.is_end_stream() {
-            return Ok(());
+            return Ok(vec![]);
         }
         let limit = self.serving.body_octets_max;
         if body.size_hint().lower() > limit {
             return Err(refused(Refusal::BodyTooLarge { limit }));
         }
-        let mut taken = 0;
+        let (mut taken, mut kept) = (0, vec![]);
+        let kept_max = if self.serving.sites().wants_body(head) { form::OCTETS_MAX } else { 0 };
         loop {
             // Asking for the first frame makes hyper send the `100 Continue` that the client may be waiting for.
             match poll_fn(|cx| pin!(&mut body).poll_frame(cx)).await {
-                None => return Ok(()),
+                None => return Ok(kept),
                 Some(Ok(frame)) => {
-                    taken += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    let data = frame.data_ref().map(|data| &data[..]).unwrap_or_default();
+                    taken += data.len() as u64;
+                    kept.extend_from_slice(&data[..data.len().min(kept_max - kept.len())]);
                     if taken > limit {
                         return Err(refused(Refusal::BodyTooLarge { limit }));
                     }

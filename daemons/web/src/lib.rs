@@ -33,7 +33,7 @@
 //!
 //! [`head`] and [`chunked`] (what a request looks like), [`refusal`] (what is said when it does not), [`gate`] (how none passes that does not), [`connection`] (what
 //! every answer has in common), [`origin`] (which answer), [`shortcut`] (the commonest answer, faster), then what it is made of: [`target`], [`files`],
-//! [`conditional`], [`range`], [`body`], [`media`], [`listing`], [`page`]; last [`accesslog`] and [`log`].
+//! [`conditional`], [`range`], [`body`], [`media`], [`listing`], [`form`], [`page`]; last [`accesslog`] and [`log`].
 //!
 //! # RFCs
 //!
@@ -56,6 +56,7 @@ mod origin;
 mod body;
 mod conditional;
 mod files;
+mod form;
 mod listing;
 mod media;
 mod page;
@@ -70,7 +71,7 @@ mod log;
 #[doc(hidden)]
 pub mod fuzz;
 
-pub use config::{Config, LogFormat, Protect, Redirect, RedirectStatus, Site};
+pub use config::{Answer, Config, ErrorStatus, LogFormat, Protect, Redirect, RedirectStatus, Site};
 
 use connection::Serving;
 use log::Log;

@@ -17,6 +17,7 @@ use crate::{
     conditional::{Precondition, Preconditions, RangeApplies},
     config,
     files::{self, Entity, Memory, Missing, OpenFile, Opened, Remembered, Small},
+    form,
     gate::Link,
     listing::{self, Sort},
     media::{Charset, MediaTypes},
@@ -31,8 +32,8 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{
-        ACCEPT_RANGES, ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, LAST_MODIFIED,
-        LOCATION, RANGE, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+        ACCEPT_RANGES, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST,
+        LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
     },
     request::Parts,
     uri::Scheme,
@@ -53,6 +54,8 @@ use std::{
 
 /// What may be done to everything here; for `Allow`, and in the page that explains it.
 const METHODS: &str = "GET, HEAD, OPTIONS";
+/// The same where a form is shown.
+const METHODS_OF_A_FORM: &str = "GET, HEAD, OPTIONS, POST";
 
 /// An answer, and why it is that one.
 #[derive(Debug)]
@@ -139,6 +142,8 @@ struct Site {
     redirects: Vec<Redirect>,
     denied: Vec<String>,
     protected: Vec<Protect>,
+    echoes: Vec<String>,
+    answers: Vec<config::Answer>,
     memory: Memory,
     small_file_max: u64,
 }
@@ -155,6 +160,8 @@ impl Sites {
             redirect: config.redirect.clone(),
             deny: config.deny.clone(),
             protect: config.protect.clone(),
+            echo: config.echo.clone(),
+            answer: config.answer.clone(),
             ..config::Site::default()
         };
         let mut all = Self { sites: vec![], by_name: HashMap::new() };
@@ -186,6 +193,11 @@ impl Sites {
             Some(host) => self.named(host.as_bytes()),
             None => self.named(without_port(head.headers.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default())),
         }
+    }
+
+    /// Whether the body of this request is shown to its sender, and so is wanted.
+    pub(crate) fn wants_body(&self, head: &Parts) -> bool {
+        head.method == Method::POST && self.find(head).shows_forms(head)
     }
 
     /// The small file that a request for `path` at `host`, which may have a port, leads to, if it is in memory.
@@ -232,7 +244,10 @@ impl Site {
         let denied = site.deny.iter().map(|path| ("deny", path));
         let redirected = site.redirect.iter().map(|redirect| ("redirect", &redirect.from));
         let protected = site.protect.iter().map(|protect| ("protect", &protect.path));
-        for (key, path) in denied.chain(redirected).chain(protected).filter(|(_, path)| !path.starts_with('/')) {
+        let shown = site.echo.iter().map(|path| ("echo", path));
+        let answered = site.answer.iter().map(|answer| ("answer", &answer.path));
+        let paths = denied.chain(redirected).chain(protected).chain(shown).chain(answered);
+        for (key, path) in paths.filter(|(_, path)| !path.starts_with('/')) {
             wrong(key, format!("the path `{path}` must begin with a slash: `/{path}`"));
         }
         for redirect in &site.redirect {
@@ -258,10 +273,56 @@ impl Site {
             redirects: site.redirect.clone(),
             denied: site.deny.clone(),
             protected: site.protect.clone(),
+            echoes: site.echo.clone(),
+            answers: site.answer.clone(),
             memory: Memory::new(config.small_files.octets()),
             small_file_max: config.small_file_max.0,
         })
     }
+}
+
+/// The answer that the configuration has for a path.
+fn as_told(head: &Parts, path: &str, rule: &config::Answer) -> Reply {
+    let status = StatusCode::from_u16(rule.status.into()).unwrap_or(StatusCode::BAD_REQUEST);
+    let reason = if rule.reason.is_empty() { "The server's configuration says so." } else { &rule.reason };
+    let explanation = Explanation {
+        status,
+        title: reason_phrase(status).into(),
+        asked: Some(path.into()),
+        looked_up: None,
+        reason: reason.into(),
+        rule: Some(rule_of(status).into()),
+        try_next: None,
+    };
+    Reply::page(head, &explanation)
+}
+
+/// Where a status that we give only when we are told to is defined.
+fn rule_of(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        418 => "RFC 2324 §2.3.2 (of the first of April), reserved by RFC 9110 §15.5.19",
+        428 => "RFC 6585 §3",
+        429 => "RFC 6585 §4",
+        431 => "RFC 6585 §5",
+        451 => "RFC 7725 §3",
+        511 => "RFC 6585 §6",
+        500.. => "RFC 9110 §15.6",
+        _ => "RFC 9110 §15.5",
+    }
+}
+
+/// What a form has sent. Nobody else should see it, so no cache keeps it.
+fn echoed(head: &Parts, sent: &form::Sent<'_>) -> Reply {
+    let page = Form::wanted(&head.headers);
+    let text = sent.render(page);
+    let length = HeaderValue::from(text.len());
+    let body = if head.method == Method::HEAD { Body::Empty } else { Body::Whole(text.into()) };
+    Reply::new(StatusCode::OK, body)
+        .with(CONTENT_TYPE, page.content_type())
+        .with(CONTENT_LENGTH, length)
+        .with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+        .with(VARY, HeaderValue::from_static("Accept"))
+        .because("here is what the form has sent")
 }
 
 /// The path as rules and pages have it: decoded, with its first slash, and the last if it was asked with one.
@@ -289,26 +350,28 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) link: &'a Arc<Link>,
 }
 
-/// Answers a request whose framing is in order.
-pub(crate) async fn answer(head: &Parts, around: &Surroundings<'_>) -> Reply {
+/// Answers a request whose framing is in order. `body` is what [`Sites::wants_body`] asked for.
+pub(crate) async fn answer(head: &Parts, body: &[u8], around: &Surroundings<'_>) -> Reply {
     // Only where nothing is encrypted can files go out by sendfile.
     if head.uri.scheme() == Some(&Scheme::HTTPS) && around.transfer == Transfer::SendFile {
         return misdirected(head);
     }
+    let site = around.sites.find(head);
     match head.method {
         Method::GET | Method::HEAD => {}
+        Method::POST if site.shows_forms(head) => return site.answer(head, body, around).await,
         Method::OPTIONS => {
+            let methods = if site.shows_forms(head) { METHODS_OF_A_FORM } else { METHODS };
             // RFC 9110 §9.3.7: what may be done; Content-Length 0 because there is no body.
             return Reply::new(StatusCode::OK, Body::Empty)
-                .with(ALLOW, HeaderValue::from_static(METHODS))
+                .with(ALLOW, HeaderValue::from_static(methods))
                 .with(CONTENT_LENGTH, HeaderValue::from(0));
         }
-        _ => return wrong_method(head),
+        _ => return wrong_method(head, if site.shows_forms(head) { METHODS_OF_A_FORM } else { METHODS }),
     }
-    let site = around.sites.find(head);
     match site.recall(head.uri.path()) {
         Some(small) => site.small(head, around, &small),
-        None => site.answer(head, around).await,
+        None => site.answer(head, body, around).await,
     }
 }
 
@@ -352,7 +415,7 @@ fn misdirected(head: &Parts) -> Reply {
 }
 
 /// RFC 9110 §15.6.2: 501 for a method that nobody here knows; §15.5.6: 405 for one that is known and not allowed.
-fn wrong_method(head: &Parts) -> Reply {
+fn wrong_method(head: &Parts, methods: &'static str) -> Reply {
     let known = [Method::POST, Method::PUT, Method::DELETE, Method::TRACE, Method::PATCH, Method::CONNECT];
     let (status, reason, rule) = if known.contains(&head.method) {
         let reason = format!("{} is a method of HTTP, but not one that this server does.", head.method);
@@ -369,9 +432,9 @@ fn wrong_method(head: &Parts) -> Reply {
         looked_up: None,
         reason: reason.into(),
         rule: Some(rule.into()),
-        try_next: Some(format!("one of {METHODS}").into()),
+        try_next: Some(format!("one of {methods}").into()),
     };
-    Reply::page(head, &explanation).with(ALLOW, HeaderValue::from_static(METHODS))
+    Reply::page(head, &explanation).with(ALLOW, HeaderValue::from_static(methods))
 }
 
 impl Site {
@@ -427,8 +490,13 @@ impl Site {
         Ok((opened, target.path.to_vec()))
     }
 
+    /// Whether the request is for a path that shows what forms send.
+    fn shows_forms(&self, head: &Parts) -> bool {
+        self.echoes.iter().any(|rule| covers(rule, head.uri.path()))
+    }
+
     /// The long way, for everything that is not a small file in memory.
-    async fn answer(&self, head: &Parts, around: &Surroundings<'_>) -> Reply {
+    async fn answer(&self, head: &Parts, body: &[u8], around: &Surroundings<'_>) -> Reply {
         let path_and_query = head.uri.path_and_query().map_or("/", |both| both.as_str());
         let target = match Target::parse(path_and_query) {
             Ok(target) => target,
@@ -458,6 +526,14 @@ impl Site {
             Ok(user) => user,
             Err(reply) => return *reply,
         };
+        if let Some(rule) = self.answers.iter().find(|rule| covers(&rule.path, &shown)) {
+            return as_told(head, &shown, rule);
+        }
+        if self.shows_forms(head) {
+            let body = (head.method == Method::POST).then_some(body);
+            let sent = form::Sent { path: &shown, query: target.query, body, fields: &head.headers };
+            return echoed(head, &sent);
+        }
         let opened = self.open(&target);
         // A rule about an index file holds for whoever asks for its directory too.
         if let Some(index) = opened.as_ref().ok().and_then(|(_, path)| index_of(&target, path)) {

@@ -198,7 +198,7 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
 }
 
 /// Takes the power from control characters that a peer could send to a terminal through us.
-fn harmless(text: &str) -> Cow<'_, str> {
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         Cow::Owned(text.replace(char::is_control, "\u{FFFD}"))
     } else {

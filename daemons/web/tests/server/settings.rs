@@ -37,6 +37,7 @@ fn a_setting_that_cannot_be_meant_is_refused_with_its_cure() {
             problem_with(|config| config.protect = vec![Protect { path: "x".to_owned(), ..Protect::default() }]),
             "must begin with a slash: `/x`",
         ),
+        (problem_with(|config| config.echo = vec!["form".to_owned()]), "must begin with a slash: `/form`"),
         (problem_with(|config| config.redirect = vec![redirect("/a", "")]), "is no place to send anybody"),
         (
             problem_with(|config| config.redirect = vec![redirect("/a", "/b\nSet-Cookie: x")]),
