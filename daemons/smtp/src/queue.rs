@@ -104,6 +104,15 @@ struct Book {
     couriers: usize,
 }
 
+impl Book {
+    /// The lines of other sites that have no courier, because all are out.
+    fn starving(&self) -> impl Iterator<Item = &Way> {
+        let starves =
+            |(way, line): &(&Way, &Line)| **way != Way::Local && line.couriers == 0 && !line.waiting.is_empty();
+        self.lines.iter().filter(starves).map(|(way, _)| way)
+    }
+}
+
 /// What is counted.
 #[derive(Debug)]
 pub(crate) struct Counters {
@@ -319,7 +328,14 @@ impl Queue {
             Way::Remote(_) => (couriers_per_destination, BACKLOG),
         };
         let wanted = line.couriers == 0 || line.waiting.len() > backlog * line.couriers;
-        if line.waiting.is_empty() || !wanted || line.couriers >= most || (*way != Way::Local && all >= couriers) {
+        if line.waiting.is_empty() || !wanted || line.couriers >= most {
+            return;
+        }
+        if *way != Way::Local && all >= couriers {
+            // Whoever has nothing to do may leave, and make room for this one.
+            if let Some(line) = book.lines.values().find(|line| line.idle > 0) {
+                line.bell.notify_one();
+            }
             return;
         }
         line.couriers += 1;
@@ -342,10 +358,12 @@ impl Queue {
                 if let Some(job) = line.waiting.pop_front().filter(|_| !stopping) {
                     return Some(job);
                 }
-                if waits.is_none() || stopping {
+                let is_needed = book.couriers >= self.rules().limits.couriers && book.starving().next().is_some();
+                if waits.is_none() || stopping || is_needed {
                     self.strike_off(&mut book, way);
                     return None;
                 }
+                let line = book.lines.get_mut(way)?;
                 line.idle += 1;
                 Arc::clone(&line.bell)
             };
@@ -371,12 +389,7 @@ impl Queue {
         }
         if *way != Way::Local {
             book.couriers -= 1;
-            let starving: Vec<Way> = book
-                .lines
-                .iter()
-                .filter(|(way, line)| **way != Way::Local && line.couriers == 0 && !line.waiting.is_empty())
-                .map(|(way, _)| way.clone())
-                .collect();
+            let starving: Vec<Way> = book.starving().cloned().collect();
             for way in starving {
                 self.send_out(book, &way);
             }

@@ -286,9 +286,6 @@ impl Reply {
     pub fn no_tls() -> Self {
         enhanced(502, 5, 1, "TLS is not offered here: there is no certificate in [tls]")
     }
-    pub fn no_auth() -> Self {
-        enhanced(502, 5, 1, "Nobody can log in here")
-    }
 
     // --- No: who, and for whom ---
 
@@ -323,9 +320,6 @@ impl Reply {
     }
     pub fn too_many_recipients(most: usize) -> Self {
         enhanced(452, 5, 3, format!("At most {most} recipients at once: send it to these, then to the others"))
-    }
-    pub fn sender_refused(why: &str) -> Self {
-        enhanced(550, 7, 1, why.to_owned())
     }
     pub fn greylisted(wait: Duration) -> Self {
         let wait = plural(wait.as_secs().max(1), "second");

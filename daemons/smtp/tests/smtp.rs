@@ -687,6 +687,38 @@ async fn a_courier_that_waits_for_another_message_leaves_when_the_server_stops()
 }
 
 #[tokio::test]
+async fn a_courier_with_nothing_to_do_makes_room_for_one_to_another_site() {
+    let (there, here) = (House::new(), House::new());
+    let domains = ["hamburger.edu", "umass.edu", "someschool.edu"].map(str::to_owned);
+    let config = Config { domains: domains.to_vec(), ..there.config() };
+    beside_a_server(config, &shared(), async |address, _| {
+        let config = Config {
+            domains: vec!["crepes.fr".to_owned()],
+            allow: vec!["127.0.0.1".parse().unwrap()],
+            routes: domains.clone().map(|domain| (domain, relay(&address.to_string()))).into(),
+            reuse: shared::units::Span::secs(3600),
+            deliveries: 1,
+            ..here.config()
+        };
+        beside_a_server(config, &shared(), async |at, queue| {
+            let mut client = greeted(at).await;
+            let deliver = async {
+                // One after the other, then all at once.
+                send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+                queue.empty().await;
+                let all = ["bob@umass.edu", "bob@hamburger.edu", "bob@someschool.edu"];
+                send(&mut client, "alice@crepes.fr", &all, "Subject: x").await;
+                queue.empty().await;
+            };
+            tokio::time::timeout(Duration::from_secs(30), deliver).await.unwrap();
+        })
+        .await;
+    })
+    .await;
+    assert_eq!(there.mail("bob").len(), 4);
+}
+
+#[tokio::test]
 async fn a_login_that_is_refused_keeps_the_mail_waiting_with_the_reason() {
     let (there, here, folder) = (House::new(), House::new(), tempfile::tempdir().unwrap());
     let (config, receiver) = smart_host(&there, folder.path());
