@@ -6,10 +6,10 @@ use shared::admin::{Answered, Filter};
 use std::io::{Read, Write};
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
-    tomte cache list                                  what every local name server remembers\n  \
-    tomte cache list --host resolver.crepes.fr        only Alice's\n  \
-    tomte cache purge www.someschool.edu              forget a name, and all below it\n  \
-    tomte cache purge .                               forget everything\n";
+    tomte cache list                            what every local name server has\n  \
+    tomte cache list --host resolver.crepes.fr  only Alice's\n  \
+    tomte cache purge www.someschool.edu        forget a name, and all below it\n  \
+    tomte cache purge .                         forget everything\n";
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -62,7 +62,7 @@ pub(crate) fn cache(command: &Command) -> anyhow::Result<()> {
     }
     let mut out = std::io::stdout().lock();
     for Answered { host, lines, .. } in caches {
-        writeln!(out, "{host}: {}", if lines.is_empty() { "empty" } else { "" })?;
+        writeln!(out, "{host}:{}", if lines.is_empty() { " empty" } else { "" })?;
         for line in lines {
             writeln!(out, "  {line}")?;
         }

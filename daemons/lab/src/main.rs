@@ -36,18 +36,18 @@ use shared::{
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "Examples:\n  \
-    tomte up                               the whole lab, on addresses 127.77.x.y; Ctrl-C stops it\n  \
-    tomte up www.someschool.edu            one host of it\n  \
-    tomte events                           what is said on the wire, live (in another terminal)\n  \
-    tomte events --daemon web --full       only the web, with all header fields\n  \
-    tomte status                           who serves where\n  \
-    tomte stop mail.hamburger.edu          one host goes off; tomte start brings it back\n  \
-    tomte zone reload ns.crepes.fr         after its zone file was changed\n  \
-    tomte dns trace www.someschool.edu     who asks whom for a name\n  \
-    tomte cache list                       what the local name servers remember\n  \
-    tomte queue list                       the mail that waits, for whom, and why\n  \
-    tomte user add carol                   one more who can log in\n  \
-    tomte check-config /etc/tomte/tomte.toml\n";
+    tomte up                            all of the lab, on loopback\n  \
+    tomte up www.someschool.edu         one host of it\n  \
+    tomte events                        what is said, live (in another terminal)\n  \
+    tomte events --daemon web --full    only the web, with all header fields\n  \
+    tomte status                        who serves where\n  \
+    tomte stop mail.hamburger.edu       one host goes off; start brings it back\n  \
+    tomte zone reload ns.crepes.fr      after its zone file was changed\n  \
+    tomte dns trace www.someschool.edu  who asks whom for a name\n  \
+    tomte cache list                    what the local name servers remember\n  \
+    tomte queue list                    the mail that waits, for whom, and why\n  \
+    tomte user add carol                one more who can log in\n  \
+    tomte check-config FILE             what a start would find wrong\n";
 
 /// A lab network of small, real internet servers
 #[derive(Debug, Parser)]

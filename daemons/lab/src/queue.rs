@@ -7,12 +7,13 @@ use smtp::queue::Question;
 use std::io::{Read, Write};
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
-    tomte queue list                                  what waits everywhere, for whom, since when, and why\n  \
-    tomte queue list --host mail.crepes.fr            only at Alice's server\n  \
-    tomte queue show 1K165SN36BV                      one message, with the dialogue that brought it\n  \
-    tomte queue flush                                 try everything now\n  \
-    tomte queue hold 1K165SN36BV                      let it wait, until: tomte queue release 1K165SN36BV\n  \
-    tomte queue delete 1K165SN36BV                    throw it away; nobody is told\n";
+    tomte queue list                        what waits, for whom, since when\n  \
+    tomte queue list --host mail.crepes.fr  only at Alice's server\n  \
+    tomte queue show 1K165SN36BV            the message, and how it came\n  \
+    tomte queue flush                       try everything now\n  \
+    tomte queue hold 1K165SN36BV            let it wait, until it is released\n  \
+    tomte queue release 1K165SN36BV         let it go on\n  \
+    tomte queue delete 1K165SN36BV          throw it away; nobody is told\n";
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {

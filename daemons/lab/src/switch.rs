@@ -6,8 +6,8 @@ use shared::admin::{Entry, Switch, Switched};
 use std::io::Read;
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
-    tomte stop mail.hamburger.edu                     its mail server is away: who has mail for it must wait\n  \
-    tomte start mail.hamburger.edu                    it is back, with all that it had on disk\n";
+    tomte stop mail.hamburger.edu   it is away: who has mail for it waits\n  \
+    tomte start mail.hamburger.edu  it is back, with all that it had on disk\n";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

@@ -19,9 +19,9 @@ use std::{
 };
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
-    tomte cache purge .\n  \
-    tomte dns trace www.someschool.edu                who asks whom, in order\n  \
-    tomte dns trace crepes.fr MX --at resolver.hamburger.edu\n";
+    tomte dns trace www.someschool.edu  who asks whom, in order\n  \
+    tomte dns trace crepes.fr MX --at resolver.hamburger.edu\n  \
+    tomte cache purge .                 all is forgotten; the next one is a long way\n";
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {

@@ -24,12 +24,12 @@ use std::{
 use toml_edit::{DocumentMut, Item, Table, value};
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
-    tomte user list                                   who can log in, how, and where their mail is\n  \
-    tomte user add carol                              asks for her password twice\n  \
-    echo 'her password' | tomte user add carol        ... or takes the first line\n  \
-    tomte user passwd bob                             another password for bob\n  \
-    tomte user add dave --clear                       also by APOP and SCRAM; for lessons\n  \
-    tomte user remove carol                           she can log in no longer; her mail stays\n";
+    tomte user list              who can log in, how, and where the mail is\n  \
+    tomte user add carol         asks for her password twice\n  \
+    tomte user add carol <FILE   ... or takes the first line of a file\n  \
+    tomte user passwd bob        another password for bob\n  \
+    tomte user add dave --clear  also by APOP and SCRAM; for lessons\n  \
+    tomte user remove carol      she can log in no longer; her mail stays\n";
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -55,7 +55,7 @@ pub(crate) struct Change {
     /// Keep keys for SCRAM-SHA-256 too, which keeps the password off the wire
     #[arg(long)]
     scram: bool,
-    /// Keep the password itself too: APOP cannot do without. With --scram, and for lessons only
+    /// Keep the password itself, which APOP cannot do without, and the keys of --scram; for lessons only
     #[arg(long)]
     clear: bool,
     #[command(flatten)]
@@ -181,10 +181,12 @@ impl Accounts {
             Ok(text) => Lab::parse(&copy.display().to_string(), &text)?,
             Err(_) => Lab::parse("lab.toml", state::shipped("lab.toml")?)?,
         };
+        let mail = lab.host.into_iter().filter_map(|host| host.smtp);
+        let mail = mail.map(|mail| Mail { mailboxes: state.join(&mail.mailboxes), ..mail });
         Ok(Self {
             file: state.join("accounts.toml"),
-            place: "the lab's description (tomte up --lab FILE)".to_owned(),
-            mail: lab.host.into_iter().filter_map(|host| host.smtp).collect(),
+            place: format!("{}, and start that: tomte up --lab {0}", copy.display()),
+            mail: mail.collect(),
             sockets: vec![state.join("admin.sock")],
             otherwise: "the lab does not run; it will know when it starts",
         })

@@ -11,10 +11,10 @@ use std::{
 };
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
-    tomte zone check crepes.fr.zone                   the zone is what its $ORIGIN says\n  \
-    tomte zone check db.crepes crepes.fr              ... or what you say\n  \
-    tomte zone reload                                 all name servers of the running lab read their zones anew\n  \
-    tomte zone reload ns.crepes.fr                    only this one\n";
+    tomte zone check crepes.fr.zone       the zone is what its $ORIGIN says\n  \
+    tomte zone check db.crepes crepes.fr  ... or what you say\n  \
+    tomte zone reload                     all name servers read their zones anew\n  \
+    tomte zone reload ns.crepes.fr        only this one\n";
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
