@@ -139,15 +139,16 @@ pub fn directory(path: &Path) -> Result<(), String> {
     // What is not there would be made in the nearest directory that is.
     let there = path.ancestors().find(|place| place.symlink_metadata().is_ok()).filter(|place| *place != Path::new(""));
     let there = there.unwrap_or(Path::new("."));
-    let is_directory = there.is_dir();
-    let allowed = accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
-    let problem = match allowed {
-        _ if !is_directory => io::Error::from(Errno::NOTDIR),
-        Ok(()) => return Ok(()),
-        Err(error) => error.into(),
+    let problem = if there.is_dir() {
+        match accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) => return Ok(()),
+            Err(error) if there == path => io::Error::from(error).to_string(),
+            Err(error) => format!("{} in {}, where it would be made", io::Error::from(error), there.display()),
+        }
+    } else {
+        format!("{} is no directory", there.display())
     };
-    let what = if there == path { String::new() } else { format!(" (it would be made in {})", there.display()) };
-    Err(format!("`{}`: {problem}{what}; {WRITABLE}", path.display()))
+    Err(format!("`{}`: {problem}; {WRITABLE}", path.display()))
 }
 
 /// Whether we could write the file `path`, whose directory must be there.
@@ -256,10 +257,7 @@ mod tests {
         fs::write(path("file"), "").unwrap();
         assert_eq!((directory(folder.path()), directory(&path("a/b/c"))), (Ok(()), Ok(())));
         let problem = directory(&path("file/below")).unwrap_err();
-        assert!(
-            problem.contains("file/below`: Not a directory") && problem.contains("; name a directory"),
-            "{problem}"
-        );
+        assert!(problem.contains("/file is no directory; name a directory"), "{problem}");
         assert!(file(&path("file")).is_ok() && file(&path("new")).is_ok());
         assert!(file(&path("no/such")).is_err() && file(folder.path()).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

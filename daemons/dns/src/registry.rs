@@ -708,7 +708,7 @@ fn read(config: &Config) -> (Keyring, Vec<Option<Wanted>>, Vec<StartError>) {
         let mut look = || {
             let name: Name = wanted.name.parse().map_err(|error| format!("`{}`: {error}", wanted.name))?;
             if seen.iter().any(|(other, view)| *other == name && *view == wanted.view) {
-                return Err(format!("the zone {name} stands there twice"));
+                return Err(format!("the zone {name} stands there twice; take one of them out"));
             }
             seen.push((name.clone(), &wanted.view));
             if !wanted.view.is_empty() && !config.views.iter().any(|view| view.name == wanted.view) {
