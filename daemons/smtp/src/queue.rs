@@ -105,11 +105,14 @@ struct Book {
 }
 
 impl Book {
-    /// The lines of other sites that have no courier, because all are out.
-    fn starving(&self) -> impl Iterator<Item = &Way> {
-        let starves =
-            |(way, line): &(&Way, &Line)| **way != Way::Local && line.couriers == 0 && !line.waiting.is_empty();
-        self.lines.iter().filter(starves).map(|(way, _)| way)
+    /// The lines of other sites in which messages wait.
+    fn waiting(&self) -> impl Iterator<Item = (&Way, &Line)> {
+        self.lines.iter().filter(|(way, line)| **way != Way::Local && !line.waiting.is_empty())
+    }
+
+    /// One of them that has no courier, because all are out.
+    fn starving(&self) -> Option<&Way> {
+        self.waiting().find(|(_, line)| line.couriers == 0).map(|(way, _)| way)
     }
 }
 
@@ -354,16 +357,18 @@ impl Queue {
             let bell = {
                 let mut book = self.book();
                 let stopping = self.0.shutdown.is_cancelled();
+                // Where all are out, who has nothing to do makes room for one to another site, and so does who has a colleague.
+                let is_needed =
+                    *way != Way::Local && book.couriers >= self.rules().limits.couriers && book.starving().is_some();
                 let line = book.lines.get_mut(way)?;
-                if let Some(job) = line.waiting.pop_front().filter(|_| !stopping) {
+                let leaves = stopping || is_needed && line.couriers > 1;
+                if !leaves && let Some(job) = line.waiting.pop_front() {
                     return Some(job);
                 }
-                let is_needed = book.couriers >= self.rules().limits.couriers && book.starving().next().is_some();
-                if waits.is_none() || stopping || is_needed {
+                if waits.is_none() || leaves || is_needed {
                     self.strike_off(&mut book, way);
                     return None;
                 }
-                let line = book.lines.get_mut(way)?;
                 line.idle += 1;
                 Arc::clone(&line.bell)
             };
@@ -389,8 +394,17 @@ impl Queue {
         }
         if *way != Way::Local {
             book.couriers -= 1;
-            let starving: Vec<Way> = book.starving().cloned().collect();
-            for way in starving {
+            // Sites without any first, then those with much mail.
+            while let Some(way) = book.starving().cloned() {
+                let before = book.couriers;
+                self.send_out(book, &way);
+                if book.couriers == before {
+                    return;
+                }
+            }
+            let busy = book.waiting().filter(|(_, line)| line.waiting.len() > BACKLOG * line.couriers);
+            let busy: Vec<Way> = busy.map(|(way, _)| way.clone()).collect();
+            for way in busy {
                 self.send_out(book, &way);
             }
         }

@@ -34,7 +34,8 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, duplex},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -716,6 +717,75 @@ async fn a_courier_with_nothing_to_do_makes_room_for_one_to_another_site() {
     })
     .await;
     assert_eq!(there.mail("bob").len(), 4);
+}
+
+/// A site that takes a message for each of these permits, and then falls silent behind the dot.
+async fn slow_site(listener: TcpListener, permits: &Semaphore) {
+    let serve = |stream| async {
+        let mut peer: Client = BufStream::new(stream);
+        let mut reply = "220 slow.example\r\n";
+        loop {
+            peer.write_all(reply.as_bytes()).await.unwrap();
+            peer.flush().await.unwrap();
+            reply = match &*hear(&mut peer).await {
+                "" => return,
+                "DATA" => {
+                    peer.write_all(b"354 go\r\n").await.unwrap();
+                    peer.flush().await.unwrap();
+                    while hear(&mut peer).await != "." {}
+                    permits.acquire().await.unwrap().forget();
+                    "250 ok\r\n"
+                }
+                _ => "250 ok\r\n",
+            };
+        }
+    };
+    let mut peers = vec![];
+    for _ in 0..2 {
+        peers.push(serve(listener.accept().await.unwrap().0));
+    }
+    let (first, second) = (peers.remove(0), peers.remove(0));
+    tokio::join!(first, second);
+}
+
+#[tokio::test]
+async fn a_site_with_much_mail_leaves_a_courier_to_a_site_with_little() {
+    let (there, here) = (House::new(), House::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = listener.local_addr().unwrap().to_string();
+    beside_a_server(there.config(), &shared(), async |hamburger, _| {
+        let routes = [("hamburger.edu", hamburger.to_string()), ("slow.example", slow.clone())];
+        let config = Config {
+            domains: vec!["crepes.fr".to_owned()],
+            allow: vec!["127.0.0.1".parse().unwrap()],
+            routes: routes.map(|(domain, host)| (domain.to_owned(), relay(&host))).into(),
+            deliveries: 2,
+            grace: shared::units::Span::secs(0),
+            ..here.config()
+        };
+        beside_a_server(config, &shared(), async |at, queue| {
+            let permits = Semaphore::new(0);
+            let test = async {
+                let mut client = greeted(at).await;
+                for number in 1..=25 {
+                    send(&mut client, "", &[&format!("u{number}@slow.example")], "Subject: x").await;
+                }
+                send(&mut client, "", &["bob@hamburger.edu"], "Subject: x").await;
+                // One of the two couriers comes back, and is sent elsewhere though there is more for its site.
+                permits.add_permits(1);
+                while there.mail("bob").is_empty() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                listed(&queue, "24 messages wait").await;
+            };
+            tokio::select! {
+                () = slow_site(listener, &permits) => panic!("both have hung up"),
+                done = tokio::time::timeout(Duration::from_secs(30), test) => done.unwrap(),
+            }
+        })
+        .await;
+    })
+    .await;
 }
 
 #[tokio::test]
