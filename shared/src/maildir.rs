@@ -658,7 +658,7 @@ impl UniqueName {
         let time = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(64).collect();
         let (seconds, micros, pid) = (time.as_secs(), time.subsec_micros(), std::process::id());
-        Self(format!("{seconds}.M{micros}P{pid}Q{number}.{host}"))
+        Self(format!("{seconds}.M{micros:06}P{pid}Q{number}.{host}"))
     }
 }
 

@@ -74,7 +74,8 @@ impl Mailboxes {
         let time = id.arrived().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let host: String =
             self.host.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(64).collect();
-        let text = format!("{}.M{}Q{id}R{recipient}.{host}", time.as_secs(), time.subsec_micros());
+        // Six digits, so that `ls` shows what came first first.
+        let text = format!("{}.M{:06}Q{id}R{recipient}.{host}", time.as_secs(), time.subsec_micros());
         UniqueName::new(text).ok_or_else(|| io::ErrorKind::InvalidFilename.into())
     }
 
@@ -292,6 +293,17 @@ mod tests {
         let text = fs::read_to_string(&files[0]).unwrap();
         assert_eq!(text, "Return-Path: <alice@crepes.fr>\r\nS: x\r\n\r\nhello\r\n");
         assert!(files[0].to_str().unwrap().ends_with(",S=47,W=47"), "{files:?}");
+    }
+
+    #[test]
+    fn names_sort_as_messages_came() {
+        let (_folder, mailboxes) = mailboxes(None);
+        let at = |micros| {
+            let id = Id::new(SystemTime::now() + Duration::from_hours(1) + Duration::from_micros(micros));
+            mailboxes.name(id, 0).unwrap().to_string()
+        };
+        let names: Vec<String> = (0..50).map(|number| at(number * 40_123)).collect();
+        assert!(names.is_sorted(), "{names:?}");
     }
 
     #[test]
