@@ -285,25 +285,27 @@ pub fn receive(message: &[u8]) -> Received<'_> {
         return error(Rcode::NOTIMP, None, None, "an opcode that we do not serve");
     }
     let count = |at| u16_at(message, at).unwrap_or(0);
-    let formerr = |because| error(Rcode::FORMERR, None, None, because);
-    // RFC 9619: a query has exactly one question, but for one that asks for a cookie.
-    if count(4) != 1 {
-        return only_a_cookie(message, header).unwrap_or(formerr("not exactly one question"));
-    }
-    // A pointer could only point at the header here, or at itself: no name stands before it (RFC 1035 §4.1.4).
-    let Ok(name) = NameRef::parse(&message[HEADER_OCTETS..]) else { return formerr("the name asked for is malformed") };
-    let type_at = HEADER_OCTETS + name.as_wire().len();
-    let Some((qtype, class)) = u16_at(message, type_at).zip(u16_at(message, type_at + 2)) else {
-        return formerr("the question is cut off");
-    };
-    let (qtype, class) = (Type(qtype), Class(class));
-    let question = Some((name, qtype, class));
+    let (mut at, mut question) = (HEADER_OCTETS, None);
     let formerr = |because| error(Rcode::FORMERR, question, None, because);
-    let mut at = type_at + 4;
+    // RFC 9619: a query has exactly one question, but for one that asks for a cookie.
+    if count(4) > 1 {
+        return formerr("not exactly one question");
+    }
+    if count(4) == 1 {
+        // A pointer could only point at the header here, or at itself: no name stands before it (RFC 1035 §4.1.4).
+        let Ok(name) = NameRef::parse(&message[at..]) else { return formerr("the name asked for is malformed") };
+        at += name.as_wire().len();
+        let Some((qtype, class)) = u16_at(message, at).zip(u16_at(message, at + 2)) else {
+            return formerr("the question is cut off");
+        };
+        at += 4;
+        question = Some((name, Type(qtype), Class(class)));
+    }
+    let formerr = |because| error(Rcode::FORMERR, question, None, because);
     // RFC 1035 §4.1.1 lets nothing but questions stand in a standard query; IXFR's SOA is of another opcode's kin and is
     // told apart by its type (RFC 1995 §3).
     let before_additional = usize::from(count(6)) + usize::from(count(8));
-    if before_additional > 0 && qtype != Type::IXFR {
+    if before_additional > 0 && question.is_none_or(|(_, qtype, _)| qtype != Type::IXFR) {
         return formerr("records where a query has none");
     }
     let (mut opt, mut tsig_at) = (None, None);
@@ -345,25 +347,16 @@ pub fn receive(message: &[u8]) -> Received<'_> {
         }
         edns = Some(spoken);
     }
-    Received::Query(Query { header, name, qtype, class, edns, tsig_at })
-}
-
-/// RFC 7873 §5.4: a message without a question, and with nothing but OPT and a cookie in it.
-fn only_a_cookie(message: &[u8], header: Header) -> Option<Received<'_>> {
-    let opt = Record::read(message, HEADER_OCTETS)?;
-    let counts = message.get(4..HEADER_OCTETS)?;
-    if counts != [0, 0, 0, 0, 0, 0, 0, 1] || opt.rtype != Type::OPT || opt.end != message.len() {
-        return None;
-    }
-    let edns = Edns {
-        udp_octets: opt.class,
-        dnssec_ok: opt.ttl as u16 & DO != 0,
-        options: &message[opt.end_of_head..opt.end],
+    let Some((name, qtype, class)) = question else {
+        // RFC 7873 §5.4: a message without a question may ask for a cookie, and for nothing else.
+        let asks = edns.is_some_and(|edns| edns.options().any(|(code, _)| code == crate::cookie::OPTION));
+        return if asks && tsig_at.is_none() {
+            error(Rcode::NOERROR, None, edns, "it asks for a cookie and nothing else")
+        } else {
+            error(Rcode::FORMERR, None, edns, "not exactly one question")
+        };
     };
-    let is_cookie = edns.options().any(|(code, _)| code == crate::cookie::OPTION);
-    let because = "it asks for a cookie and nothing else";
-    let answer = Malformed { header, rcode: Rcode::NOERROR, question: None, edns: Some(edns), because };
-    is_cookie.then_some(Received::Malformed(answer))
+    Received::Query(Query { header, name, qtype, class, edns, tsig_at })
 }
 
 /// One record's head, and where its parts end.

@@ -306,7 +306,9 @@ fn malformed_messages_get_what_the_rfcs_say() {
     let join = |octets: &[u8], more: &[u8]| [octets, more].concat();
     let opt_at = edns.len() - 11;
     let twice = with(&join(&edns, &edns[opt_at..]), 11, 2);
-    let table: [(&str, Vec<u8>, Option<Rcode>); 18] = [
+    // RFC 7873 §5.4: no question, and OPT with a client's cookie.
+    let cookie = join(b"\xab\xcd\0\0\0\0\0\0\0\0\0\x01", b"\0\0\x29\x04\xd0\0\0\0\0\0\x0c\0\x0a\0\x08abcdefgh");
+    let table: [(&str, Vec<u8>, Option<Rcode>); 24] = [
         ("QR=1: two servers must not answer each other for ever", with(&plain, 2, 0x80), None),
         ("no octets", vec![], None),
         ("eleven octets", plain[..11].to_vec(), None),
@@ -325,6 +327,12 @@ fn malformed_messages_get_what_the_rfcs_say() {
         ("half an option", with(&join(&edns, b"\0\x03\0"), edns.len() - 1, 3), Some(Rcode::FORMERR)),
         ("an option nobody knows", with(&join(&edns, b"\xff\xf0\0\x01x"), edns.len() - 1, 5), Some(Rcode::NOERROR)),
         ("EDNS version 1", with(&edns, opt_at + 6, 1), Some(Rcode::BADVERS)),
+        ("a cookie and no question", cookie.clone(), Some(Rcode::NOERROR)),
+        ("the same, and OPT has a name", join(&join(&cookie[..12], b"\x01a"), &cookie[12..]), Some(Rcode::FORMERR)),
+        ("the same, EDNS version 1", with(&cookie, 18, 1), Some(Rcode::BADVERS)),
+        ("the same, half an option behind it", with(&join(&cookie, b"\0\x03\0"), 22, 15), Some(Rcode::FORMERR)),
+        ("the same, junk behind the end", join(&cookie, b"x"), Some(Rcode::FORMERR)),
+        ("no question, and NSID instead of a cookie", with(&cookie, 24, 3), Some(Rcode::FORMERR)),
     ];
     let world = world();
     for (what, query, want) in table {

@@ -71,8 +71,12 @@ fn answer(data: &[u8], received: &Received<'_>, carrier: Carrier) -> Option<Vec<
             };
             assert!(buffer.len() <= usize::from(octets_max), "{} octets", buffer.len());
         }
-        Received::Malformed(_) => {
-            assert!((1..=16).contains(&rcode.0), "{rcode}");
+        Received::Malformed(malformed) => {
+            let only_a_cookie = || {
+                assert!(malformed.question.is_none() && data[4..12] == [0, 0, 0, 0, 0, 0, 0, 1], "RFC 7873 §5.4");
+                malformed.edns.is_some_and(|edns| edns.options().any(|(code, _)| code == dns::cookie::OPTION))
+            };
+            assert!((1..=16).contains(&rcode.0) || rcode.0 == 0 && only_a_cookie(), "{rcode}");
             assert_eq!(buffer[6..10], [0; 4], "no answer to what could not be read");
             assert!(buffer.len() <= 512, "{} octets", buffer.len());
         }
