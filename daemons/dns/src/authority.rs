@@ -119,6 +119,8 @@ pub enum Reason {
     Wildcard,
     /// The name exists, and has no data of this type.
     NoData,
+    /// DS is asked for at the top of a zone of ours: the zone above has it, or has none, and that one is not ours (RFC 4035 §3.1.4.1).
+    ParentKnows,
     /// The name exists only because there are names below it (RFC 4592 §2.2.2).
     EmptyNonTerminal,
     /// The name does not exist.
@@ -145,12 +147,20 @@ pub enum Reason {
     Identity,
 }
 
+impl Reason {
+    /// Whether others know more, so that a server that asks others for its clients asks them (RFC 1034 §4.3.2 steps 3b and 4).
+    pub fn leads_on(self) -> bool {
+        matches!(self, Reason::Referral | Reason::AliasLeadsOut | Reason::ParentKnows)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Reason::Data => "the zone has it",
             Reason::Wildcard => "a wildcard stands for the name",
             Reason::NoData => "the name exists, without data of this type",
+            Reason::ParentKnows => "DS is for the zone above to say, which is not ours",
             Reason::EmptyNonTerminal => "the name exists only because of names below it",
             Reason::NoSuchName => "the name does not exist",
             Reason::Referral => "the name belongs to a zone that is given away; ask its servers",
@@ -417,7 +427,14 @@ fn one_name<'a>(zones: &'a Zones, qtype: Type, sname: &Owner<'a>, mut answer: An
         _ => (node.set(qtype), stands),
     };
     let Some(set) = set else {
-        let why = if node.is_empty_non_terminal() { Reason::EmptyNonTerminal } else { Reason::NoData };
+        let is_top = node.name() == zone.name() && !zone.name().is_root();
+        let why = if qtype == Type::DS && is_top {
+            Reason::ParentKnows
+        } else if node.is_empty_non_terminal() {
+            Reason::EmptyNonTerminal
+        } else {
+            Reason::NoData
+        };
         let mut answer = answer.negative(zone, Rcode::NOERROR, why);
         let claim = if stands == Reason::Wildcard {
             Claim::NoDataAtWildcard { wildcard: node }

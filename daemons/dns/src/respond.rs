@@ -251,8 +251,7 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
             return from_cache(resolver, query, asker, rotation, writer);
         }
         // What our zones refer to, or lead to, is found too for those who want it.
-        let leads_on = [Reason::Referral, Reason::AliasLeadsOut].contains(&answer.reason);
-        if leads_on && header.recursion_desired() && resolver.serves(asker.address) {
+        if answer.reason.leads_on() && header.recursion_desired() && resolver.serves(asker.address) {
             return Response::Recurse(Cached::Perhaps);
         }
         writer.recursion_available();
@@ -369,7 +368,7 @@ pub async fn recurse(
 fn begin_with_own(world: &World, resolver: &Resolver, query: &Query<'_>, asker: Asker) -> (Vec<Arc<Set>>, Name) {
     let name = query.name.to_name();
     let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
-    if ![Reason::Referral, Reason::AliasLeadsOut].contains(&answer.reason) {
+    if !answer.reason.leads_on() {
         return (vec![], name);
     }
     let octets_max = usize::from(u16::MAX);

@@ -54,7 +54,8 @@ const ZONES: [(&str, &str, &str); 10] = [
         CREPES,
         "crepes.fr",
         "@ NS ns\nns A 127.9.1.53\nwww A 192.0.2.1\nwww A 192.0.2.2\nalias CNAME www.school.edu.\nfar DNAME school.edu.\n\
-         loop CNAME pool\npool CNAME loop\nround CNAME round.school.edu.\nring DNAME ring.school.edu.\ninto CNAME round\nbare TXT \"no address\"\n",
+         loop CNAME pool\npool CNAME loop\nround CNAME round.school.edu.\nring DNAME ring.school.edu.\ninto CNAME round\nbare TXT \"no address\"\n\
+         ds CNAME @\n",
     ),
     (
         SCHOOL,
@@ -107,6 +108,11 @@ impl Internet {
     /// The servers too are as `servers` wants them; those that recurse know the root.
     pub(crate) fn with_servers(servers: impl Fn(&mut Config), change: impl FnOnce(&mut Config)) -> Self {
         Self::with(&[], servers, change)
+    }
+
+    /// Both.
+    pub(crate) fn signed_with_servers(servers: impl Fn(&mut Config), change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(&SIGNED, servers, change)
     }
 
     fn with(signed: &[&str], servers: impl Fn(&mut Config), change: impl FnOnce(&mut Config)) -> Self {

@@ -59,6 +59,22 @@ async fn aliases_and_cuts_of_own_zones_are_followed() {
     internet.stop().await;
 }
 
+/// RFC 4035 §3.1.4.1: DS is the parent's. Who has the child only says that it has none; who asks on too asks the parent.
+#[tokio::test]
+async fn ds_of_an_own_zone_is_its_parents_to_say() {
+    let internet = Internet::signed_with_servers(|config| config.recurse = true, |_| {});
+    let crepes = SocketAddr::new(CREPES.parse().unwrap(), internet.port);
+    for (name, aliases) in [("crepes.fr", 0), ("ds.crepes.fr", 1)] {
+        let asked_on = internet.send_to(crepes, &query(name, Type::DS, 1)).await;
+        let types: Vec<Type> = asked_on.answers.iter().map(|record| record.rtype).collect();
+        assert_eq!(types, [&[Type::CNAME, Type::DS][1 - aliases..]].concat(), "{name}: {asked_on:?}");
+        let own = internet.send_to(crepes, &query(name, Type::DS, 0)).await;
+        assert_eq!((own.answers.len(), own.header.is_authoritative()), (aliases, true), "{name}: {own:?}");
+        assert_eq!(own.authority[0].rtype, Type::SOA);
+    }
+    internet.stop().await;
+}
+
 /// Somebody who cannot see the question, and answers first: he knows the port, and tries ids. The true answer comes after his.
 async fn guesser(port: u16, source: Option<u16>, ids: std::ops::Range<u16>) -> Arc<UdpSocket> {
     let socket = Arc::new(UdpSocket::bind((LIAR, port)).await.unwrap());
