@@ -112,13 +112,14 @@ pub struct Referral {
     pub glue: Vec<Arc<Set>>,
 }
 
-/// The sets of `records` that `wanted` picks, each with the signatures that cover it.
+/// The sets of `records` that `wanted` picks, each with the signatures that cover it. Signatures are a set only for those who want them
+/// for their own sake.
 fn sets(records: &[Record], wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Set>> {
     let mut sets: Vec<Arc<Set>> = vec![];
     // What clients could not read is not handed on to them.
     let is_sound = |record: &&Record| record.class == Class::IN && is_well_formed(record.rtype, &record.rdata);
-    let is_ours = |record: &&Record| is_sound(record) && !record.rtype.is_meta() && record.rtype != Type::RRSIG;
-    for record in records.iter().filter(is_ours).filter(|record| wanted(record)) {
+    let is_data = |record: &&Record| is_sound(record) && !record.rtype.is_meta();
+    for record in records.iter().filter(is_data).filter(|record| wanted(record)) {
         if sets.iter().any(|known| known.owner == record.owner && known.rtype == record.rtype) {
             continue;
         }
@@ -163,7 +164,9 @@ pub fn read(message: &Message, asked: Asked<'_>) -> Said {
     if message.answers.len() + message.authority.len() + message.additional.len() > RECORDS_MAX {
         return Said::Useless("more records than anybody needs");
     }
-    let is_believed = |record: &Record| record.owner.borrow().is_within(asked.zone);
+    let is_believed = |record: &Record| {
+        record.owner.borrow().is_within(asked.zone) && (record.rtype != Type::RRSIG || asked.rtype == Type::RRSIG)
+    };
     let mut answers = sets(&message.answers, is_believed);
     let authority = sets(&message.authority, is_believed);
     let is_proof = |set: &&Arc<Set>| set.rtype == Type::NSEC || set.rtype == Type::NSEC3;

@@ -224,6 +224,8 @@ pub enum Insecurity {
     UnknownDigest,
     /// NSEC3 has more iterations than we compute (RFC 9276 §3.2).
     TooManyIterations,
+    /// It is a signature: nobody signs those (RFC 4035 §2.2).
+    Signature,
 }
 
 impl Insecurity {
@@ -233,7 +235,11 @@ impl Insecurity {
             Insecurity::UnknownAlgorithm => Some((1, "the zone's keys have unknown algorithms")),
             Insecurity::UnknownDigest => Some((2, "the parent has unknown digests of the zone's keys")),
             Insecurity::TooManyIterations => Some((27, "more NSEC3 iterations than are accepted")),
-            Insecurity::NoAnchor | Insecurity::NegativeAnchor | Insecurity::Unsigned | Insecurity::OptedOut => None,
+            Insecurity::NoAnchor
+            | Insecurity::NegativeAnchor
+            | Insecurity::Unsigned
+            | Insecurity::OptedOut
+            | Insecurity::Signature => None,
         }
     }
 }
@@ -248,6 +254,7 @@ impl fmt::Display for Insecurity {
             Insecurity::UnknownAlgorithm => "its keys have unknown algorithms",
             Insecurity::UnknownDigest => "its parent has unknown digests of its keys",
             Insecurity::TooManyIterations => "its proofs have more NSEC3 iterations than are accepted",
+            Insecurity::Signature => "signatures are not signed",
         })
     }
 }

@@ -65,6 +65,32 @@ async fn what_its_parent_proves_to_be_unsigned_is_insecure_and_answered() {
     internet.stop().await;
 }
 
+/// Signatures may be asked for. They are not signed themselves (RFC 4035 §2.2), so nobody vouches for them.
+#[tokio::test]
+async fn signatures_are_told_to_who_asks_for_them() {
+    let internet = Internet::signed(|_| {});
+    for name in ["www.crepes.fr", "alias.crepes.fr", "fr"] {
+        for turn in ["cold", "warm"] {
+            let answer = internet.send(&query_with(name, Type::RRSIG, 0)).await;
+            assert_eq!(gist(&answer), (Rcode::NOERROR, false, vec![]), "{name}, {turn}: {answer:#?}");
+            let mut types = answer.answers.iter().map(|record| record.rtype);
+            assert!(
+                !answer.answers.is_empty() && types.all(|rtype| rtype == Type::RRSIG),
+                "{name}, {turn}: {answer:#?}"
+            );
+        }
+    }
+    // That there are none can be proved as for any other type; and where nothing is signed nothing need be.
+    let nothing = internet.send(&query_with("nothing.crepes.fr", Type::RRSIG, 0)).await;
+    assert_eq!(gist(&nothing), (Rcode::NXDOMAIN, true, vec![]));
+    let unsigned = internet.send(&query_with("www.school.edu", Type::RRSIG, 0)).await;
+    assert_eq!((gist(&unsigned), unsigned.answers.len()), ((Rcode::NOERROR, false, vec![]), 0));
+    // Data is data, whatever is kept of its signatures.
+    let data = internet.send(&query_with("www.crepes.fr", Type::A, 0)).await;
+    assert_eq!(gist(&data), (Rcode::NOERROR, true, strings(&["192.0.2.1", "192.0.2.2"])));
+    internet.stop().await;
+}
+
 /// All that a signed zone can say: data, aliases, DNAME, wildcards, and what is not there.
 #[tokio::test]
 async fn all_kinds_of_answers_are_authentic_cold_and_warm() {
