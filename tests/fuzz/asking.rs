@@ -24,7 +24,7 @@ pub(crate) fn world(zones: Vec<Arc<Zone>>) -> World {
     World {
         policy: Arc::new(policy),
         resolver: None,
-        everybody: Zones::new(zones),
+        everybody: Arc::new(Zones::new(zones)),
         views: vec![],
         identity: Arc::new(Identity::new("tomte", "ns.example")),
         udp_octets_max: UDP_OCTETS_MAX,

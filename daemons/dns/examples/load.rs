@@ -56,7 +56,7 @@ fn main() {
     };
     let identity = Arc::new(Identity::new("load", "load"));
     let world = World {
-        everybody: Zones::new(vec![Arc::new(loaded.zone)]),
+        everybody: Arc::new(Zones::new(vec![Arc::new(loaded.zone)])),
         views: vec![],
         identity,
         policy: Arc::new(policy),

@@ -52,6 +52,31 @@ impl Zones {
         self.all.iter()
     }
 
+    /// Where a name stands for who asks for a type of it.
+    pub fn place(&self, name: NameRef<'_>, qtype: Type) -> Place {
+        if self.all.is_empty() && self.absent.is_empty() {
+            return Place::Elsewhere;
+        }
+        let suffixes = Suffixes::of(name);
+        match self.zone_of(&suffixes, qtype) {
+            None => Place::Elsewhere,
+            Some(Err(Absent)) => Place::Here,
+            Some(Ok(zone)) if qtype == Type::DS && zone.name() == name && !name.is_root() => Place::Elsewhere,
+            Some(Ok(zone)) => match walk(zone, &suffixes, qtype) {
+                Walk::Cut(cut) => Place::Below(cut.name().label_count()),
+                Walk::Exact(_) | Walk::Dname(_) | Walk::Missing { .. } => Place::Here,
+            },
+        }
+    }
+
+    /// Step 2: the zone that is the nearest ancestor of the name. RFC 4035 §3.1.4.1: DS stands above the cut, so the parent is asked,
+    /// if it is ours too.
+    fn zone_of(&self, name: &Suffixes<'_>, qtype: Type) -> Option<Result<&Zone, Absent>> {
+        let parent_of_cut = || self.nearest(name, name.count().checked_sub(1)?);
+        let zone = if qtype == Type::DS { parent_of_cut() } else { None };
+        zone.or_else(|| self.nearest(name, name.count()))
+    }
+
     /// The zone whose name is the longest end of `name` with at most `labels` labels.
     fn nearest(&self, name: &Suffixes<'_>, labels: usize) -> Option<Result<&Zone, Absent>> {
         let mut nearest = None;
@@ -73,6 +98,17 @@ impl Zones {
         }
         nearest.map(|zone| Ok(zone.as_ref()))
     }
+}
+
+/// Where a name stands, seen from the zones that a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In none of them.
+    Elsewhere,
+    /// In one of them, and it is that one's to say what is there.
+    Here,
+    /// Below a cut in one of them, which has so many labels: it has been given away.
+    Below(usize),
 }
 
 /// Who we say that we are, to questions in class CH. Empty says nothing.
@@ -366,11 +402,7 @@ fn one_name<'a>(zones: &'a Zones, qtype: Type, sname: &Owner<'a>, mut answer: An
     // The suffixes borrow the name, which may have been made; what the answer keeps is the name itself.
     let made = sname.clone();
     let suffixes = Suffixes::of(made.name());
-    // Step 2: the zone that is the nearest ancestor of the name. RFC 4035 §3.1.4.1: DS stands above the cut, so the parent is
-    // asked, if it is ours too.
-    let parent_of_cut = || zones.nearest(&suffixes, suffixes.count().checked_sub(1)?);
-    let zone = if qtype == Type::DS { parent_of_cut() } else { None };
-    let Some(zone) = zone.or_else(|| zones.nearest(&suffixes, suffixes.count())) else {
+    let Some(zone) = zones.zone_of(&suffixes, qtype) else {
         // Step 4, the cache, is the resolver's.
         answer.reason = if is_first { Reason::NotOurZone } else { Reason::AliasLeadsOut };
         if is_first {

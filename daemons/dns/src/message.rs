@@ -125,7 +125,7 @@ impl fmt::Debug for Rcode {
 }
 
 /// The first twelve octets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// Chosen by the client, repeated by us.
     pub id: u16,

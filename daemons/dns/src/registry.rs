@@ -818,13 +818,13 @@ impl Taken {
             let is_hidden = |name: &Name| all[..own].iter().any(|zone| zone.name() == name.borrow());
             absent.extend(everybodys_absent.iter().filter(|name| !is_hidden(name)).cloned());
             all.extend(everybody.iter().cloned());
-            let zones = Zones::new(all).with_absent(absent);
+            let zones = Arc::new(Zones::new(all).with_absent(absent));
             View { name: view.name.clone(), clients: view.clients.clone(), own, zones }
         });
         let identity = if config.identity.is_empty() { host } else { &config.identity };
         World {
             views: views.collect(),
-            everybody: Zones::new(everybody.clone()).with_absent(everybodys_absent.clone()),
+            everybody: Arc::new(Zones::new(everybody.clone()).with_absent(everybodys_absent.clone())),
             identity: Arc::new(Identity::new(&config.version, identity)),
             policy,
             resolver,

@@ -1,20 +1,13 @@
 //! From the octets of a query to the octets of its answer: the whole server, but for its sockets.
 
 use crate::{
-    authority::{self, Identity, Reason, Rotation, Zones},
+    authority::{self, Identity, Place, Reason, Rotation, Zones},
     config::Config,
     cookie::{self, Cookies, Standing},
     message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer, written},
-    name::{Name, NameRef},
     rate::{Rates, Verdict},
     rdata::Class,
-    record::Message,
-    resolver::{
-        self, Now, Resolver,
-        cache::{Security, Set},
-        iterate::Cached,
-        scrub::{self, Asked, Said, Way},
-    },
+    resolver::{self, Now, Resolver, cache::Security, iterate::Cached, own::Standpoint},
     zone::Zone,
 };
 use shared::{daemon::StartError, units::Network};
@@ -40,7 +33,7 @@ pub enum Carrier {
 #[derive(Debug)]
 pub struct World {
     /// The zones that everybody sees who is in no view.
-    pub everybody: Zones,
+    pub everybody: Arc<Zones>,
     /// Those who see others; the first that a client is in counts.
     pub views: Vec<View>,
     /// Who it says that it is.
@@ -63,12 +56,12 @@ pub struct View {
     /// How many of the zones are its own; the others are everybody's.
     pub own: usize,
     /// What they see.
-    pub zones: Zones,
+    pub zones: Arc<Zones>,
 }
 
 impl World {
     /// The zones that a client sees: the near server for one half of the world, another for the other (split DNS).
-    pub fn zones_for(&self, client: IpAddr) -> &Zones {
+    pub fn zones_for(&self, client: IpAddr) -> &Arc<Zones> {
         let is_in = |view: &&View| view.clients.iter().any(|network| network.contains(client));
         self.views.iter().find(is_in).map_or(&self.everybody, |view| &view.zones)
     }
@@ -237,7 +230,8 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
     } else {
         writer.question(name, qtype, class);
     }
-    let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
+    let own = world.zones_for(asker.address);
+    let answer = authority::answer(own, query, &world.identity);
     // RFC 1034 §4.3.2 step 4, and §5.3.3: what is in no zone of ours, others know.
     if let Some(resolver) = &world.resolver {
         if answer.reason == Reason::NotOurZone && query.class == Class::IN {
@@ -248,7 +242,7 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
                     Err(response) => return response,
                 };
             }
-            return from_cache(resolver, query, asker, rotation, writer);
+            return from_cache(resolver, query, asker, own, rotation, writer);
         }
         // What our zones refer to, or lead to, is found too for those who want it.
         if answer.reason.leads_on() && header.recursion_desired() && resolver.serves(asker.address) {
@@ -293,10 +287,11 @@ fn from_cache(
     resolver: &Arc<Resolver>,
     query: &Query<'_>,
     asker: Asker,
+    own: &Arc<Zones>,
     rotation: &mut Rotation,
     mut writer: Writer<'_>,
 ) -> Response {
-    let (rcode, because) = match resolver.at_once(query, asker.address) {
+    let (rcode, because) = match resolver.at_once(query, asker.address, own) {
         Now::Later(cached) => return Response::Recurse(cached),
         Now::Reply(reply) => {
             resolver::write(&reply, query, &mut writer, rotation.turn(query.name, query.qtype));
@@ -324,15 +319,11 @@ pub async fn recurse(
     turn: usize,
 ) -> Option<(Vec<u8>, Rcode, Because)> {
     let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
-    let (aliases, name) = begin_with_own(world, resolver, &query, asker);
-    let mut found = resolver.find(&name, query.qtype, resolver::checking_of(&query), cached, cause).await;
-    if let Ok(reply) = &mut found
-        && !aliases.is_empty()
-    {
-        // RFC 4035 §3.2.3: AD is about all of the answer, and nobody has validated what we say ourselves.
-        reply.security = reply.security.and(Security::Unchecked);
-        reply.answers.splice(..0, aliases.iter().map(|set| (Arc::clone(set), set.ttl)));
-    }
+    let own = world.zones_for(asker.address);
+    // RFC 1035 §4.1.1: AA is about the first name in the answer.
+    let is_ours = own.place(query.name, query.qtype) == Place::Here;
+    let standpoint = Standpoint { checking: resolver::checking_of(&query), own };
+    let found = resolver.find(&query.name.to_name(), query.qtype, standpoint, cached, cause).await;
     let octets_max = octets_max(world, asker.carrier, query.edns);
     let mut told = (Rcode::SERVFAIL, Because::NotFound);
     let answer = written(octets_max, |buffer| {
@@ -341,8 +332,7 @@ pub async fn recurse(
             writer.edns(edns, world.udp_octets_max);
         }
         writer.question(query.name, query.qtype, query.class);
-        if !aliases.is_empty() {
-            // RFC 1035 §4.1.1: AA is about the first name in the answer.
+        if is_ours {
             writer.authoritative();
         }
         if let Some(edns) = query.edns {
@@ -361,32 +351,6 @@ pub async fn recurse(
     });
     let (rcode, because) = told;
     Some((answer, rcode, because))
-}
-
-/// What our own zones say about a name that others must be asked about: aliases that lead there; or a referral, which is remembered as if
-/// another server had given it. Returns the aliases, and whom to ask about.
-fn begin_with_own(world: &World, resolver: &Resolver, query: &Query<'_>, asker: Asker) -> (Vec<Arc<Set>>, Name) {
-    let name = query.name.to_name();
-    let answer = authority::answer(world.zones_for(asker.address), query, &world.identity);
-    if !answer.reason.leads_on() {
-        return (vec![], name);
-    }
-    let octets_max = usize::from(u16::MAX);
-    let message = written(octets_max, |buffer| {
-        let mut writer = Writer::new(buffer, octets_max, query.header);
-        answer.write(&mut writer, 0);
-        writer.finish()
-    });
-    let Ok(message) = Message::parse(&message) else { return (vec![], name) };
-    let question = Asked { zone: NameRef::ROOT, name: query.name, rtype: query.qtype, way: Way::Down };
-    match scrub::read(&message, question) {
-        Said::Referral(referral) => {
-            resolver.keep_own_referral(&referral);
-            (vec![], name)
-        }
-        Said::Answer(answer) => (answer.aliases, answer.name),
-        Said::Useless(_) => (vec![], name),
-    }
 }
 
 /// Puts what the client's options ask for into OPT, and says whether its cookie proves its address.

@@ -39,7 +39,7 @@ fn world() -> World {
         Arc::new(zonefile::load(name.borrow(), &file, Rewrite::None).unwrap().zone)
     };
     World {
-        everybody: Zones::new(ZONES.map(load).to_vec()),
+        everybody: Arc::new(Zones::new(ZONES.map(load).to_vec())),
         views: vec![],
         identity: Arc::new(Identity::new("tomte", "ns.example")),
         policy: Arc::new(policy()),

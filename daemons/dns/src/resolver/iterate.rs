@@ -1,7 +1,7 @@
 //! The way down the tree: RFC 1034 §5.3.3, with its four steps.
 //!
 //! ```text
-//!   1. Is it in the cache?                     --> done
+//!   1. Is it in the cache, or our own?         --> done
 //!   2. Which servers are nearest to the name?      the deepest zone above it whose NS are known; else the hints
 //!   3. Ask them, the fastest first
 //!   4. a. an answer, or that there is none     --> keep it, done
@@ -20,11 +20,13 @@ use super::{
     deduce::{Absent, Deduced},
     judge::{BOGUS_MAX, Doubt},
     local::Local,
-    scrub::{self, Answer, Asked, End, Said, Way},
+    own::{self, Standpoint},
+    scrub::{self, Answer, Asked, End, Referral, Said, Way},
     upstream::{Question, Recursion, Trouble},
     validate::{Bogus, Known, Work},
 };
 use crate::{
+    authority::{Place, Zones},
     name::{Name, NameRef, Suffixes},
     rdata::Type,
 };
@@ -156,6 +158,8 @@ pub struct Task {
     pub cause: u64,
     /// Whether what is found is validated.
     pub(super) checking: Checking,
+    /// The zones of ours that the client sees.
+    own: Arc<Zones>,
     questions: Arc<AtomicU32>,
     key_questions: Arc<AtomicU32>,
     questions_max: (u32, Limit),
@@ -167,10 +171,11 @@ pub struct Task {
 
 impl Task {
     /// A new question of a client.
-    pub fn new(cause: u64, checking: Checking, known: &Arc<Known>) -> Self {
+    pub fn new(cause: u64, standpoint: Standpoint<'_>, known: &Arc<Known>) -> Self {
         Self {
             cause,
-            checking,
+            checking: standpoint.checking,
+            own: Arc::clone(standpoint.own),
             questions: Arc::default(),
             key_questions: Arc::default(),
             questions_max: (QUESTIONS_MAX, Limit::Questions),
@@ -178,6 +183,10 @@ impl Task {
             work: Arc::new(Mutex::new(Work::of(Arc::clone(known)))),
             looking_for: vec![],
         }
+    }
+
+    fn standpoint(&self) -> Standpoint<'_> {
+        Standpoint { checking: self.checking, own: &self.own }
     }
 
     fn spend(what: &AtomicU32, (most, limit): (u32, Limit)) -> Result<(), Failure> {
@@ -253,10 +262,30 @@ impl Default for Reply {
 }
 
 impl Reply {
-    /// Whether the aliases so far have been at a name: then they lead in a circle.
-    fn has_been_at(&self, name: NameRef<'_>) -> bool {
-        self.answers.iter().any(|(set, _)| set.rtype == Type::CNAME && set.owner.borrow() == name)
+    /// These aliases, and what is known of where they lead.
+    fn and(mut self, end: Self) -> Self {
+        self.answers.extend(end.answers);
+        let said_by = if self.said_by == SaidBy::Us { SaidBy::Us } else { end.said_by };
+        Self { answers: self.answers, security: self.security.and(end.security), said_by, ..end }
     }
+
+    /// Whether the aliases so far may lead to a name.
+    fn may_lead_to(&self, name: NameRef<'_>) -> Result<(), Failure> {
+        let aliases = || self.answers.iter().filter(|(set, _)| set.rtype == Type::CNAME);
+        if aliases().any(|(set, _)| set.owner.borrow() == name) {
+            return Err(Failure::Circle(name.to_name()));
+        }
+        if aliases().count() > ALIASES_MAX { Err(Failure::TooMuchWork(Limit::Aliases)) } else { Ok(()) }
+    }
+}
+
+/// What the cache knows.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// All that it does: aliases in order, and what is at their end.
+    pub reply: Reply,
+    /// The name that others, or zones of ours, must be asked about; `None` if the reply is whole.
+    pub open: Option<Name>,
 }
 
 /// Whether data past its time will do.
@@ -298,24 +327,29 @@ pub(super) struct Cut {
 }
 
 impl Resolver {
-    /// Step 1: what the cache knows, along its aliases. `None` if it does not know the end.
+    /// Step 1: what the cache knows, along its aliases.
     ///
     /// # Errors
-    /// The aliases lead in a circle.
+    /// The aliases lead in a circle, or are too many.
     pub fn look(
         &self,
         name: NameRef<'_>,
         rtype: Type,
         freshness: Freshness,
-        checking: Checking,
+        standpoint: Standpoint<'_>,
         now: u64,
-    ) -> Result<Option<Reply>, Failure> {
+    ) -> Result<Looked, Failure> {
+        let Standpoint { checking, own } = standpoint;
         let mut reply = Reply::default();
+        let whole = |reply| Ok(Looked { reply, open: None });
+        let open = |reply, name: NameRef<'_>| Ok(Looked { reply, open: Some(name.to_name()) });
         let mut target: Option<Name> = None;
-        for _ in 0..=ALIASES_MAX {
+        loop {
             let name = target.as_ref().map_or(name, Name::borrow);
-            if reply.has_been_at(name) {
-                return Err(Failure::Circle(name.to_name()));
+            reply.may_lead_to(name)?;
+            let place = own.place(name, rtype);
+            if place == Place::Here {
+                return open(reply, name);
             }
             let is_fit = |found: &Found| {
                 (!found.is_stale || freshness == Freshness::StaleToo) && self.believes(found.origin.security, checking)
@@ -323,61 +357,60 @@ impl Resolver {
             if let Some(local) = self.locals.look(name, rtype) {
                 (reply.said_by, reply.security) = (SaidBy::Us, Security::Unchecked);
                 match local {
-                    Local::NoData => return Ok(Some(reply)),
-                    Local::NoName => return Ok(Some(Reply { no_such_name: true, ..reply })),
+                    Local::NoData => return whole(reply),
+                    Local::NoName => return whole(Reply { no_such_name: true, ..reply }),
                     Local::Set(set) => {
                         let (ttl, is_end) = (set.ttl, set.rtype == rtype);
-                        target = set.target().filter(|_| !is_end).map(NameRef::to_name);
+                        let leads_to = set.target().filter(|_| !is_end).map(NameRef::to_name);
                         reply.answers.push((set, ttl));
-                        if is_end {
-                            return Ok(Some(reply));
+                        if leads_to.is_none() {
+                            return whole(reply);
                         }
+                        target = leads_to;
                         continue;
                     }
                 }
             }
-            let Some((_, found)) = self.look_once(name, rtype, now, is_fit) else {
-                let deduced = self.deduce(name, rtype, checking, now);
-                return Ok(deduced.map(|Deduced { absent, denial, ttl }| {
-                    let no_such_name = absent == Absent::Name;
-                    Reply { denial: Some((Arc::new(denial), ttl)), no_such_name, ..reply }
-                }));
+            let Some((_, found)) = self.look_once(name, rtype, place, now, is_fit) else {
+                // What is proved about names above a cut of ours says nothing about names below it.
+                let deduced = if place == Place::Elsewhere { self.deduce(name, rtype, checking, now) } else { None };
+                let Some(Deduced { absent, denial, ttl }) = deduced else { return open(reply, name) };
+                let no_such_name = absent == Absent::Name;
+                return whole(Reply { denial: Some((Arc::new(denial), ttl)), no_such_name, ..reply });
             };
             let ttl = if found.is_stale { STALE_TTL } else { found.ttl };
-            reply.is_stale |= found.is_stale;
-            reply.is_ending |= found.is_ending;
-            reply.security = reply.security.and(found.origin.security);
-            match found.content {
+            let is_whole = match found.content {
                 Content::Set(set) if set.rtype == rtype => {
                     reply.answers.push((set, ttl));
-                    return Ok(Some(reply));
+                    true
                 }
-                Content::Set(mut alias) => {
-                    if alias.rtype == Type::DNAME {
-                        let Some(made) = Set::made_of(&alias, name) else { break };
-                        reply.answers.push((std::mem::replace(&mut alias, Arc::new(made)), ttl));
-                    }
-                    let leads_to = alias.target().map(NameRef::to_name);
-                    reply.answers.push((alias, ttl));
-                    if rtype == Type::CNAME {
-                        return Ok(Some(reply));
-                    }
-                    if leads_to.is_none() {
-                        break;
-                    }
-                    target = leads_to;
+                Content::Set(alias) => {
+                    let made = Set::made_of(&alias, name).map(Arc::new);
+                    let cname = made.as_ref().unwrap_or(&alias);
+                    let Some(leads_to) = cname.target().map(NameRef::to_name).filter(|_| cname.rtype == Type::CNAME)
+                    else {
+                        return open(reply, name);
+                    };
+                    reply.answers.extend([Some(alias), made].into_iter().flatten().map(|set| (set, ttl)));
+                    target = Some(leads_to);
+                    rtype == Type::CNAME
                 }
                 Content::NoData(denial) => {
                     reply.denial = Some((denial, ttl));
-                    return Ok(Some(reply));
+                    true
                 }
                 Content::NoName(denial) => {
                     (reply.denial, reply.no_such_name) = (Some((denial, ttl)), true);
-                    return Ok(Some(reply));
+                    true
                 }
+            };
+            reply.is_stale |= found.is_stale;
+            reply.is_ending |= found.is_ending;
+            reply.security = reply.security.and(found.origin.security);
+            if is_whole {
+                return whole(reply);
             }
         }
-        Ok(None)
     }
 
     /// What the cache knows about one name, and under which: what is asked for, an alias, or that the name does not exist.
@@ -385,6 +418,7 @@ impl Resolver {
         &self,
         name: NameRef<'n>,
         rtype: Type,
+        place: Place,
         now: u64,
         is_fit: impl Fn(&Found) -> bool,
     ) -> Option<(NameRef<'n>, Found)> {
@@ -402,7 +436,9 @@ impl Resolver {
             return Some(found);
         }
         let suffixes = Suffixes::of(name);
-        (1..=suffixes.count()).rev().find_map(|labels| {
+        // What others know of the zones above a cut of ours hides nothing below it.
+        let top = if let Place::Below(labels) = place { labels } else { 0 };
+        (top + 1..=suffixes.count()).rev().find_map(|labels| {
             let above = suffixes.suffix(labels);
             // RFC 8020: nothing exists below a name that does not. RFC 6672 §3.4: nor below a DNAME, but what it makes.
             let nothing = self.cache.get_no_name(above, now).filter(&is_fit).map(|found| (above, found));
@@ -430,41 +466,31 @@ impl Resolver {
         mut cached: Cached,
     ) -> Result<Reply, Failure> {
         let (mut reply, mut sname) = (Reply::default(), name.clone());
-        for _ in 0..=ALIASES_MAX {
-            if reply.has_been_at(sname.borrow()) {
-                return Err(Failure::Circle(sname));
-            }
-            if task.checking == Checking::On && !self.anchors.is_empty() {
-                // What could not be told before its judgement can be now.
-                if Box::pin(self.judge_what_is_kept(&sname, rtype, task)).await? == Judged::Something {
-                    cached = Cached::Perhaps;
+        loop {
+            reply.may_lead_to(sname.borrow())?;
+            let Looked { reply: known, open } = self.known(&sname, rtype, cached, task).await?;
+            reply = reply.and(known);
+            match open {
+                None => return Ok(reply),
+                Some(open) if open != sname => {
+                    (sname, cached) = (open, Cached::No);
+                    continue;
                 }
+                Some(_) => cached = Cached::Perhaps,
             }
-            // Step 1.
-            let look = || self.look(sname.borrow(), rtype, Freshness::Good, task.checking, self.now());
-            let known = if cached == Cached::Perhaps { look()? } else { None };
-            cached = Cached::Perhaps;
-            if let Some(known) = known {
-                reply.answers.extend(known.answers);
-                let security = reply.security.and(known.security);
-                let said_by = if reply.said_by == SaidBy::Us { SaidBy::Us } else { known.said_by };
-                return Ok(Reply { answers: reply.answers, security, said_by, ..known });
-            }
-            // An alias of ours leads to where others are asked.
-            if let Some(Local::Set(alias)) = self.locals.look(sname.borrow(), rtype) {
-                (reply.said_by, reply.security) = (SaidBy::Us, Security::Unchecked);
-                let Some(target) = alias.target() else { break };
-                sname = target.to_name();
-                reply.answers.push((Arc::clone(&alias), alias.ttl));
-                continue;
-            }
-            // Steps 2 to 4.
-            let (answer, security) = self.ask_the_tree(&sname, rtype, task).await?;
+            let (answer, security) = match own::answer(&task.own, sname.borrow(), rtype)? {
+                // Nobody has validated what we say ourselves.
+                Some(answer) => (answer, Security::Unchecked),
+                // Steps 2 to 4.
+                None => self.ask_the_tree(&sname, rtype, task).await?,
+            };
             reply.security = reply.security.and(security);
             let mut leads_here = None;
             for alias in &answer.aliases {
                 reply.answers.push((Arc::clone(alias), alias.ttl));
-                let is_ours = |target: &NameRef<'_>| self.locals.look(*target, rtype).is_some();
+                let is_ours = |target: &NameRef<'_>| {
+                    self.locals.look(*target, rtype).is_some() || task.own.place(*target, rtype) != Place::Elsewhere
+                };
                 if let Some(target) = alias.target().filter(|_| alias.rtype == Type::CNAME).filter(is_ours) {
                     leads_here = Some(target.to_name());
                     break;
@@ -491,14 +517,29 @@ impl Resolver {
                 End::Leads => sname = answer.name,
             }
         }
-        Err(Failure::TooMuchWork(Limit::Aliases))
+    }
+
+    /// Step 1, and before it: what the cache has of a name, judged if that must be.
+    async fn known(&self, name: &Name, rtype: Type, mut cached: Cached, task: &Task) -> Result<Looked, Failure> {
+        if task.checking == Checking::On
+            && !self.anchors.is_empty()
+            && Box::pin(self.judge_what_is_kept(name, rtype, task)).await? == Judged::Something
+        {
+            // What could not be told before its judgement can be now.
+            cached = Cached::Perhaps;
+        }
+        match cached {
+            Cached::Perhaps => self.look(name.borrow(), rtype, Freshness::Good, task.standpoint(), self.now()),
+            Cached::No => Ok(Looked { reply: Reply::default(), open: Some(name.clone()) }),
+        }
     }
 
     /// Judges what the cache has of a name that nobody has looked at yet: it came on the way to something else, or for a client that
     /// wanted it unchecked. What is bogus is forgotten.
     async fn judge_what_is_kept(&self, name: &Name, rtype: Type, task: &Task) -> Result<Judged, Failure> {
         let is_fit = |found: &Found| !found.is_stale;
-        let Some((owner, found)) = self.look_once(name.borrow(), rtype, self.now(), is_fit) else {
+        let place = task.own.place(name.borrow(), rtype);
+        let Some((owner, found)) = self.look_once(name.borrow(), rtype, place, self.now(), is_fit) else {
             return Ok(Judged::Nothing);
         };
         if self.believes(found.origin.security, task.checking) {
@@ -561,8 +602,14 @@ impl Resolver {
         task: &Task,
         avoid: &[SocketAddr],
     ) -> Result<(Answer, SocketAddr), Failure> {
-        if self.forward.is_empty() {
-            return self.go_down(name, rtype, task, avoid).await;
+        // DS and DNSKEY of zones of ours are wanted too, where those below them are validated.
+        if let Some(answer) = own::answer(&task.own, name.borrow(), rtype)? {
+            return Ok((answer, self.own_address()));
+        }
+        // Whom we have given a name to knows more of it than those who ask for us.
+        let given = own::referral(&task.own, name.borrow(), rtype).map(|referral| self.cut_of(&referral));
+        if self.forward.is_empty() || given.is_some() {
+            return self.go_down(name, rtype, task, avoid, given.unwrap_or_else(|| self.root())).await;
         }
         let (servers, addresses) = (vec![], self.forward.clone());
         let mut cut = Cut { zone: Name::root(), servers, addresses, way: Way::Forwarded };
@@ -571,24 +618,26 @@ impl Resolver {
             Ok((Said::Answer(answer), server)) => Ok((answer, server)),
             Ok(_) => Err(Failure::NoAnswer { zone: cut.zone, last: "it refers to others".to_owned() }),
             Err(Failure::NoAnswer { .. }) if self.fallback == Fallback::Root => {
-                self.go_down(name, rtype, task, avoid).await
+                self.go_down(name, rtype, task, avoid, self.root()).await
             }
             Err(failure) => Err(failure),
         }
     }
 
-    /// Steps 2 to 4b: down from the nearest zone that is known.
+    /// Steps 2 to 4b: down from the nearest zone that is known; from `top`, if none is known below it.
     async fn go_down(
         &self,
         name: &Name,
         rtype: Type,
         task: &Task,
         avoid: &[SocketAddr],
+        top: Cut,
     ) -> Result<(Answer, SocketAddr), Failure> {
         let suffixes = Suffixes::of(name.borrow());
         // RFC 4035 §3.1.4.1: DS is the parent's.
         let deepest = if rtype == Type::DS { suffixes.count().saturating_sub(1) } else { suffixes.count() };
-        let mut cut = self.nearest_cut(name, deepest);
+        let top_labels = top.zone.borrow().label_count();
+        let mut cut = self.nearest_cut(name, deepest, &top);
         let mut shown = cut.zone.borrow().label_count() + 1;
         let mut is_remembered = true;
         for _ in 0..CUTS_MAX + MINIMISED_MAX {
@@ -605,8 +654,10 @@ impl Resolver {
             let (said, server) = match self.ask_the_zone(&mut cut, asked_name, asked_type, task, avoid).await {
                 // The zone above tells its servers' addresses anew, or other servers. Each such step leads up, and after the first
                 // referral there is none, so this ends. Whoever is avoided has an address.
-                Err(Failure::NoAddress(zone)) if is_remembered && avoid.is_empty() && !zone.borrow().is_root() => {
-                    cut = self.nearest_cut(name, zone.borrow().label_count() - 1);
+                Err(Failure::NoAddress(zone))
+                    if is_remembered && avoid.is_empty() && zone.borrow().label_count() > top_labels =>
+                {
+                    cut = self.nearest_cut(name, zone.borrow().label_count() - 1, &top);
                     shown = cut.zone.borrow().label_count() + 1;
                     continue;
                 }
@@ -615,13 +666,9 @@ impl Resolver {
             match said {
                 Said::Referral(referral) => {
                     self.cache.keep_referral(&referral, server, self.now());
-                    let servers: Vec<Name> = scrub::servers(&referral.servers).map(NameRef::to_name).collect();
-                    let glue = referral.glue.iter().flat_map(|set| addresses_of(set, self.port));
-                    let addresses = glue.chain(self.known_addresses(&servers)).collect();
-                    let zone = referral.servers.owner.clone();
+                    cut = self.cut_of(&referral);
                     // `scrub` lets only referrals through that lead down, so this ends.
-                    (shown, is_remembered) = (zone.borrow().label_count() + 1, false);
-                    cut = Cut { zone, servers, addresses, way: Way::Down };
+                    (shown, is_remembered) = (cut.zone.borrow().label_count() + 1, false);
                 }
                 Said::Answer(answer) => match answer.end {
                     _ if is_whole => return Ok((answer, server)),
@@ -640,14 +687,27 @@ impl Resolver {
         Err(Failure::TooMuchWork(Limit::Cuts))
     }
 
-    /// Step 2: the zone with the most labels, but no more than `deepest`, above the name whose servers are known; the hints know the
-    /// root's.
+    /// The root, whose servers the hints know.
+    pub(super) fn root(&self) -> Cut {
+        Cut { zone: Name::root(), servers: vec![], addresses: self.hints.clone(), way: Way::Down }
+    }
+
+    fn cut_of(&self, referral: &Referral) -> Cut {
+        let servers: Vec<Name> = scrub::servers(&referral.servers).map(NameRef::to_name).collect();
+        let glue = referral.glue.iter().flat_map(|set| addresses_of(set, self.port));
+        let addresses = glue.chain(self.known_addresses(&servers)).collect();
+        Cut { zone: referral.servers.owner.clone(), servers, addresses, way: Way::Down }
+    }
+
+    /// Step 2: the zone with the most labels, but no more than `deepest`, above the name and below `top` whose servers are known; else `top`.
     ///
     /// Addresses often end before the NS set that needs them. Servers below their own cut are found by glue only, so without an
     /// address of any of them the cut is no use: the zone above has the glue.
-    pub(super) fn nearest_cut(&self, name: &Name, deepest: usize) -> Cut {
+    pub(super) fn nearest_cut(&self, name: &Name, deepest: usize, top: &Cut) -> Cut {
         let (suffixes, now) = (Suffixes::of(name.borrow()), self.now());
-        for labels in (0..=deepest).rev() {
+        // Of the root the cache may know more than the hints; of a cut of ours nobody knows more than we do.
+        let highest = if top.zone.borrow().is_root() { 0 } else { top.zone.borrow().label_count() + 1 };
+        for labels in (highest..=deepest).rev() {
             let zone = suffixes.suffix(labels);
             let Some(found) = self.cache.get(zone, Type::NS, now).filter(|found| !found.is_stale) else { continue };
             let Content::Set(set) = found.content else { continue };
@@ -657,7 +717,7 @@ impl Resolver {
                 return Cut { zone: zone.to_name(), servers, addresses, way: Way::Down };
             }
         }
-        Cut { zone: Name::root(), servers: vec![], addresses: self.hints.clone(), way: Way::Down }
+        top.clone()
     }
 
     /// Step 3, and 4d.

@@ -16,7 +16,7 @@
 //! 3. [`scrub`]: what of an answer is believed; `keep.rs`: what of that is kept.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
-//! 6. [`local`]: names that nobody is asked about.
+//! 6. [`local`]: names that nobody is asked about; [`own`]: zones that this very server has.
 //! 7. [`deduce`]: what is not there, told from what was proved about other names.
 //! 8. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
 //!    what they need, and remembers what they find.
@@ -27,6 +27,7 @@ pub mod iterate;
 mod judge;
 mod keep;
 pub mod local;
+pub mod own;
 pub mod prime;
 pub mod scrub;
 pub mod servers;
@@ -35,6 +36,7 @@ pub mod upstream;
 pub mod validate;
 
 use crate::{
+    authority::Zones,
     config::Config,
     cookie::OwnCookies,
     message::{Query, Rcode, Section, Writer},
@@ -46,12 +48,12 @@ use crate::{
 };
 use cache::{Cache, Origin, Security, Set};
 use deduce::Denials;
-use iterate::{Cached, Dated, Failure, Freshness, Limit, Reply, SaidBy, Task};
+use iterate::{Cached, Dated, Failure, Freshness, Limit, Looked, Reply, SaidBy, Task};
 use judge::Fetching;
 use local::Locals;
+use own::Standpoint;
 use prime::Prime;
 use prometheus_client::metrics::counter::Counter;
-use scrub::Referral;
 use servers::Servers;
 use shared::{Shared, admin::CacheQuestion, daemon::StartError, units::Network};
 use std::{
@@ -347,34 +349,38 @@ impl Resolver {
         self.allow.iter().any(|network| network.contains(client))
     }
 
-    /// Takes what a zone of this very server says about one that it has given away.
-    pub fn keep_own_referral(&self, referral: &Referral) {
-        self.cache.keep_referral(referral, SocketAddr::new(self.upstream.source, 0), self.now());
+    /// Who says what our own zones say.
+    fn own_address(&self) -> SocketAddr {
+        SocketAddr::new(self.upstream.source, 0)
     }
 
     /// What can be said at once to a client at this address.
-    pub fn at_once(self: &Arc<Self>, query: &Query<'_>, client: IpAddr) -> Now {
+    pub fn at_once(self: &Arc<Self>, query: &Query<'_>, client: IpAddr, own: &Arc<Zones>) -> Now {
         if !self.serves(client) {
             self.counters.refused.inc();
             return Now::Refused;
         }
-        match self.look(query.name, query.qtype, Freshness::Good, checking_of(query), self.now()) {
-            Ok(Some(reply)) => {
+        let standpoint = Standpoint { checking: checking_of(query), own };
+        let wants_more = query.header.recursion_desired();
+        match self.look(query.name, query.qtype, Freshness::Good, standpoint, self.now()) {
+            Ok(Looked { reply, open: None }) => {
                 self.counters.hits.inc();
-                if reply.is_ending && query.header.recursion_desired() {
-                    self.prefetch(&query.name.to_name(), query.qtype);
+                if reply.is_ending && wants_more {
+                    self.prefetch(&query.name.to_name(), query.qtype, own);
                 }
                 Now::Reply(reply)
             }
-            Ok(None) if query.header.recursion_desired() => Now::Later(Cached::No),
+            Ok(Looked { reply, .. }) if wants_more => {
+                Now::Later(if reply.answers.is_empty() { Cached::No } else { Cached::Perhaps })
+            }
             // Failures, such as a circle of aliases, are counted, remembered and told by `find`.
-            Err(_) if query.header.recursion_desired() => Now::Later(Cached::Perhaps),
-            Ok(None) | Err(_) => Now::NothingKnown,
+            Err(_) if wants_more => Now::Later(Cached::Perhaps),
+            Ok(_) | Err(_) => Now::NothingKnown,
         }
     }
 
     /// Fetches anew what will be past its time soon, so that nobody has to wait for it.
-    fn prefetch(self: &Arc<Self>, name: &Name, rtype: Type) {
+    fn prefetch(self: &Arc<Self>, name: &Name, rtype: Type, own: &Arc<Zones>) {
         let (resolver, name, key) = (Arc::clone(self), name.clone(), self.key(name, rtype, Checking::On));
         // It is work as any other: once at a time, and not again at once where it has failed (RFC 9520 §3.1), however often clients hit
         // what is ending.
@@ -389,8 +395,8 @@ impl Resolver {
             answering.insert(key.clone(), Answering::default());
         }
         self.counters.prefetched.inc();
+        let task = Task::new(0, Standpoint { checking: Checking::On, own }, &resolver.known);
         self.tasks.spawn(async move {
-            let task = Task::new(0, Checking::On, &resolver.known);
             // What is still good would be found in the cache: the way down is gone without a look at it.
             let refreshed = timeout(ANSWER_WITHIN, resolver.refresh(&name, rtype, &task)).await;
             if let Err(failure) = refreshed.unwrap_or(Err(Failure::TooLong)) {
@@ -408,19 +414,24 @@ impl Resolver {
         self: &Arc<Self>,
         name: &Name,
         rtype: Type,
-        checking: Checking,
+        standpoint: Standpoint<'_>,
         cached: Cached,
         cause: u64,
     ) -> Result<Reply, (u16, String)> {
         self.counters.misses.inc();
-        let key = self.key(name, rtype, checking);
+        let key = self.key(name, rtype, standpoint.checking);
+        // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
+        let stale = || {
+            let look = self.look(name.borrow(), rtype, Freshness::StaleToo, standpoint, self.now()).ok()?;
+            let reply = look.open.is_none().then_some(look.reply)?;
+            self.counters.stale.inc();
+            Some(reply)
+        };
         if let Some(failure) = self.known_failure(&key) {
-            // RFC 8767 §5: while it is known that nobody tells, what is past its time is told at once. What is bogus is not
-            // covered up by it.
+            // While it is known that nobody tells, that is told at once. What is bogus is not covered up by it.
             if !matches!(failure, Failure::Bogus { .. })
-                && let Ok(Some(reply)) = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now())
+                && let Some(reply) = stale()
             {
-                self.counters.stale.inc();
                 return Ok(reply);
             }
             self.counters.failures.inc();
@@ -450,9 +461,9 @@ impl Resolver {
         };
         let mut work = {
             let (resolver, name) = (Arc::clone(self), name.clone());
+            let task = Task::new(cause, standpoint, &self.known);
             // Boxed where it is made: what waits for it would carry its size three times.
             let work = Box::pin(async move {
-                let task = Task::new(cause, checking, &resolver.known);
                 let outcome = timeout(ANSWER_WITHIN, resolver.resolve(&name, rtype, &task, cached)).await;
                 let outcome = outcome.unwrap_or(Err(Failure::TooLong));
                 if let Err(failure) = &outcome {
@@ -463,12 +474,6 @@ impl Resolver {
                 outcome
             });
             Box::pin(async move { cell.get_or_init(|| work).await.clone() })
-        };
-        // RFC 8767 §5: what is past its time, when nobody tells or it takes too long.
-        let stale = || {
-            let reply = self.look(name.borrow(), rtype, Freshness::StaleToo, checking, self.now()).ok()??;
-            self.counters.stale.inc();
-            Some(reply)
         };
         let outcome = match timeout(STALE_AFTER, &mut work).await {
             Ok(outcome) => outcome,
@@ -707,10 +712,11 @@ mod tests {
         let origin = Origin { credibility: Credibility::Answer, security: Security::Secure, from };
         // The clock begins with 1.
         resolver.cache.put_set(set, origin, 0);
-        let reply = resolver.find(&name, Type::A, Checking::On, Cached::Perhaps, 0).await.unwrap();
+        let nobodys = Standpoint { checking: Checking::On, own: &Arc::default() };
+        let reply = resolver.find(&name, Type::A, nobodys, Cached::Perhaps, 0).await.unwrap();
         assert!(reply.is_stale && reply.answers[0].1 == 30, "{reply:?}");
         let other: Name = "other.example".parse().unwrap();
-        assert_eq!(resolver.find(&other, Type::A, Checking::On, Cached::Perhaps, 0).await.unwrap_err().0, 22);
+        assert_eq!(resolver.find(&other, Type::A, nobodys, Cached::Perhaps, 0).await.unwrap_err().0, 22);
     }
 
     /// RFC 1034 §5.3.3 step 2: the NS set of `example` is good for longer than the addresses of its servers.
@@ -728,13 +734,13 @@ mod tests {
             resolver.cache.put_set(Arc::new(Set::of(&[&record]).unwrap()), origin, resolver.now());
         };
         let name: Name = "www.sub.example".parse().unwrap();
-        let nearest = || resolver.nearest_cut(&name, 3).zone.to_string();
+        let nearest = || resolver.nearest_cut(&name, 3, &resolver.root()).zone.to_string();
         put("example", Type::NS, b"\x02ns\x04test\0");
         put("sub.example", Type::NS, b"\x02ns\x03sub\x07example\0");
         assert_eq!(nearest(), "example.", "a server elsewhere can be looked for");
         put("ns.sub.example", Type::A, &[192, 0, 2, 1]);
         assert_eq!(nearest(), "sub.example.");
-        assert_eq!(resolver.nearest_cut(&name, 0).addresses, resolver.hints);
+        assert_eq!(resolver.nearest_cut(&name, 0, &resolver.root()).addresses, resolver.hints);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use super::{
     Checking, Resolver,
     iterate::{Failure, Freshness, Task},
+    own::Standpoint,
 };
 use crate::{
     name::{Name, NameRef},
@@ -65,12 +66,14 @@ impl Resolver {
 
     /// Asks for the root's servers. Returns for how long the answer is good.
     async fn prime(&self) -> Result<u32, Failure> {
-        let task = Task::new(0, Checking::On, &self.known);
+        let nobodys = Standpoint { checking: Checking::On, own: &Arc::default() };
+        let task = Task::new(0, nobodys, &self.known);
         // RFC 9609 §3.3: with DO, as all questions. The NS set is validated; addresses are not, for their zone is not signed, and whatever
         // such a server says is validated anyhow.
         self.refresh(&Name::root(), Type::NS, &task).await?;
-        let known = self.look(NameRef::ROOT, Type::NS, Freshness::Good, Checking::Off, self.now())?;
-        Ok(known.and_then(|reply| reply.answers.first().map(|(_, ttl)| *ttl)).unwrap_or(0))
+        let unchecked = Standpoint { checking: Checking::Off, ..nobodys };
+        let known = self.look(NameRef::ROOT, Type::NS, Freshness::Good, unchecked, self.now())?.reply;
+        Ok(known.answers.first().map_or(0, |(_, ttl)| *ttl))
     }
 }
 

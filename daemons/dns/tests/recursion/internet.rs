@@ -29,7 +29,7 @@ pub(crate) const LIAR: &str = "127.9.6.6";
 /// Has the zones that the liar is a server of too, and says what they say.
 pub(crate) const HONEST: &str = "127.9.6.53";
 
-const ZONES: [(&str, &str, &str); 10] = [
+const ZONES: [(&str, &str, &str); 11] = [
     (
         ROOT,
         ".",
@@ -60,8 +60,11 @@ const ZONES: [(&str, &str, &str); 10] = [
     (
         SCHOOL,
         "school.edu",
-        "@ NS ns\nns A 127.9.3.53\nwww A 192.0.2.3\nmany TXT \"0\"\nround CNAME round.crepes.fr.\nring DNAME ring.crepes.fr.\n",
+        "@ NS ns\nns A 127.9.3.53\nwww A 192.0.2.3\nmany TXT \"0\"\nround CNAME round.crepes.fr.\nring DNAME ring.crepes.fr.\n\
+         into CNAME www.corp.\ndeep CNAME a.wild.corp.\nbelow CNAME www.sub.corp.\nlost CNAME nothing.corp.\n",
     ),
+    // Only who has `corp` knows that it is here.
+    (SCHOOL, "sub.corp", "@ NS ns\nns A 127.9.3.53\nwww A 192.0.2.8\n"),
     (SCHOOL, "glueless.fr", "@ NS ns.school.edu.\nwww A 192.0.2.4\n"),
     (CREPES, "lame.fr", "@ NS ns.crepes.fr.\nwww A 192.0.2.5\n"),
     (HONEST, "evil.fr", EVIL),

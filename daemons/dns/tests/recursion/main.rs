@@ -6,6 +6,7 @@ mod cookies;
 mod hostile;
 mod internet;
 mod lessons;
+mod own;
 mod validation;
 
 use dns::{message::Rcode, name::Name, rdata::Type, resolver::prime::Prime};
@@ -317,6 +318,18 @@ async fn forged_answers_are_passed_over() {
     .await;
     assert_eq!(addresses(&internet.ask("www.evil.fr", Type::A).await), ["192.0.2.9"]);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
+    internet.stop().await;
+}
+
+/// RFC 1034 §5.3.3 step 4c: an alias that is known is followed from where it leads, and not asked for again.
+#[tokio::test]
+async fn what_is_known_of_a_chain_of_aliases_is_not_asked_for() {
+    let internet = Internet::start(|_| {});
+    let alias = internet.ask("alias.crepes.fr", Type::CNAME).await;
+    assert_eq!(alias.answers.len(), 1, "{alias:?}");
+    let address = internet.ask("alias.crepes.fr", Type::A).await;
+    assert_eq!((addresses(&address), address.answers.len()), (vec!["192.0.2.3".to_owned()], 2), "{address:?}");
+    assert_eq!([internet.asked(CREPES).await, internet.asked(SCHOOL).await], [1, 1]);
     internet.stop().await;
 }
 

@@ -36,7 +36,7 @@ fn now() -> SystemTime {
 
 fn world(zones: Vec<Zone>) -> World {
     World {
-        everybody: Zones::new(zones.into_iter().map(Arc::new).collect()),
+        everybody: Arc::new(Zones::new(zones.into_iter().map(Arc::new).collect())),
         views: vec![],
         resolver: None,
         identity: Arc::new(Identity::new("", "")),
