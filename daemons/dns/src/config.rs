@@ -62,7 +62,7 @@ pub struct Config {
     /// Whether what a signed zone has proved not to be there answers questions about its neighbours too (RFC 8198), so that random names
     /// make no work for others. A name that is new may be missed then until the proof's time is over.
     pub deduce_denials: bool,
-    /// The most that the cache may use.
+    /// The most that the cache may use. Each view with zones of its own has another one.
     pub cache: Size,
     /// Whether a server is shown only as many labels of a name as it needs (RFC 9156). The lab does without, so that its messages
     /// are those of the textbook.

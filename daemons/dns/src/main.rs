@@ -27,8 +27,8 @@ fn main() -> ExitCode {
         let (directory, host) = (daemon.directory(), daemon.shared.host.clone());
         let zones = server.reloader();
         directory.on_reload("dns", &host, move || zones.reload_zones().map_err(|error| error.to_string()));
-        if let Some(resolver) = server.resolver() {
-            directory.on_cache("dns", &host, move |question| resolver.about(question));
+        if let Some(resolvers) = server.resolvers() {
+            directory.on_cache("dns", &host, move |question| resolvers.about(question));
         }
         daemon.ready(&server.local_addrs());
         server.run(daemon.shutdown.clone()).await

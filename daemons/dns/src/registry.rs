@@ -29,7 +29,7 @@ use crate::{
     message::{Rcode, UDP_OCTETS_PLAIN},
     name::Name,
     record::{Message, is_newer},
-    resolver::Resolver,
+    resolver::views::Resolvers,
     respond::{Carrier, Policy, View, World},
     secondary::{Due, Schedule},
     sign::Signer,
@@ -71,6 +71,7 @@ pub struct Registry {
     pub(crate) transcript: Transcript,
     pub(crate) counters: Counters,
     host: Arc<str>,
+    pub(crate) resolvers: Option<Arc<Resolvers>>,
     /// Tells what works in the background that there are other slots.
     pub(crate) reloaded: watch::Sender<()>,
 }
@@ -276,8 +277,10 @@ impl Registry {
         for slot in &taken.slots {
             slot.load(config).map_err(unfit)?;
         }
-        let world = taken.world(Arc::new(Policy::new(config)?), Resolver::open(config, shared)?, &shared.host);
+        let resolvers = Resolvers::open(config, shared)?;
+        let world = taken.world(Arc::new(Policy::new(config)?), resolvers.as_deref(), &shared.host);
         Ok(Arc::new(Self {
+            resolvers,
             world: watch::Sender::new(Arc::new(world)),
             taken: Mutex::new(Arc::new(taken)),
             transcript: shared.transcript.clone(),
@@ -356,8 +359,7 @@ impl Registry {
     pub(crate) fn publish(&self) {
         let taken = lock(&self.taken);
         let policy = Arc::clone(&self.world.borrow().policy);
-        let resolver = self.world.borrow().resolver.clone();
-        let world = taken.world(policy, resolver, &self.host);
+        let world = taken.world(policy, self.resolvers.as_deref(), &self.host);
         self.world.send_replace(Arc::new(world));
     }
 
@@ -798,7 +800,7 @@ impl Taken {
     }
 
     /// A world with what the slots have now.
-    fn world(&self, policy: Arc<Policy>, resolver: Option<Arc<Resolver>>, host: &str) -> World {
+    fn world(&self, policy: Arc<Policy>, resolvers: Option<&Resolvers>, host: &str) -> World {
         let Self { config, slots, .. } = self;
         let of = |view: &str| -> (Vec<Arc<Zone>>, Vec<Name>) {
             let (mut zones, mut absent) = (vec![], vec![]);
@@ -815,19 +817,26 @@ impl Taken {
             // A zone of the view stands before that of everybody, and of two zones with one name the first is served.
             let (mut all, mut absent) = of(&view.name);
             let own = all.len();
+            let resolver = resolvers.map(|resolvers| match own + absent.len() {
+                0 => Arc::clone(resolvers.everybodys()),
+                _ => resolvers.of_view(&view.name),
+            });
             let is_hidden = |name: &Name| all[..own].iter().any(|zone| zone.name() == name.borrow());
             absent.extend(everybodys_absent.iter().filter(|name| !is_hidden(name)).cloned());
             all.extend(everybody.iter().cloned());
             let zones = Arc::new(Zones::new(all).with_absent(absent));
-            View { name: view.name.clone(), clients: view.clients.clone(), own, zones }
+            View { name: view.name.clone(), clients: view.clients.clone(), own, zones, resolver }
         });
+        if let Some(resolvers) = resolvers {
+            resolvers.retain(|name| config.views.iter().any(|view| view.name == name));
+        }
         let identity = if config.identity.is_empty() { host } else { &config.identity };
         World {
             views: views.collect(),
             everybody: Arc::new(Zones::new(everybody.clone()).with_absent(everybodys_absent.clone())),
             identity: Arc::new(Identity::new(&config.version, identity)),
             policy,
-            resolver,
+            resolver: resolvers.map(|resolvers| Arc::clone(resolvers.everybodys())),
             // RFC 6891 §6.2.3: a datagram of 512 octets is taken by everybody.
             udp_octets_max: config.udp_octets_max.max(UDP_OCTETS_PLAIN as u16),
         }

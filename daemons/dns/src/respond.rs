@@ -40,7 +40,7 @@ pub struct World {
     pub identity: Arc<Identity>,
     /// How it deals with its clients.
     pub policy: Arc<Policy>,
-    /// Who asks others for its clients, if anybody does.
+    /// Who asks others for clients that are in no view, if anybody does.
     pub resolver: Option<Arc<Resolver>>,
     /// The largest datagram that it sends, and says that it takes.
     pub udp_octets_max: u16,
@@ -57,13 +57,23 @@ pub struct View {
     pub own: usize,
     /// What they see.
     pub zones: Arc<Zones>,
+    /// Who asks others for them: not the one that does it for everybody, if they have zones of their own.
+    pub resolver: Option<Arc<Resolver>>,
 }
 
 impl World {
     /// The zones that a client sees: the near server for one half of the world, another for the other (split DNS).
     pub fn zones_for(&self, client: IpAddr) -> &Arc<Zones> {
-        let is_in = |view: &&View| view.clients.iter().any(|network| network.contains(client));
-        self.views.iter().find(is_in).map_or(&self.everybody, |view| &view.zones)
+        self.view_of(client).map_or(&self.everybody, |view| &view.zones)
+    }
+
+    /// Who asks others for a client.
+    fn resolver_for(&self, client: IpAddr) -> Option<&Arc<Resolver>> {
+        self.view_of(client).map_or(&self.resolver, |view| &view.resolver).as_ref()
+    }
+
+    fn view_of(&self, client: IpAddr) -> Option<&View> {
+        self.views.iter().find(|view| view.clients.iter().any(|network| network.contains(client)))
     }
 
     /// The zones of the view with this name, or of everybody if it is empty.
@@ -233,7 +243,7 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
     let own = world.zones_for(asker.address);
     let answer = authority::answer(own, query, &world.identity);
     // RFC 1034 §4.3.2 step 4, and §5.3.3: what is in no zone of ours, others know.
-    if let Some(resolver) = &world.resolver {
+    if let Some(resolver) = world.resolver_for(asker.address) {
         if answer.reason == Reason::NotOurZone && query.class == Class::IN {
             if !resolver.serves(asker.address) {
                 // A refusal explains itself, which makes it longer than the question.
@@ -318,7 +328,8 @@ pub async fn recurse(
     cause: u64,
     turn: usize,
 ) -> Option<(Vec<u8>, Rcode, Because)> {
-    let (Received::Query(query), Some(resolver)) = (message::receive(message), &world.resolver) else { return None };
+    let Received::Query(query) = message::receive(message) else { return None };
+    let resolver = world.resolver_for(asker.address)?;
     let own = world.zones_for(asker.address);
     // RFC 1035 §4.1.1: AA is about the first name in the answer.
     let is_ours = own.place(query.name, query.qtype) == Place::Here;

@@ -7,7 +7,7 @@ use crate::{
     message::{Rcode, Received},
     record::{Message, gist},
     registry::{self, Registry},
-    resolver::{Resolver, iterate::Cached},
+    resolver::{Resolver, iterate::Cached, views::Resolvers},
     respond::{self, Asker, Carrier, Policy, Response, World},
 };
 use prometheus_client::metrics::counter::Counter;
@@ -233,9 +233,9 @@ impl Server {
         Reloader { registry: Arc::clone(registry), tls: Arc::clone(tls) }
     }
 
-    /// The local name server in it, if it asks on for its clients.
-    pub fn resolver(&self) -> Option<Arc<Resolver>> {
-        self.serving.registry.world().borrow().resolver.clone()
+    /// The local name servers in it, if it asks on for its clients.
+    pub fn resolvers(&self) -> Option<Arc<Resolvers>> {
+        self.serving.registry.resolvers.clone()
     }
 
     /// Serves until `shutdown`, then lets connections finish for the grace time.
@@ -243,7 +243,7 @@ impl Server {
     /// # Errors
     /// A worker thread or its runtime cannot be started.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
-        let resolver = self.resolver();
+        let resolvers = self.resolvers();
         let Self { serving, door, workers, grace, placement, .. } = self;
         let work = |sockets| {
             let worker =
@@ -253,9 +253,9 @@ impl Server {
         let tasks = TaskTracker::new();
         let (registry, stop) = (Arc::clone(&serving.registry), shutdown.clone());
         tasks.spawn(registry.clone().keep_signed(stop.clone()));
-        if let Some(resolver) = resolver {
+        if let Some(resolvers) = resolvers {
             let stop = stop.clone();
-            tasks.spawn(async move { stop.run_until_cancelled(resolver.keep_primed()).await });
+            tasks.spawn(async move { stop.run_until_cancelled(resolvers.keep_primed()).await });
         }
         tasks.spawn(registry.run(stop));
         let served = placement.run("dns", workers.into_iter().map(work).collect()).await;

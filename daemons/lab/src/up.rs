@@ -314,8 +314,8 @@ impl Started {
             let reloader = server.reloader();
             let reload = move || reloader.reload_zones().map_err(|error| error.to_string());
             process.directory.on_reload("dns", &self.name, reload);
-            if let Some(resolver) = server.resolver() {
-                process.directory.on_cache("dns", &self.name, move |question| resolver.about(question));
+            if let Some(resolvers) = server.resolvers() {
+                process.directory.on_cache("dns", &self.name, move |question| resolvers.about(question));
             }
             let run = server.run(stop.clone());
             tasks.spawn(daemons.track_future(end(self.name.clone(), "dns", shutdown.clone(), run)));

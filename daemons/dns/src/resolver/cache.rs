@@ -378,6 +378,12 @@ impl Cache {
         }
     }
 
+    /// Another one of the same size, with nothing in it.
+    #[must_use]
+    pub fn empty(&self) -> Self {
+        Self::new(self.octets_max * SHARDS)
+    }
+
     fn shard(&self, name: NameRef<'_>) -> MutexGuard<'_, Shard> {
         let shard = &self.shards[crate::name::hash(name) as usize % SHARDS];
         shard.lock().unwrap_or_else(PoisonError::into_inner)

@@ -38,7 +38,7 @@ pub enum Local {
 }
 
 /// The names.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Locals {
     /// By name in lower case; what is below a name stands under its wildcard.
     known: HashMap<Box<[u8]>, Vec<Arc<Set>>>,

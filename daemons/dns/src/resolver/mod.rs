@@ -16,7 +16,7 @@
 //! 3. [`scrub`]: what of an answer is believed; `keep.rs`: what of that is kept.
 //! 4. [`servers`]: whom to ask first.
 //! 5. [`upstream`]: how to ask so that nobody can answer in another's place.
-//! 6. [`local`]: names that nobody is asked about; [`own`]: zones that this very server has.
+//! 6. [`local`]: names that nobody is asked about; [`own`]: zones that this very server has; [`views`]: which some see and others not.
 //! 7. [`deduce`]: what is not there, told from what was proved about other names.
 //! 8. [`validate`]: whether data is what its zone has signed, and [`mod@trust`]: whose keys those are. Both are pure; `judge.rs` fetches
 //!    what they need, and remembers what they find.
@@ -34,6 +34,7 @@ pub mod servers;
 pub mod trust;
 pub mod upstream;
 pub mod validate;
+pub mod views;
 
 use crate::{
     authority::Zones,
@@ -147,7 +148,7 @@ enum Fallback {
 pub struct Resolver {
     cache: Cache,
     servers: Servers,
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     hints: Vec<SocketAddr>,
     /// Whether the hints are asked for the root's servers.
     primes: bool,
@@ -173,7 +174,7 @@ pub struct Resolver {
     counters: Counters,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Counters {
     hits: Counter,
     misses: Counter,
@@ -242,13 +243,13 @@ impl Resolver {
         Ok(Some(Arc::new(Self {
             cache: Cache::new(config.cache.octets()),
             servers: Servers::default(),
-            upstream: Upstream::new(
+            upstream: Arc::new(Upstream::new(
                 config.query_from,
                 Weakness::of(config),
                 own_cookies(config)?,
                 shared.transcript.clone(),
                 &shared.metrics,
-            ),
+            )),
             hints: prime::shuffled(hints, random_turn()?),
             primes: match config.prime {
                 Prime::Internet => config.hints.is_none(),
@@ -295,6 +296,36 @@ impl Resolver {
                 circles: limited("circle"),
             },
         })))
+    }
+
+    /// Another one of the same kind, which knows nothing yet: for a view (split DNS), whose clients find what is nothing to others.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self {
+            cache: self.cache.empty(),
+            servers: Servers::default(),
+            upstream: Arc::clone(&self.upstream),
+            hints: self.hints.clone(),
+            primes: self.primes,
+            forward: self.forward.clone(),
+            fallback: self.fallback,
+            locals: self.locals.clone(),
+            allow: self.allow.clone(),
+            port: self.port,
+            minimises: self.minimises,
+            recursion: self.recursion,
+            speaks_ipv6: self.speaks_ipv6,
+            started: self.started,
+            anchors: self.anchors.clone(),
+            links: Mutex::default(),
+            denials: self.denials.as_ref().map(|_| Denials::default()),
+            known: Arc::default(),
+            fetching: Mutex::default(),
+            answering: Mutex::default(),
+            failures: Mutex::default(),
+            tasks: TaskTracker::new(),
+            counters: self.counters.clone(),
+        }
     }
 
     /// Seconds since the start; the first one is 1.

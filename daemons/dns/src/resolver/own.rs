@@ -7,7 +7,7 @@
 //!   below a cut          the cache, but for what is denied above the cut; and the way down from the cut
 //! ```
 //!
-//! Nothing of them is kept in the cache: they may change at any moment.
+//! They may change at any moment: what they say is not kept, but for keys on the way to what is validated.
 
 use super::{
     Checking,

@@ -17,7 +17,11 @@ use crate::{
     rdata::Type,
 };
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 /// How long after a failure it is tried again, and twice as long after each further one.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -37,33 +41,34 @@ pub enum Prime {
     Never,
 }
 
-impl Resolver {
-    /// Keeps the cache in mind of the root's servers, until it is dropped.
-    pub(crate) async fn keep_primed(self: Arc<Self>) {
+/// Keeps the cache in mind of the root's servers, as long as somebody has the resolver.
+pub(super) async fn keep(resolver: Weak<Resolver>) {
+    let mut again = AGAIN;
+    while let Some(resolver) = resolver.upgrade() {
         // Who asks others does not go down from the root, or only when these are lost.
-        if !self.primes || !self.forward.is_empty() {
+        if !resolver.primes || !resolver.forward.is_empty() {
             return;
         }
-        let mut again = AGAIN;
-        loop {
-            let wait = match self.prime().await {
-                Ok(ttl) => {
-                    tracing::debug!(ttl, "the root's servers are known");
-                    again = AGAIN;
-                    // RFC 9609 §3.1 permits to ask before the end: then nobody meets a moment without an answer.
-                    (Duration::from_secs(ttl.into()) / 10 * 9).max(AGAIN_MAX)
-                }
-                Err(failure) => {
-                    tracing::info!(%failure, "the root's servers cannot be asked for; the hints will do");
-                    let wait = again;
-                    again = (again * 2).min(AGAIN_MAX);
-                    wait
-                }
-            };
-            tokio::time::sleep(wait).await;
-        }
+        let wait = match resolver.prime().await {
+            Ok(ttl) => {
+                tracing::debug!(ttl, "the root's servers are known");
+                again = AGAIN;
+                // RFC 9609 §3.1 permits to ask before the end: then nobody meets a moment without an answer.
+                (Duration::from_secs(ttl.into()) / 10 * 9).max(AGAIN_MAX)
+            }
+            Err(failure) => {
+                tracing::info!(%failure, "the root's servers cannot be asked for; the hints will do");
+                let wait = again;
+                again = (again * 2).min(AGAIN_MAX);
+                wait
+            }
+        };
+        drop(resolver);
+        tokio::time::sleep(wait).await;
     }
+}
 
+impl Resolver {
     /// Asks for the root's servers. Returns for how long the answer is good.
     async fn prime(&self) -> Result<u32, Failure> {
         let nobodys = Standpoint { checking: Checking::On, own: &Arc::default() };

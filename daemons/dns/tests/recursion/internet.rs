@@ -198,7 +198,16 @@ impl Internet {
     }
 
     pub(crate) async fn send_to(&self, server: SocketAddr, query: &[u8]) -> Message {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        Self::exchange("127.0.0.1", server, query).await
+    }
+
+    /// As a client at another address.
+    pub(crate) async fn send_from(&self, client: &str, query: &[u8]) -> Message {
+        Self::exchange(client, self.resolver, query).await
+    }
+
+    async fn exchange(client: &str, server: SocketAddr, query: &[u8]) -> Message {
+        let socket = UdpSocket::bind((client, 0)).await.unwrap();
         socket.send_to(query, server).await.unwrap();
         let mut answer = [0; 4096];
         let octets = timeout(Duration::from_secs(20), socket.recv(&mut answer)).await.expect("an answer").unwrap();

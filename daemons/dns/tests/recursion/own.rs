@@ -1,7 +1,7 @@
 //! A local name server that has zones of its own too, which nobody else knows (RFC 1034 §4.3.2 with §5.3.3).
 
 use super::internet::{Internet, ROOT, SCHOOL, addresses, query_with};
-use dns::{Config, ZoneFile, message::Rcode, rdata::Type};
+use dns::{Config, View, ZoneFile, message::Rcode, rdata::Type};
 use std::{fs, net::SocketAddr};
 
 /// `corp` is a zone that the root knows nothing of. What is below `sub.corp` is given away, to a server out there.
@@ -73,4 +73,34 @@ async fn an_own_cut_is_better_than_those_who_ask_for_us() {
     assert_eq!(addresses(&below), ["192.0.2.8"], "{below:?}");
     assert_eq!(internet.asked(ROOT).await, 0);
     internet.stop().await;
+}
+
+/// Split DNS: what some clients see is nothing to others, neither their zones nor what was found below them, whoever asks first.
+#[tokio::test]
+async fn what_a_view_has_found_stays_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [inside, outside] = ["127.0.0.7", "127.0.0.1"];
+    for order in [[inside, outside], [outside, inside]] {
+        let internet = Internet::start(|config| {
+            owns_corp(&dir)(config);
+            config.zones[0].view = "inside".to_owned();
+            config.views =
+                vec![View { name: "inside".to_owned(), clients: vec![format!("{inside}/32").parse().unwrap()] }];
+        });
+        for client in [order, order].concat() {
+            for (name, found) in
+                [("www.sub.corp", "192.0.2.8"), ("below.school.edu", "192.0.2.8"), ("into.school.edu", "192.0.2.6")]
+            {
+                let answer = internet.send_from(client, &query_with(name, Type::A, 0)).await;
+                let want = if client == inside { (Rcode::NOERROR, vec![found]) } else { (Rcode::NXDOMAIN, vec![]) };
+                let got = addresses(&answer);
+                assert_eq!(
+                    (answer.header.rcode(), got.iter().map(String::as_str).collect()),
+                    want,
+                    "{client} {name}: {answer:?}"
+                );
+            }
+        }
+        internet.stop().await;
+    }
 }
