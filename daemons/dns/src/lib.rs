@@ -19,7 +19,7 @@
 //! 2. [`rdata`]: the types of records, as one table.
 //! 3. [`message`]: a query read where it lies; an answer written, with compression, up to a limit (RFC 1035 §4, RFC 6891).
 //! 4. [`zonefile`]: zones as people write them (RFC 1035 §5), and what to say about their mistakes; [`rare`]: data whose text
-//!    is a language of its own.
+//!    is a language of its own, and [`service`], which is one too (RFC 9460).
 //! 5. [`zone`]: zones as the server keeps them.
 //! 6. [`authority`]: **the chapter's heart**, RFC 1034 §4.3.2 with its steps numbered; pure. Beside it [`denial`]: how a signed
 //!    zone proves what it has not (RFC 4035, RFC 5155), and [`sign`]: how a zone is signed (RFC 4034).
@@ -61,6 +61,7 @@ pub mod resolver;
 pub mod respond;
 pub mod secondary;
 mod server;
+pub mod service;
 pub mod sign;
 pub mod transfer;
 pub mod tsig;

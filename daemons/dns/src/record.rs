@@ -11,6 +11,7 @@ use crate::{
     message::{self, HEADER_OCTETS, Header, Rcode, read_name},
     name::{Name, NameRef},
     rdata::{self, Class, Field, Type},
+    service,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{
@@ -170,19 +171,7 @@ fn unpack(message: &[u8], rtype: Type, begin: usize, end: usize) -> Option<Vec<u
                 at = behind;
                 continue;
             }
-            Field::U8 => 1,
-            Field::U16 | Field::TypeCode => 2,
-            Field::U32 | Field::Period | Field::Moment | Field::Ipv4 => 4,
-            Field::Ipv6 => 16,
-            Field::Eui(octets) => usize::from(*octets),
-            Field::Text | Field::HexCounted | Field::Base32Counted => 1 + usize::from(*message.get(at)?),
-            Field::Texts
-            | Field::TextToEnd
-            | Field::Hex
-            | Field::Base64
-            | Field::TypeBitmap
-            | Field::ServiceParameters
-            | Field::Rare => end.checked_sub(at)?,
+            other => other.octets(message.get(at..end)?)?,
         };
         rdata.extend_from_slice(message.get(at..at + octets).filter(|_| at + octets <= end)?);
         at += octets;
@@ -340,7 +329,7 @@ impl Data<'_> {
                 }
                 Field::Text => {
                     let octets = usize::from(take(1)?.0[0]);
-                    quote(&mut text, take(octets)?.0);
+                    text += &quoted(take(octets)?.0);
                     Ok(())
                 }
                 Field::Texts => {
@@ -349,13 +338,13 @@ impl Data<'_> {
                     while let Some((octets, behind)) = all.split_first() {
                         let (string, behind) = behind.split_at_checked(usize::from(*octets))?;
                         text.push_str(blank);
-                        quote(&mut text, string);
+                        text += &quoted(string);
                         (all, blank) = (behind, " ");
                     }
                     Ok(())
                 }
                 Field::TextToEnd => {
-                    quote(&mut text, take(ahead.len())?.0);
+                    text += &quoted(take(ahead.len())?.0);
                     Ok(())
                 }
                 // With nothing to write, the reader would miss a word.
@@ -386,8 +375,13 @@ impl Data<'_> {
                     let pairs: Vec<String> = octets.iter().map(|octet| format!("{octet:02x}")).collect();
                     write!(text, "{}", pairs.join("-"))
                 }
-                // Values may hold commas and blanks, each kind in its own way; the octets are the same in any case.
-                Field::ServiceParameters | Field::Rare => return None,
+                Field::ServiceParameters => {
+                    let parameters = service::write(take(ahead.len())?.0)?;
+                    text.truncate(text.len() - usize::from(parameters.is_empty()));
+                    text += &parameters;
+                    Ok(())
+                }
+                Field::Rare => return None,
             };
             written.expect("writing into a String does not fail");
         }
@@ -396,19 +390,16 @@ impl Data<'_> {
 }
 
 /// A character-string in quotes (RFC 1035 §5.1).
-fn quote(text: &mut String, octets: &[u8]) {
-    text.push('"');
+pub(crate) fn quoted(octets: &[u8]) -> String {
+    let mut text = String::from("\"");
     for &octet in octets {
         match octet {
-            b'"' | b'\\' => {
-                text.push('\\');
-                text.push(char::from(octet));
-            }
+            b'"' | b'\\' => text.extend(['\\', char::from(octet)]),
             0x20..=0x7e => text.push(char::from(octet)),
             _ => write!(text, "\\{octet:03}").expect("writing into a String does not fail"),
         }
     }
-    text.push('"');
+    text + "\""
 }
 
 /// RFC 4648 §7, without padding (RFC 5155 §3.3).
@@ -473,14 +464,15 @@ mod tests {
             "e.crepes.fr. 1 IN EUI48 00-00-5e-00-53-2a",
             "u.crepes.fr. 1 IN TYPE65280 \\# 4 0a000001",
             "u.crepes.fr. 1 IN TYPE65280 \\# 0",
-            "s.crepes.fr. 1 IN HTTPS 1 . alpn=h2,h3 port=8443",
+            "s.crepes.fr. 1 IN HTTPS 1 . alpn=\"h2,h3\" port=8443",
+            "t.crepes.fr. 1 IN HTTPS 0 www.crepes.fr.",
             "\\@\\$x\\032y.crepes.fr. 1 IN PTR \\(.crepes.fr.",
         ] {
             let read = |text: &str| zonefile::records(Path::new("test"), text.as_bytes()).unwrap();
             let record = read(line).remove(0);
             assert_eq!(read(&record.to_string()), std::slice::from_ref(&record), "{record}");
-            // Types in a bit map come by number, and parameters as octets.
-            if !line.contains("NSEC") && !line.contains("HTTPS") {
+            // Types in a bit map come by number.
+            if !line.contains("NSEC") {
                 assert_eq!(record.to_string(), line);
             }
         }

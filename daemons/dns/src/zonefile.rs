@@ -16,6 +16,7 @@ use crate::{
     rare,
     rdata::{self, Field, Type},
     record::{Record, TTL_MAX},
+    service,
     zone::{AddError, Builder, Finding, Place, Severity, Zone},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -476,7 +477,7 @@ impl Reader<'_> {
         // These may be empty.
         match field {
             Field::TypeBitmap => return self.bitmap(words).map(|()| words.len()),
-            Field::ServiceParameters => return self.service(words).map(|()| words.len()),
+            Field::ServiceParameters => return self.service(line, words).map(|()| words.len()),
             Field::Rare => {
                 let texts: Vec<&str> = words.iter().map(Word::text).collect();
                 let data = rare::read(rtype, &texts, origin.borrow());
@@ -566,7 +567,7 @@ impl Reader<'_> {
     }
 
     /// SVCB's parameters: `alpn=h2,h3 port=8443` (RFC 9460 §2.1), on the wire sorted by their numbers (§2.2).
-    fn service(&mut self, words: &[Word<'_>]) -> Result<(), Mistake> {
+    fn service(&mut self, line: u32, words: &[Word<'_>]) -> Result<(), Mistake> {
         let mut parameters = vec![];
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -582,59 +583,25 @@ impl Reader<'_> {
                 }
                 _ => value,
             };
-            let (key, value) = service_parameter(word, key, value)?;
-            parameters.push((key, value));
+            let value = unescaped(&Word { text: value, ..*word })?;
+            let read = service::read(&String::from_utf8_lossy(key), &value);
+            parameters.push(read.map_err(|right| wrong(word, right))?);
         }
         parameters.sort();
         if parameters.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return mistake(words.as_slice().first().map_or(0, |word| word.line), "a parameter stands there twice");
+            return mistake(line, "a parameter stands there twice");
         }
+        let begin = self.rdata.len();
         for (key, value) in parameters {
             self.rdata.extend(key.to_be_bytes());
             self.rdata.extend((value.len() as u16).to_be_bytes());
             self.rdata.extend(value);
         }
-        Ok(())
+        match service::inconsistency(&self.rdata[begin..]) {
+            Some(problem) => mistake(line, problem),
+            None => Ok(()),
+        }
     }
-}
-
-/// One parameter of SVCB (RFC 9460 §7).
-fn service_parameter(word: &Word<'_>, key: &[u8], value: &[u8]) -> Result<(u16, Vec<u8>), Mistake> {
-    const KEYS: [&str; 7] = ["mandatory", "alpn", "no-default-alpn", "port", "ipv4hint", "ech", "ipv6hint"];
-    let number = |key: &[u8]| {
-        let key = std::str::from_utf8(key).ok()?;
-        let known = KEYS.iter().position(|known| *known == key).map(|number| number as u16);
-        known.or_else(|| key.strip_prefix("key")?.parse().ok())
-    };
-    let Some(number_of_key) = number(key) else {
-        return Err(wrong(word, "a parameter: alpn=, port=, ipv4hint=, key123= ..."));
-    };
-    let text = String::from_utf8_lossy(value);
-    let no = || wrong(word, "a value that fits the parameter (RFC 9460 §7)");
-    let items = || text.split(',');
-    let octets: Option<Vec<u8>> = match number_of_key {
-        0 => items()
-            .map(|key| number(key.as_bytes()).map(u16::to_be_bytes))
-            .collect::<Option<Vec<_>>>()
-            .map(|keys| keys.concat()),
-        1 => items()
-            .map(|id| u8::try_from(id.len()).ok().map(|n| [&[n], id.as_bytes()].concat()))
-            .collect::<Option<Vec<_>>>()
-            .map(|ids| ids.concat()),
-        2 => value.is_empty().then(Vec::new),
-        3 => text.parse::<u16>().ok().map(|port| port.to_be_bytes().to_vec()),
-        4 => items()
-            .map(|ip| ip.parse().ok().map(|ip: Ipv4Addr| ip.octets()))
-            .collect::<Option<Vec<_>>>()
-            .map(|ips| ips.concat()),
-        5 => STANDARD.decode(value).ok(),
-        6 => items()
-            .map(|ip| ip.parse().ok().map(|ip: Ipv6Addr| ip.octets()))
-            .collect::<Option<Vec<_>>>()
-            .map(|ips| ips.concat()),
-        _ => Some(unescaped(&Word { text: value, ..*word })?),
-    };
-    Ok((number_of_key, octets.ok_or_else(no)?))
 }
 
 fn wrong(word: &Word<'_>, right: &str) -> Mistake {

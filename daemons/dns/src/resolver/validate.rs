@@ -1041,7 +1041,7 @@ mod answers;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{record::Record, sign, zonefile};
+    use crate::{rdata, record::Record, sign, zonefile};
     use std::{path::Path, time::Duration};
 
     fn name(text: &str) -> Name {
@@ -1251,7 +1251,7 @@ mod tests {
                     set.records().map(move |rdata| Record {
                         owner: node.name().to_name(),
                         rtype: set.rtype,
-                        class: crate::rdata::Class::IN,
+                        class: rdata::Class::IN,
                         ttl: set.ttl,
                         rdata: rdata.to_vec(),
                     })
@@ -1378,7 +1378,7 @@ example.com. IN RRSIG MX 15 2 3600 1440021600 1438207200 3613 example.com. oL9kr
             .map(|line| {
                 let words: Vec<&str> = line.split_whitespace().collect();
                 let mut types: Vec<u16> = words[2..].iter().map(|word| word.parse::<Type>().unwrap().0).collect();
-                (name(words[0]), name(words[1]), sign::type_bitmap(&mut types))
+                (name(words[0]), name(words[1]), rdata::type_bitmap(&mut types))
             })
             .collect();
         let gaps = parsed.iter().map(|(owner, next, types)| Gap {
@@ -1470,7 +1470,7 @@ example.com. IN RRSIG MX 15 2 3600 1440021600 1438207200 3613 example.com. oL9kr
         }
         // The root has no DS, and its own NSEC says so.
         let mut types = [Type::NS.0, Type::SOA.0];
-        assert!(Types(&sign::type_bitmap(&mut types)).lack(NameRef::ROOT, Type::DS));
+        assert!(Types(&rdata::type_bitmap(&mut types)).lack(NameRef::ROOT, Type::DS));
     }
 
     #[test]
@@ -1507,7 +1507,7 @@ example.com. IN RRSIG MX 15 2 3600 1440021600 1438207200 3613 example.com. oL9kr
 
     #[test]
     fn bit_maps_may_be_cut_off() {
-        let map = sign::type_bitmap(&mut [1, 46, 257]);
+        let map = rdata::type_bitmap(&mut [1, 46, 257]);
         for octets in 0..=map.len() {
             let types = Types(&map[..octets]);
             assert_eq!(types.has(Type(257)), octets == map.len(), "{octets}");
