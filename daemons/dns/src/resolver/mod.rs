@@ -750,6 +750,25 @@ mod tests {
         assert_eq!(resolver.find(&other, Type::A, nobodys, Cached::Perhaps, 0).await.unwrap_err().0, 22);
     }
 
+    /// However often clients hit what is ending: it is fetched once at a time, not while too much is being asked, and not where it has just
+    /// failed (RFC 9520 §3.1).
+    #[tokio::test]
+    async fn what_is_ending_is_fetched_within_the_bounds_of_other_work() {
+        let resolver = resolver(|_| {});
+        let nobodys = Arc::default();
+        let prefetch = |name: &str| {
+            resolver.prefetch(&name.parse().unwrap(), Type::A, &nobodys);
+            resolver.counters.prefetched.get()
+        };
+        assert_eq!([prefetch("www.example"), prefetch("www.example"), prefetch("other.example")], [1, 1, 2]);
+        let key = |name: &str| resolver.key(&name.parse().unwrap(), Type::A, Checking::On);
+        resolver.remember_failure(&key("failed.example"), &Failure::TooLong);
+        assert_eq!(prefetch("failed.example"), 2);
+        let others = (0..ASKED_AT_ONCE_MAX).map(|n| (key(&format!("n{n}.example")), Answering::default()));
+        resolver.lock_answering().extend(others);
+        assert_eq!(prefetch("new.example"), 2);
+    }
+
     /// RFC 1034 §5.3.3 step 2: the NS set of `example` is good for longer than the addresses of its servers.
     #[test]
     fn a_cut_whose_servers_cannot_be_found_is_passed_over() {
