@@ -122,12 +122,8 @@ pub(crate) async fn serve(
         }
         // A client that has said all may still wait for its answers.
         if ended && tasks.is_empty() && answers.is_empty() {
-            if let Some(length) = buffer.first_chunk().map(|length| u16::from_be_bytes(*length)) {
-                // Whoever types here by hand, or speaks another protocol, may wonder.
-                talk.note(&format!(
-                    "no answer: the first two octets announce {length} more, and {} came",
-                    buffer.len() - 2
-                ));
+            if let Some(why) = unfinished(&buffer) {
+                talk.note(&format!("no answer: {why}"));
             }
             return Ok(());
         }
@@ -144,7 +140,8 @@ pub(crate) async fn serve(
                 // The timer is set once for many messages: when it goes off, it may be that there was one meanwhile. Octets that
                 // make no message do not count, or a client could hold the connection with one of them now and then.
                 if used.elapsed() >= serving.idle_timeout && tasks.is_empty() {
-                    talk.note("idle for too long");
+                    let why = unfinished(&buffer).map(|why| format!(": {why}")).unwrap_or_default();
+                    talk.note(&format!("idle for too long{why}"));
                     return Ok(());
                 }
                 let since = if tasks.is_empty() { used } else { Instant::now() };
@@ -165,8 +162,33 @@ fn has_message(buffer: &[u8]) -> bool {
     buffer.split_first_chunk::<2>().is_some_and(whole)
 }
 
+/// What is wrong with octets that have not become a message: whoever types here by hand, or speaks another protocol, may wonder.
+fn unfinished(buffer: &[u8]) -> Option<String> {
+    let (length, rest) = buffer.split_first_chunk()?;
+    let octets = u16::from_be_bytes(*length);
+    let why = format!("the first two octets announce {octets} more, and {} came", rest.len());
+    // A ClientHello (RFC 8446 §5.1) would be a message of 5,635 octets.
+    let is_tls = *length == [0x16, 3] && matches!(rest, [1..=4, ..]);
+    Some(if is_tls { why + "; they begin TLS, which is spoken at `dns.listen_tls` (port 853)" } else { why })
+}
+
 /// How many octets more there must be room for.
 fn wanted(buffer: &[u8]) -> usize {
     let whole = buffer.first_chunk::<2>().map_or(0, |length| 2 + usize::from(u16::from_be_bytes(*length)));
     whole.saturating_sub(buffer.len()).max(READ_OCTETS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octets_that_make_no_message_are_explained() {
+        assert_eq!(unfinished(b""), None);
+        assert_eq!(unfinished(b"G"), None);
+        let http = "the first two octets announce 18245 more, and 3 came";
+        assert_eq!(unfinished(b"GET /"), Some(http.to_owned()));
+        let tls = unfinished(b"\x16\x03\x01\x02\0\x01").unwrap();
+        assert!(tls.starts_with("the first two octets announce 5635 more, and 4 came; they begin TLS"), "{tls}");
+    }
 }
