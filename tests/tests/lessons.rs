@@ -121,8 +121,9 @@ fn run(step: &Step, variables: &str, mut shell: Command) -> Result<()> {
     shell.args(["-c", &format!("{variables}{exec}{}\n", step.typed)]).stdin(Stdio::null());
     let mut running = Running::start(&mut shell)?;
     while !(follows && wanted.is_all_there()) {
-        let next = running.next_line().with_context(|| format!("while {:?} should come", wanted.0))?;
-        let Some(line) = next else { break };
+        let next = running.next_line();
+        let said = || format!("while {:?} should come; it has said\n{}", wanted.0, running.said().out);
+        let Some(line) = next.with_context(said)? else { break };
         wanted.take(&line)?;
     }
     ensure!(wanted.is_all_there(), "it ended before {:?} came", wanted.0);
