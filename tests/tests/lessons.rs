@@ -122,12 +122,18 @@ fn run(step: &Step, variables: &str, mut shell: Command) -> Result<()> {
     let mut running = Running::start(&mut shell)?;
     while !(follows && wanted.is_all_there()) {
         let next = running.next_line();
-        let said = || format!("while {:?} should come; it has said\n{}", wanted.0, running.said().out);
+        let said = || format!("while {:?} should come; it has said\n{}", wanted.0, last_lines(&running.said().out));
         let Some(line) = next.with_context(said)? else { break };
         wanted.take(&line)?;
     }
     ensure!(wanted.is_all_there(), "it ended before {:?} came", wanted.0);
     Ok(())
+}
+
+/// What was said just before.
+fn last_lines(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// Does a step, in a shell that knows the variables which were set before.
