@@ -387,6 +387,8 @@ fn a_second_lab_in_the_same_directory_is_refused_and_the_first_goes_on() {
     let second = run(&mut up(&Description::own().unwrap(), folder.path(), lab.state()).unwrap()).unwrap();
     let said = second.with_code(1).unwrap().err;
     assert!(said.contains("a lab is running already in") && said.contains("--state"), "{said}");
+    // Its terminal may be lost.
+    assert!(said.contains(&format!("kill {}", lab.running.pid())), "{said}");
     run(&mut lab.tomte("status").unwrap()).unwrap().with_code(0).unwrap();
 }
 

@@ -17,6 +17,12 @@ use std::{
     time::SystemTime,
 };
 
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    tomte events                            everything, first what was said before you came\n  \
+    tomte events --host mail.crepes.fr      one host's, both what it is asked and what it asks\n  \
+    tomte events --daemon web --full --new  the web from now on, with all header fields\n  \
+    tomte events --connection 12            one conversation, by the number behind #\n";
+
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Arguments {

@@ -7,6 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    tomte status         every daemon of every host, and its addresses\n  \
+    tomte status --json  the same for programs\n";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -5,6 +5,7 @@ use crate::{
     state::{self, Begin},
 };
 use anyhow::Context;
+use rustix::net::sockopt::socket_peercred;
 use shared::{
     accounts::{self, Accounts},
     admin::{self, Admin, Directory, State, Switch},
@@ -18,6 +19,7 @@ use shared::{
 };
 use std::{
     io::{IsTerminal, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -30,6 +32,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How many events the lab remembers for a `tomte events` that starts later.
 const RING: usize = 1000;
+
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    tomte up                                          the whole lab, on loopback\n  \
+    tomte up www.someschool.edu ns.someschool.edu     two hosts of it\n  \
+    tomte up --fresh                                  as if it had never run before\n  \
+    tomte up --lab lab.toml --state here              your own lab, with its files in ./here\n  \
+    tomte up --reveal-secrets                         passwords are shown as they are sent\n";
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "they are flags of a command line")]
@@ -81,9 +90,11 @@ pub(crate) fn up(arguments: &Arguments) -> anyhow::Result<()> {
     // One running lab for each state directory: a second one would find the sockets and files of the first in use.
     let state = arguments.state.canonicalize()?;
     let socket = state.join("admin.sock");
-    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+    if let Ok(other) = UnixStream::connect(&socket) {
+        let kill = socket_peercred(&other).map(|who| format!(", or: kill {}", who.pid)).unwrap_or_default();
         anyhow::bail!(
-            "a lab is running already in {}; stop it first, or name another directory with --state",
+            "a lab is running already in {}. Stop it first: Ctrl-C in its terminal{kill}. One beside it needs a directory \
+            (--state) and addresses (--lab) of its own",
             state.display()
         );
     }
