@@ -26,6 +26,7 @@ mod queue;
 mod switch;
 
 mod hidden;
+mod terminal;
 mod user;
 
 use clap::{Parser, Subcommand};

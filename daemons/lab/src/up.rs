@@ -3,6 +3,7 @@
 use crate::{
     hosts::{Host, Lab, Ports},
     state::{self, Begin},
+    terminal::{self, fold},
 };
 use anyhow::Context;
 use rustix::net::sockopt::socket_peercred;
@@ -393,13 +394,15 @@ fn print_table(hosts: &[Started], authority: &Path, state: &Path, began: Instant
     let services = |host: &Started| {
         let each =
             host.endpoints.iter().map(|(_, endpoint)| format!("{} {}", endpoint.protocol, endpoint.address.port()));
-        each.collect::<Vec<_>>().join("  ")
+        each.collect::<Vec<_>>()
     };
+    let columns = terminal::width();
     let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{bold}{:width$}  {:<13} SERVICES, and what to try{plain}", "HOST", "ADDRESS")?;
     for host in hosts {
         let address = host.endpoints.first().map(|(_, endpoint)| endpoint.address.ip().to_string()).unwrap_or_default();
-        writeln!(out, "{:width$}  {address:<13} {}", host.name, services(host))?;
+        let row = format!("{:width$}  {address:<13} ", host.name);
+        writeln!(out, "{row}{}", fold(&services(host), "  ", row.len(), columns))?;
         if !host.suggestion.is_empty() {
             writeln!(out, "    {dim}{}{plain}", host.suggestion)?;
         }
