@@ -1,6 +1,9 @@
 //! `tomte events`: the live transcript on the terminal.
 
-use crate::client::{Whom, get};
+use crate::{
+    client::{Whom, get},
+    terminal,
+};
 use anyhow::{Context, bail};
 use shared::{
     admin::{Entry, Filter},
@@ -73,10 +76,13 @@ pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
     }
     drop(sender);
     let mut out = std::io::stdout().lock();
-    let on = out.is_terminal() && !arguments.no_colour && std::env::var_os("NO_COLOR").is_none();
-    let paint = Paint { on, names: names_of(&all) };
+    let paint = Paint { on: terminal::has_colours() && !arguments.no_colour, names: names_of(&all) };
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
     let mut looks_back = false;
+    // As long as nobody speaks it would look as if nothing happened.
+    if std::io::stderr().is_terminal() {
+        eprintln!("--- everything that is said comes here; Ctrl-C ends it ---");
+    }
     for heard in receiver {
         match heard {
             Heard::Event(json) => {

@@ -1,12 +1,19 @@
-//! How wide the terminal is, and lists that fit in.
+//! What the terminal can show: colours, and lists that fit in.
 
 use rustix::termios::tcgetwinsize;
-use std::io::stdout;
+use std::io::{IsTerminal, stdout};
 
 /// The columns of the terminal that standard output is; nothing where it is none, so that a program gets whole lines.
 pub(crate) fn width() -> Option<usize> {
     let columns = tcgetwinsize(stdout()).ok()?.ws_col;
     (columns > 0).then_some(usize::from(columns))
+}
+
+/// Whether what is written to standard output may have colours: on a terminal that shows them, unless `NO_COLOR` is set
+/// (<https://no-color.org>).
+pub(crate) fn has_colours() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    stdout().is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// `items` with `between` between them, in lines that begin at column `indent` and end before `width`. The first has begun there

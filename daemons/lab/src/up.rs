@@ -19,7 +19,7 @@ use shared::{
     units::Span,
 };
 use std::{
-    io::{IsTerminal, Write},
+    io::Write,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::Arc,
@@ -388,7 +388,7 @@ async fn end(
 /// Who is where, and what to try next.
 fn print_table(hosts: &[Started], authority: &Path, state: &Path, began: Instant) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    let (bold, dim, plain) = if out.is_terminal() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
+    let (bold, dim, plain) = if terminal::has_colours() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
     let count = if hosts.len() == 1 { "1 host".to_owned() } else { format!("{} hosts", hosts.len()) };
     writeln!(out, "{bold}The lab is up: {count} in {} ms.{plain}\n", began.elapsed().as_millis())?;
     let services = |host: &Started| {
