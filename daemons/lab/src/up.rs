@@ -1,6 +1,7 @@
 //! `tomte up`: every host of the lab in this process.
 
 use crate::{
+    chain,
     hosts::{Host, Lab, Ports},
     state::{self, Begin},
     terminal::{self, fold},
@@ -115,7 +116,11 @@ pub(crate) fn up(arguments: &Arguments) -> anyhow::Result<()> {
     let result = runtime.block_on(run(lab, &state, arguments, began));
     // Whoever still blocks a thread has had the grace time.
     runtime.shutdown_background();
-    result
+    result.inspect_err(|error| {
+        if chain(error).contains(&state.display().to_string()) {
+            eprintln!("(all of {} as it was shipped, without what has come since: tomte up --fresh)", state.display());
+        }
+    })
 }
 
 /// Has every zone signed. All keys are made before the first zone is: a parent signs what it says about its children's.
