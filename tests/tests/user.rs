@@ -17,7 +17,8 @@ fn user(place: &[&str], arguments: &[&str], typed: &str) -> Ended {
     let mut user = command("tomte").unwrap();
     user.arg("user").args(arguments).args(place).stdin(Stdio::piped());
     let mut running = Running::start(&mut user).unwrap();
-    running.type_line(typed).unwrap();
+    // Who refuses before it reads may be gone already; what it says is looked at anyway.
+    let _ = running.type_line(typed);
     running.end().unwrap()
 }
 
