@@ -381,12 +381,37 @@ fn edits_stay_until_the_lab_is_started_fresh() {
 }
 
 #[test]
+fn who_asks_for_a_name_where_no_name_server_runs_is_told_to_start_one() {
+    let (folder, description) = (tempfile::tempdir().unwrap(), Description::own().unwrap());
+    let state = folder.path().join("state");
+    let mut web = Running::start(up(&description, folder.path(), &state).unwrap().arg(SCHOOL)).unwrap();
+    web.wait_for("Ctrl-C").unwrap();
+    let asked = run(command("tomte").unwrap().args(["dns", "trace", SCHOOL, "--state"]).arg(&state)).unwrap();
+    let said = asked.with_code(1).unwrap().err;
+    assert!(said.contains("no name server runs here") && said.contains("tomte up"), "{said}");
+}
+
+#[test]
+fn a_file_that_was_spoilt_can_be_had_back_as_it_was_shipped() {
+    let (folder, description) = (tempfile::tempdir().unwrap(), Description::own().unwrap());
+    let state = folder.path().join("state");
+    let zone = state.join("zones/crepes.fr.zone");
+    fs::create_dir_all(zone.parent().unwrap()).unwrap();
+    fs::write(&zone, "this is no zone").unwrap();
+    let refused = run(&mut up(&description, folder.path(), &state).unwrap()).unwrap();
+    let said = refused.with_code(78).unwrap().err;
+    assert!(said.contains(&zone.display().to_string()) && said.contains("tomte up --fresh"), "{said}");
+}
+
+#[test]
 fn a_second_lab_in_the_same_directory_is_refused_and_the_first_goes_on() {
     let lab = Lab::up().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let second = run(&mut up(&Description::own().unwrap(), folder.path(), lab.state()).unwrap()).unwrap();
     let said = second.with_code(1).unwrap().err;
     assert!(said.contains("a lab is running already in") && said.contains("--state"), "{said}");
+    // Its terminal may be lost.
+    assert!(said.contains(&format!("kill {}", lab.running.pid())), "{said}");
     run(&mut lab.tomte("status").unwrap()).unwrap().with_code(0).unwrap();
 }
 

@@ -1,8 +1,8 @@
 //! LESSONS.md is true: what it says to type is typed, in a lab of its own, and what it says will come does come.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -80,18 +80,33 @@ impl Wanted {
     }
 }
 
-/// A dialogue: `C:` lines are said, `S:` lines must come.
+/// What telnet says when the server has closed.
+const CLOSED: &str = "Connection closed by foreign host.";
+
+/// A dialogue: `C:` lines are said, `S:` lines must come, and the end of the connection where telnet tells it.
 fn talk(address: SocketAddr, lines: &[String]) -> Result<()> {
     let mut stream = BufReader::new(TcpStream::connect(address)?);
     stream.get_ref().set_read_timeout(Some(PATIENCE))?;
+    let mut skips = false;
     for line in lines {
-        match (line.strip_prefix("C:"), line.strip_prefix("S: ")) {
-            (Some(typed), _) => write!(stream.get_mut(), "{}\r\n", typed.strip_prefix(' ').unwrap_or_default())?,
-            (_, Some(wanted)) => {
+        let of = |who: &str| line.strip_prefix(who).map(|text| text.strip_prefix(' ').unwrap_or_default());
+        match (of("C:"), of("S:")) {
+            (Some(typed), _) => write!(stream.get_mut(), "{typed}\r\n")?,
+            (_, Some(wanted)) => loop {
                 let mut said = String::new();
                 stream.read_line(&mut said)?;
-                ensure!(fits(wanted, &said), "{wanted:?} should come, and not {said:?}");
+                if fits(wanted, &said) {
+                    skips = false;
+                    break;
+                }
+                ensure!(skips && !said.is_empty(), "{wanted:?} should come, and not {said:?}");
+            },
+            _ if line == CLOSED => {
+                let mut rest = String::new();
+                stream.read_to_string(&mut rest)?;
+                ensure!(skips || rest.is_empty(), "the server should close, and not say {rest:?}");
             }
+            _ if line == "..." => skips = true,
             _ => bail!("who says {line:?}?"),
         }
     }
@@ -106,12 +121,19 @@ fn run(step: &Step, variables: &str, mut shell: Command) -> Result<()> {
     shell.args(["-c", &format!("{variables}{exec}{}\n", step.typed)]).stdin(Stdio::null());
     let mut running = Running::start(&mut shell)?;
     while !(follows && wanted.is_all_there()) {
-        let next = running.next_line().with_context(|| format!("while {:?} should come", wanted.0))?;
-        let Some(line) = next else { break };
+        let next = running.next_line();
+        let said = || format!("while {:?} should come; it has said\n{}", wanted.0, last_lines(&running.said().out));
+        let Some(line) = next.with_context(said)? else { break };
         wanted.take(&line)?;
     }
     ensure!(wanted.is_all_there(), "it ended before {:?} came", wanted.0);
     Ok(())
+}
+
+/// What was said just before.
+fn last_lines(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// Does a step, in a shell that knows the variables which were set before.
@@ -136,7 +158,9 @@ fn every_lesson_goes_as_it_is_written() {
     alone::test(|| {
         let (home, tomte) = (tempfile::tempdir().unwrap(), built_program("tomte").unwrap());
         let mut up = command("tomte").unwrap();
-        up.arg("up").env("HOME", home.path()).env_remove("XDG_STATE_HOME");
+        let typed = LESSONS.lines().find_map(|line| line.strip_prefix("tomte ")).unwrap();
+        up.args(typed.split('#').next().unwrap().split_whitespace());
+        up.env("HOME", home.path()).env_remove("XDG_STATE_HOME");
         let mut lab = Running::start(&mut up).unwrap();
         lab.wait_for("Ctrl-C").unwrap();
         let mut variables = String::new();
@@ -170,6 +194,26 @@ fn the_page_is_read_as_a_reader_does() {
         ("a[..]a", "a", false),
     ] {
         assert_eq!(fits(wanted, said), fit, "{wanted:?} {said:?}");
+    }
+    for (dialogue, goes) in [
+        (&["C: HI", "S: 220 a", "S: 221 b", CLOSED][..], true),
+        (&["C: HI", "...", "S: 221 [..]"], true),
+        (&["C: HI", "...", CLOSED], true),
+        (&["...", "C: HI", "S: 221 b"], true),
+        (&["C: HI", "S: 221 b"], false),
+        (&["C: HI", "S: 220 a", CLOSED], false),
+        (&["C: HI", "...", "S: 222 c"], false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let mut client = BufReader::new(listener.accept().unwrap().0);
+            client.read_line(&mut String::new()).unwrap();
+            client.get_mut().write_all(b"220 a\r\n221 b\r\n").unwrap();
+        });
+        let lines: Vec<String> = dialogue.iter().map(|line| (*line).to_owned()).collect();
+        assert_eq!(talk(address, &lines).is_ok(), goes, "{dialogue:?}");
+        server.join().unwrap();
     }
     let mut wanted = Wanted(["a", "...", "b", "..."].map(str::to_owned).into());
     assert!(wanted.take("x").is_err());

@@ -17,7 +17,8 @@ fn user(place: &[&str], arguments: &[&str], typed: &str) -> Ended {
     let mut user = command("tomte").unwrap();
     user.arg("user").args(arguments).args(place).stdin(Stdio::piped());
     let mut running = Running::start(&mut user).unwrap();
-    running.type_line(typed).unwrap();
+    // Who refuses before it reads may be gone already; what it says is looked at anyway.
+    let _ = running.type_line(typed);
     running.end().unwrap()
 }
 
@@ -54,7 +55,10 @@ fn whoever_is_added_can_log_in_at_once_and_whoever_is_removed_no_longer() {
     assert!(line("carol").contains("password, SCRAM, APOP (clear)") && line("carol").ends_with('-'), "{said}");
     let mailbox = lab.state().join("mail/hamburger.edu/bob");
     let wanted = format!("bob@hamburger.edu (also postmaster) in {}", mailbox.display());
-    assert!(line("bob").contains(&wanted), "{said}");
+    assert!(line("bob").ends_with(&wanted), "{said}");
+    // Another mailbox has another line, below the first.
+    let other = said.lines().find(|line| line.trim_start().starts_with("bob@someschool.edu")).unwrap();
+    assert_eq!(other.find("bob@"), line("bob").find("bob@"), "{said}");
     assert!(!said.contains("stew") && !said.contains("argon2"), "{said}");
 
     user(&place, &["remove", "carol"], "").with_code(0).unwrap();

@@ -16,6 +16,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    tomte check-config                                the services' /etc/tomte/tomte.toml\n  \
+    tomte check-config ~/.local/state/tomte/lab.toml  a lab\n";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// `tomte.toml` or `lab.toml`; without one, /etc/tomte/tomte.toml

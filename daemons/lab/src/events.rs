@@ -1,20 +1,30 @@
 //! `tomte events`: the live transcript on the terminal.
 
-use crate::client::{Whom, get};
+use crate::{
+    client::{Whom, get},
+    terminal,
+};
 use anyhow::{Context, bail};
 use shared::{
     admin::{Entry, Filter},
     transcript::{Event, Kind, Transport},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     io::{BufRead, IsTerminal, Write},
-    path::{Path, PathBuf},
+    net::{IpAddr, SocketAddr},
+    path::Path,
     sync::mpsc,
     thread,
     time::SystemTime,
 };
+
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    tomte events                            everything, first what was said before you came\n  \
+    tomte events --host mail.crepes.fr      one host's, both what it is asked and what it asks\n  \
+    tomte events --daemon web --full --new  the web from now on, with all header fields\n  \
+    tomte events --connection 12            one conversation, by the number behind #\n";
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -48,7 +58,11 @@ pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { daemon, host, connection, .. } = arguments;
     let filter = Filter { daemon: daemon.clone(), host: host.clone(), connection: *connection };
     let sockets = arguments.whom.sockets()?;
-    meets_somebody(&sockets, &filter)?;
+    let mut all: Vec<Entry> = vec![];
+    for socket in &sockets {
+        all.extend(serde_json::from_reader::<_, Vec<Entry>>(get(socket, "/status")?)?);
+    }
+    meets_somebody(&all, &filter)?;
     let path = format!("/events?{}", filter.to_query());
     // A thread for each daemon that is followed; what they hear comes together here. The bound holds a fast daemon
     // back at its own socket, where it is told what it missed.
@@ -62,9 +76,13 @@ pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
     }
     drop(sender);
     let mut out = std::io::stdout().lock();
-    let paint = Paint { on: out.is_terminal() && !arguments.no_colour && std::env::var_os("NO_COLOR").is_none() };
+    let paint = Paint { on: terminal::has_colours() && !arguments.no_colour, names: names_of(&all) };
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
     let mut looks_back = false;
+    // As long as nobody speaks it would look as if nothing happened.
+    if std::io::stderr().is_terminal() {
+        eprintln!("--- everything that is said comes here; Ctrl-C ends it ---");
+    }
     for heard in receiver {
         match heard {
             Heard::Event(json) => {
@@ -92,11 +110,7 @@ pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// A filter that nobody meets would wait for ever without a word.
-fn meets_somebody(sockets: &[PathBuf], filter: &Filter) -> anyhow::Result<()> {
-    let mut all: Vec<Entry> = vec![];
-    for socket in sockets {
-        all.extend(serde_json::from_reader::<_, Vec<Entry>>(get(socket, "/status")?)?);
-    }
+fn meets_somebody(all: &[Entry], filter: &Filter) -> anyhow::Result<()> {
     if all.iter().any(|entry| filter.wants_daemon(&entry.daemon, &entry.host)) {
         return Ok(());
     }
@@ -108,6 +122,17 @@ fn meets_somebody(sockets: &[PathBuf], filter: &Filter) -> anyhow::Result<()> {
         [filter.daemon.as_deref(), filter.host.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" at ");
     let (daemons, hosts) = (names(|entry| &entry.daemon), names(|entry| &entry.host));
     bail!("there is no {wanted} here\n  daemons: {daemons}\n  hosts: {hosts}");
+}
+
+/// Whose address is whose.
+fn names_of(all: &[Entry]) -> BTreeMap<IpAddr, String> {
+    let addresses = all.iter().flat_map(|entry| entry.addresses.iter().map(move |address| (entry, address)));
+    // `udp 127.77.0.1:8053`
+    let places = addresses.filter_map(|(entry, address)| {
+        let place: SocketAddr = address.rsplit(' ').next()?.parse().ok()?;
+        Some((place.ip(), entry.host.clone()))
+    });
+    places.filter(|(address, _)| !address.is_unspecified()).collect()
 }
 
 /// What a daemon tells whoever follows it.
@@ -140,6 +165,8 @@ pub(crate) fn follow(socket: &Path, path: &str, sender: &mpsc::SyncSender<Heard>
 /// How an event looks.
 struct Paint {
     on: bool,
+    /// The hosts that serve here.
+    names: BTreeMap<IpAddr, String>,
 }
 
 impl Paint {
@@ -160,11 +187,20 @@ impl Paint {
             Kind::Note => self.colour("\x1b[3m"),
             Kind::Open | Kind::Close => dim,
         };
+        let other_end = match (event.transport, event.kind) {
+            (Transport::Udp, Kind::Client | Kind::Server) => {
+                let arrow = if event.outgoing { "->" } else { "<-" };
+                let name = self.names.get(&event.remote.ip());
+                format!("{arrow} {} ", name.cloned().unwrap_or_else(|| event.remote.to_string()))
+            }
+            // The line that opens a connection has said it.
+            _ => String::new(),
+        };
         let seconds = event.micros / 1_000_000;
         let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
         let millis = event.micros / 1000 % 1000;
         let head = format!(
-            "{dim}{hour:02}:{minute:02}:{second:02}.{millis:03}{plain} {:<5} {} {thread}#{}{plain} ",
+            "{dim}{hour:02}:{minute:02}:{second:02}.{millis:03}{plain} {:<5} {} {thread}#{}{plain} {dim}{other_end}{plain}",
             event.daemon, event.host, event.connection
         );
         let mark = event.kind.mark();
@@ -212,7 +248,8 @@ mod tests {
             more: vec!["Host: www.someschool.edu".to_owned()],
             octets: 44,
         };
-        let paint = Paint { on: false };
+        let names = [([127, 77, 0, 1].into(), "a.root-servers.net".to_owned())].into();
+        let paint = Paint { on: false, names };
         assert_eq!(paint.event(&event, false), "10:11:02.123 web   www.someschool.edu #12 C: GET / HTTP/1.1\n");
         assert!(paint.event(&event, true).ends_with("#12 C: Host: www.someschool.edu\n"));
         let open = Event { kind: Kind::Open, line: "open".to_owned(), ..event };
@@ -220,5 +257,16 @@ mod tests {
         // The arrow goes from whoever called.
         let called = Event { outgoing: true, ..open };
         assert!(paint.event(&called, false).ends_with("#12 @ open tcp 127.77.3.80:8080 -> 127.0.0.1:51344\n"));
+        // Datagrams have no such line, so each says who is at the other end.
+        let asked = Event {
+            transport: Transport::Udp,
+            kind: Kind::Client,
+            line: "edu. NS?".to_owned(),
+            remote: ([127, 77, 0, 1], 8053).into(),
+            ..called
+        };
+        assert!(paint.event(&asked, false).ends_with("#12 -> a.root-servers.net C: edu. NS?\n"));
+        let asks = Event { outgoing: false, remote: ([127, 0, 0, 1], 51344).into(), ..asked };
+        assert!(paint.event(&asks, false).ends_with("#12 <- 127.0.0.1:51344 C: edu. NS?\n"));
     }
 }

@@ -26,6 +26,7 @@ mod queue;
 mod switch;
 
 mod hidden;
+mod terminal;
 mod user;
 
 use clap::{Parser, Subcommand};
@@ -60,6 +61,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the lab, or some hosts of it, in this process
+    #[command(before_help = up::EXAMPLES)]
     Up(up::Arguments),
     /// Switch hosts of the running lab off
     #[command(before_help = switch::EXAMPLES)]
@@ -68,8 +70,10 @@ enum Command {
     #[command(before_help = switch::EXAMPLES)]
     Start(switch::Arguments),
     /// Show who serves where
+    #[command(before_help = status::EXAMPLES)]
     Status(status::Arguments),
     /// Follow what is said on the wire
+    #[command(before_help = events::EXAMPLES)]
     Events(events::Arguments),
     /// Check zone files, and tell name servers to read them anew
     #[command(subcommand, before_help = zone::EXAMPLES)]
@@ -87,6 +91,7 @@ enum Command {
     #[command(subcommand, before_help = trace::EXAMPLES)]
     Dns(trace::Command),
     /// Say whether configuration files are right
+    #[command(before_help = check::EXAMPLES)]
     CheckConfig(check::Arguments),
 }
 
@@ -129,4 +134,18 @@ fn chain(error: &anyhow::Error) -> String {
 /// `tomte events | head` is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_help_begins_with_examples() {
+        for command in Arguments::command().get_subcommands() {
+            let examples = command.get_before_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains(&format!("  tomte {} ", command.get_name())), "{}", command.get_name());
+        }
+    }
 }

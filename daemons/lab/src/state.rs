@@ -48,15 +48,17 @@ pub(crate) enum Begin {
 /// Makes the directory and unpacks what is missing.
 pub(crate) fn prepare(dir: &Path, begin: Begin) -> anyhow::Result<()> {
     let mark = dir.join(MARK);
-    if begin == Begin::Fresh && dir.exists() {
+    // One that is empty has just been made, and has nothing to lose.
+    if begin == Begin::Fresh && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
         if !mark.exists() {
             bail!("{} is no state directory of the lab (it has no file {MARK}), so it is not emptied", dir.display());
         }
         fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
     }
     let cure = || format!("cannot write {}; name another directory with --state DIR", dir.display());
-    fs::create_dir_all(dir.join("log")).with_context(cure)?;
+    fs::create_dir_all(dir).with_context(cure)?;
     fs::write(&mark, "").with_context(cure)?;
+    fs::create_dir_all(dir.join("log")).with_context(cure)?;
     unpack(&SHIPPED, dir).with_context(cure)?;
     set_dates(&dir.join("www")).with_context(cure)
 }
@@ -120,6 +122,15 @@ mod tests {
         prepare(&dir, Begin::Fresh).unwrap();
         assert_ne!(fs::read_to_string(&page).unwrap(), "edited");
         assert!(message.exists());
+    }
+
+    #[test]
+    fn the_first_start_may_be_a_fresh_one() {
+        let empty = tempfile::tempdir().unwrap();
+        for dir in [empty.path(), &empty.path().join("not there yet")] {
+            prepare(dir, Begin::Fresh).unwrap();
+            assert!(dir.join("lab.toml").exists());
+        }
     }
 
     #[test]

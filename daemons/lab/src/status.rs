@@ -1,11 +1,18 @@
 //! `tomte status`: who serves where.
 
-use crate::client::{Whom, get};
+use crate::{
+    client::{Whom, get},
+    terminal::{self, fold},
+};
 use shared::admin::{Entry, State};
 use std::{
     io::{Read, Write},
     time::{Duration, SystemTime},
 };
+
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    tomte status         every daemon of every host, and its addresses\n  \
+    tomte status --json  the same for programs\n";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -37,7 +44,15 @@ pub(crate) fn status(arguments: &Arguments) -> anyhow::Result<()> {
             State::Stopping => "stopping",
             State::Stopped => "stopped",
         };
-        writeln!(out, "{host:width$}  {daemon:<11} {state:<9} {:<8} {}", age(since), addresses.join(", "))?;
+        let row = format!("{host:width$}  {daemon:<11} {state:<9} {:<8} ", age(since));
+        let all = addresses.join(", ");
+        // Where they have no room beside the rest, they have lines of their own.
+        match terminal::width() {
+            Some(columns) if row.len() + all.len() > columns => {
+                writeln!(out, "{}\n    {}", row.trim_end(), fold(&addresses, ", ", 4, Some(columns)))?;
+            }
+            _ => writeln!(out, "{row}{all}")?,
+        }
     }
     Ok(())
 }

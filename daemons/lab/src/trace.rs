@@ -62,7 +62,10 @@ pub(crate) fn dns(Command::Trace(arguments): &Command) -> anyhow::Result<()> {
     };
     let Some(resolver) = hosts.iter().find(is_asked) else {
         let known: Vec<&str> = hosts.iter().filter(|it| it.daemon == "dns").map(|it| &*it.host).collect();
-        bail!("no such name server runs here; name one of {} with --at", known.join(", "))
+        match &known[..] {
+            [] => bail!("no name server runs here; start the whole lab (`tomte up`), or name servers too"),
+            known => bail!("no such name server runs here; name one of {} with --at", known.join(", ")),
+        }
     };
     let udp = resolver.addresses.iter().find_map(|address| address.strip_prefix("udp "));
     let address: SocketAddr = udp.context("it does not serve over UDP")?.parse()?;

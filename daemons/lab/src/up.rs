@@ -1,10 +1,13 @@
 //! `tomte up`: every host of the lab in this process.
 
 use crate::{
+    chain,
     hosts::{Host, Lab, Ports},
     state::{self, Begin},
+    terminal::{self, fold},
 };
 use anyhow::Context;
+use rustix::net::sockopt::socket_peercred;
 use shared::{
     accounts::{self, Accounts},
     admin::{self, Admin, Directory, State, Switch},
@@ -17,7 +20,8 @@ use shared::{
     units::Span,
 };
 use std::{
-    io::{IsTerminal, Write},
+    io::Write,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -30,6 +34,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How many events the lab remembers for a `tomte events` that starts later.
 const RING: usize = 1000;
+
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    tomte up                                          the whole lab, on loopback\n  \
+    tomte up www.someschool.edu ns.someschool.edu     two hosts of it\n  \
+    tomte up --fresh                                  as if it had never run before\n  \
+    tomte up --lab lab.toml --state here              your own lab, with its files in ./here\n  \
+    tomte up --reveal-secrets                         passwords are shown as they are sent\n";
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "they are flags of a command line")]
@@ -81,9 +92,11 @@ pub(crate) fn up(arguments: &Arguments) -> anyhow::Result<()> {
     // One running lab for each state directory: a second one would find the sockets and files of the first in use.
     let state = arguments.state.canonicalize()?;
     let socket = state.join("admin.sock");
-    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+    if let Ok(other) = UnixStream::connect(&socket) {
+        let kill = socket_peercred(&other).map(|who| format!(", or: kill {}", who.pid)).unwrap_or_default();
         anyhow::bail!(
-            "a lab is running already in {}; stop it first, or name another directory with --state",
+            "a lab is running already in {}. Stop it first: Ctrl-C in its terminal{kill}. One beside it needs a directory \
+            (--state) and addresses (--lab) of its own",
             state.display()
         );
     }
@@ -103,7 +116,11 @@ pub(crate) fn up(arguments: &Arguments) -> anyhow::Result<()> {
     let result = runtime.block_on(run(lab, &state, arguments, began));
     // Whoever still blocks a thread has had the grace time.
     runtime.shutdown_background();
-    result
+    result.inspect_err(|error| {
+        if chain(error).contains(&state.display().to_string()) {
+            eprintln!("(all of {} as it was shipped, without what has come since: tomte up --fresh)", state.display());
+        }
+    })
 }
 
 /// Has every zone signed. All keys are made before the first zone is: a parent signs what it says about its children's.
@@ -376,19 +393,21 @@ async fn end(
 /// Who is where, and what to try next.
 fn print_table(hosts: &[Started], authority: &Path, state: &Path, began: Instant) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    let (bold, dim, plain) = if out.is_terminal() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
+    let (bold, dim, plain) = if terminal::has_colours() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
     let count = if hosts.len() == 1 { "1 host".to_owned() } else { format!("{} hosts", hosts.len()) };
     writeln!(out, "{bold}The lab is up: {count} in {} ms.{plain}\n", began.elapsed().as_millis())?;
     let services = |host: &Started| {
         let each =
             host.endpoints.iter().map(|(_, endpoint)| format!("{} {}", endpoint.protocol, endpoint.address.port()));
-        each.collect::<Vec<_>>().join("  ")
+        each.collect::<Vec<_>>()
     };
+    let columns = terminal::width();
     let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{bold}{:width$}  {:<13} SERVICES, and what to try{plain}", "HOST", "ADDRESS")?;
     for host in hosts {
         let address = host.endpoints.first().map(|(_, endpoint)| endpoint.address.ip().to_string()).unwrap_or_default();
-        writeln!(out, "{:width$}  {address:<13} {}", host.name, services(host))?;
+        let row = format!("{:width$}  {address:<13} ", host.name);
+        writeln!(out, "{row}{}", fold(&services(host), "  ", row.len(), columns))?;
         if !host.suggestion.is_empty() {
             writeln!(out, "    {dim}{}{plain}", host.suggestion)?;
         }

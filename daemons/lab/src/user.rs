@@ -132,7 +132,9 @@ fn list(accounts: &Accounts) -> anyhow::Result<()> {
         let kinds = [(true, "password"), (scram, "SCRAM"), (clear, "APOP (clear)")];
         let kinds: Vec<&str> = kinds.into_iter().filter(|(has, _)| *has).map(|(_, kind)| kind).collect();
         let mail = accounts.mail_of(&name);
-        let mail = if mail.is_empty() { "-".to_owned() } else { mail.join("; ") };
+        // One below the other.
+        let next = format!("\n{:1$}", "", width + 33);
+        let mail = if mail.is_empty() { "-".to_owned() } else { mail.join(&next) };
         writeln!(out, "{name:width$}  {:<29}  {mail}", kinds.join(", "))?;
     }
     Ok(())
