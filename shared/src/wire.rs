@@ -16,7 +16,7 @@
 //! Lines are octets. Whether they are UTF-8, and what a bare CR or LF among them means, is for the protocol's grammar to say.
 
 use crate::{
-    tls::{Acceptor, HANDSHAKE},
+    tls::{Acceptor, HANDSHAKE, NoTls},
     transcript::{Conversation, readable},
 };
 use bytes::{Buf, Bytes, BytesMut};
@@ -455,7 +455,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub async fn over_tls(self, acceptor: &Acceptor) -> Option<Wire<TlsStream<S>>> {
         let Unwired { stream, rest, .. } = self.into_stream_for_tls().await.ok()?;
         let talk = &rest.record.conversation;
-        let encrypted = acceptor.accept(stream, HANDSHAKE, talk.id()).await;
+        let encrypted = begin_tls(stream, acceptor, talk).await;
         let encrypted = encrypted.inspect_err(|failed| talk.note(&failed.to_string())).ok()?;
         Some(rest.over(encrypted))
     }
@@ -509,6 +509,22 @@ impl Rest {
         self.record.conversation.now_encrypted();
         Wire::with(encrypted, self.limits, self.record)
     }
+}
+
+/// Begins TLS as the server, on a connection that will be a [`Wire`].
+///
+/// # Errors
+/// See [`Acceptor::accept`].
+pub async fn begin_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    acceptor: &Acceptor,
+    talk: &Conversation,
+) -> Result<TlsStream<S>, NoTls> {
+    let mut stream = acceptor.accept(stream, HANDSHAKE, talk.id()).await?;
+    // What waits encrypted is seen to go when all of it has gone. The 64 KiB that rustls holds otherwise would take a modem nine minutes,
+    // in which it would look as if nobody read.
+    stream.get_mut().1.set_buffer_limit(Some(PROGRESS_OCTETS));
+    Ok(stream)
 }
 
 /// Reads once into a buffer on the stack and appends what came, so that waiting needs no memory of its own.
@@ -647,9 +663,14 @@ impl Drop for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transcript::{Config, Heard, Hub, Subscription, Transport};
+    use crate::{
+        Shared,
+        tls::{LabCa, Service, client_config},
+        transcript::{Config, Heard, Hub, Subscription, Transport},
+    };
     use std::net::SocketAddr;
-    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, DuplexStream, copy, duplex, split};
+    use tokio_rustls::TlsConnector;
 
     fn text(line: &[u8]) -> Line {
         Line::Text(Bytes::copy_from_slice(line))
@@ -951,6 +972,50 @@ mod tests {
             let (sent, took) = told_to_a_reader_of(rate).await;
             assert!(matches!(sent, Err(WireError::Stuck)) && took == 30, "{rate}: {sent:?} after {took} s");
         }
+    }
+
+    /// Carries what the server says at 1200 bit/s, and what the client says at once.
+    async fn modem(near: DuplexStream, far: DuplexStream) {
+        let ((mut near, mut ear), (mut far, mut mouth)) = (split(near), split(far));
+        let down = async {
+            let mut second = [0; 120];
+            while let Ok(octets @ 1..) = far.read(&mut second).await {
+                ear.write_all(&second[..octets]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            ear.shutdown().await.unwrap();
+        };
+        let _ = tokio::join!(down, copy(&mut near, &mut mouth));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_and_steadily_gets_it_all_over_tls_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = LabCa::open_or_create(folder.path()).unwrap();
+        let mut shared = Shared::for_tests("pop3");
+        shared.tls = authority.certificate_for(&["localhost".to_owned()]).unwrap();
+        let service = Service { name: "POP3 over TLS", alpn: &[], key: "pop3.listen_tls" };
+        let acceptor = service.acceptor(&shared, &[]).unwrap().unwrap();
+        let ((near, near_modem), (far_modem, far)) = (duplex(1024), duplex(1024));
+        let serve = async {
+            let talk = shared.transcript.conversation(Transport::Tls, address(995), address(4000));
+            let stream = begin_tls(far, &acceptor, &talk).await.unwrap();
+            let limits = Limits { write: Duration::from_mins(1), ..LIMITS };
+            let mut wire = Wire::new(stream, Role::Server, limits, nothing_is_secret, talk);
+            wire.output_mut().resize(100_000, b'x');
+            let sent = wire.flush().await;
+            wire.close().await.unwrap();
+            sent
+        };
+        let read = async {
+            let client = client_config(&authority.certificate_file()).unwrap();
+            let mut stream = TlsConnector::from(client).connect("localhost".try_into().unwrap(), near).await.unwrap();
+            let mut heard = vec![];
+            stream.read_to_end(&mut heard).await.unwrap();
+            heard.len()
+        };
+        let (sent, heard, ()) = tokio::join!(serve, read, modem(near_modem, far_modem));
+        assert!(sent.is_ok() && heard == 100_000, "{sent:?} after {heard} octets");
     }
 
     #[tokio::test]

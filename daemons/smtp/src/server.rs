@@ -20,6 +20,7 @@ use shared::{
     login::Logins,
     tls,
     transcript::{Conversation, Transcript, Transport},
+    wire::begin_tls,
 };
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
@@ -281,7 +282,7 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        match acceptor.accept(stream, tls::HANDSHAKE, talk.id()).await {
+        match begin_tls(stream, &acceptor, &talk).await {
             Ok(stream) => visit::serve(office, stream, (channel, purpose), talk, &shutdown).await,
             Err(failed) => failed.tell(&talk),
         }
