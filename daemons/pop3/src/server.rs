@@ -21,7 +21,7 @@ use std::{
     collections::HashMap,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Instant, SystemTime},
 };
 use tokio::{
@@ -79,18 +79,21 @@ impl Office {
         self.config.apop.then(|| format!("<{pid}.{connection}.{micros}@{}>", self.host).into())
     }
 
-    /// Whether the account may log in again; if so, its time begins anew.
+    /// Whether the account may log in again.
     pub(crate) fn is_late_enough(&self, account: &str, now: Instant) -> bool {
         let delay = self.offer.login_delay;
-        if delay.is_zero() {
-            return true;
+        delay.is_zero() || self.last_logins().get(account).is_none_or(|last| now >= *last + delay)
+    }
+
+    /// The account has logged in; its time begins anew. Who found the maildrop in use has not, and may come back when it is free.
+    pub(crate) fn has_logged_in(&self, account: &str, now: Instant) {
+        if !self.offer.login_delay.is_zero() {
+            self.last_logins().insert(account.to_owned(), now);
         }
-        let mut last = self.lasting.last_logins.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.get(account).is_some_and(|last| now < *last + delay) {
-            return false;
-        }
-        last.insert(account.to_owned(), now);
-        true
+    }
+
+    fn last_logins(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.lasting.last_logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -252,12 +252,14 @@ impl Visit {
     async fn open_maildrop(&mut self, user: &str) -> Outcome {
         let account = self.office.config.account(user);
         let Some(path) = self.office.config.mailbox(account) else { return Outcome::CannotOpen };
-        if !self.office.is_late_enough(account, Instant::now()) {
+        let now = Instant::now();
+        if !self.office.is_late_enough(account, now) {
             return Outcome::TooEarly;
         }
         let opening = spawn_blocking(move || lock_and_scan(&path).map_err(|error| (error, path)));
         match opening.await {
             Ok(Ok((locked, listing))) => {
+                self.office.has_logged_in(account, now);
                 let listing = Arc::new(listing);
                 self.maildrop = Some((Arc::new(locked), Arc::clone(&listing)));
                 Outcome::Opened(listing)

@@ -485,6 +485,22 @@ async fn a_second_login_too_early_is_told_how_long_to_wait() {
 }
 
 #[tokio::test]
+async fn a_login_that_found_the_maildrop_in_use_is_none_to_wait_after() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let config = Config { login_delay: "5 min".parse().unwrap(), ..mailboxes.config() };
+    let elsewhere = Maildir::open(&mailboxes.0.path().join("bob")).unwrap().lock().unwrap();
+    beside_a_server(config, &shared, async |at| {
+        let mut client = connect(at).await;
+        say(&mut client, "USER bob").await;
+        assert!(say(&mut client, "PASS hungry").await.starts_with("-ERR [IN-USE] "));
+        drop(elsewhere);
+        say(&mut client, "USER bob").await;
+        assert_eq!(say(&mut client, "PASS hungry").await, "+OK user successfully logged on\r\n");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_configuration_is_for_new_sessions_and_a_wrong_one_is_for_nobody() {
     let (mailboxes, shared) = (Mailboxes::new(), shared());
     let server = Server::bind(mailboxes.config(), &shared).unwrap();
