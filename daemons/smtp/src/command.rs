@@ -5,7 +5,10 @@ use crate::{
     envelope::{Body, Charset, Notify, Occasions, OriginalRecipient, Ret, Xtext},
     reply::Reply,
 };
-use shared::sasl::{Mechanism, initial_response};
+use shared::{
+    sasl::{Mechanism, initial_response},
+    wire::star_behind,
+};
 use std::{borrow::Cow, fmt};
 
 /// A command with its arguments.
@@ -322,13 +325,7 @@ fn auth(rest: &str) -> Result<Command, SyntaxError> {
 
 /// Stars what is secret in a line: what a client says with AUTH. The mechanism may be seen.
 pub fn mask(line: &[u8]) -> Cow<'_, [u8]> {
-    let mut words = line.splitn(3, |octet| *octet == b' ');
-    match (words.next(), words.next(), words.next()) {
-        (Some(verb), Some(mechanism), Some(_)) if verb.eq_ignore_ascii_case(b"AUTH") => {
-            [verb, b" ", mechanism, b" ********"].concat().into()
-        }
-        _ => line.into(),
-    }
+    star_behind(line, |verb| verb.eq_ignore_ascii_case(b"AUTH").then_some(2))
 }
 
 #[cfg(test)]
@@ -445,6 +442,10 @@ mod tests {
     fn what_auth_says_is_starred() {
         assert_eq!(&*mask(b"AUTH PLAIN AGI="), b"AUTH PLAIN ********");
         assert_eq!(&*mask(b"auth login"), b"auth login");
+        // What is no command, and was meant to be one.
+        assert_eq!(&*mask(b" AUTH PLAIN AGI="), b" AUTH PLAIN ********");
+        assert_eq!(&*mask(b"AUTH\tPLAIN\tAGI="), b"AUTH\tPLAIN ********");
+        assert_eq!(&*mask(b"AUTH  PLAIN AGI="), b"AUTH  ********");
         assert_eq!(&*mask(b"MAIL FROM:<a@b> AUTH=<>"), b"MAIL FROM:<a@b> AUTH=<>");
     }
 

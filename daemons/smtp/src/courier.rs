@@ -11,7 +11,8 @@
 use crate::{
     address::{Domain, Host},
     answer::{self, Answer, Listener, Malformed},
-    client::{Awaited, Client, Extension, Hello, Loss, Peer, Step, Tls, Transaction, mask},
+    client::{Awaited, Client, Extension, Hello, Loss, Peer, Step, Tls, Transaction},
+    command::mask,
     envelope::{Account, Body, Charset, Envelope, Fate, Status},
     mx::{self, Because, Families, Own, Resolver, Server},
 };
