@@ -26,6 +26,7 @@ use shared::{
     lookout::{Glance, Lookout},
     maildir::{Listing, LockError, Locked, Maildir, Removal, Source},
     message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read, read_at},
+    sasl::prepare,
     transcript::{Conversation, Kind},
     wire::{Line, Role, Wire, WireError},
 };
@@ -240,10 +241,7 @@ impl Visit {
         match credentials {
             Credentials::Sasl(credentials) => lasting.logins.check(user, credentials, self.peer, shutdown).await,
             Credentials::Digest { stamp, digest, .. } => {
-                // RFC 1939 §7: the timestamp, then the shared secret.
-                let proof = |clear: Option<&str>| {
-                    clear.is_some_and(|clear| md5(format!("{stamp}{clear}").as_bytes()) == *digest)
-                };
+                let proof = |clear: Option<&str>| clear.is_some_and(|clear| proves(digest, stamp, clear));
                 lasting.logins.judge(user, proof, self.peer, shutdown).await
             }
         }
@@ -412,6 +410,14 @@ fn lock_and_scan(path: &Path) -> Result<(Locked, Listing), LockError> {
     Ok((locked, listing))
 }
 
+/// Whether who sends this digest knows the secret. RFC 1939 §7: it is of the timestamp, then the shared secret.
+fn proves(digest: &[u8; 16], stamp: &str, secret: &str) -> bool {
+    let is_of = |secret: &str| md5(format!("{stamp}{secret}").as_bytes()) == *digest;
+    // RFC 6856 §2.2: both sides prepare the secret by RFC 4013 before they compute. Hardly a client does, and where that makes a difference,
+    // it knows the secret all the same; so one is good as it stands in our file, too.
+    is_of(&prepare(secret)) || is_of(secret)
+}
+
 fn gone<S: AsyncRead + AsyncWrite + Unpin>(wire: &Wire<S>, reason: &WireError) -> End {
     wire.ended_abruptly(reason);
     End::Silence
@@ -426,4 +432,26 @@ fn say_first<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, reply: &Repl
     out.put_slice(b"\r\n");
     shown.push(&out[from..]);
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apop_takes_a_secret_as_the_rfc_prepares_it_and_as_clients_send_it() {
+        let digest = |text: &str| md5(format!("<1@h>{text}").as_bytes());
+        for (stored, said) in [
+            ("hungry", "hungry"),
+            // RFC 6856 §2.2, RFC 4013.
+            ("ha\u{30a}ll", "h\u{e5}ll"),
+            ("I\u{ad}X", "IX"),
+            ("ha\u{30a}ll", "ha\u{30a}ll"),
+            ("I\u{ad}X", "I\u{ad}X"),
+        ] {
+            assert!(proves(&digest(said), "<1@h>", stored), "{stored:?} {said:?}");
+        }
+        assert!(!proves(&digest("hungry"), "<2@h>", "hungry"));
+        assert!(!proves(&digest("hungry "), "<1@h>", "hungry"));
+    }
 }
