@@ -93,6 +93,18 @@ pub enum Action {
     Relayed,
 }
 
+impl Action {
+    /// What happened to a message; the recipient's address follows.
+    fn in_words(self) -> &'static str {
+        match self {
+            Action::Failed => "could not be delivered to",
+            Action::Delayed { .. } => "has not been delivered yet to",
+            Action::Delivered => "has been delivered to",
+            Action::Relayed => "has been passed on, to a server that does not report deliveries, for",
+        }
+    }
+}
+
 /// A report that is ready to be queued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Built {
@@ -100,6 +112,8 @@ pub struct Built {
     pub envelope: Envelope,
     /// The message, its lines ended by CR LF, not dot-stuffed.
     pub message: Vec<u8>,
+    /// What it is about, for whoever runs the server: what happened to the first recipient, and how many others there are.
+    pub in_short: String,
 }
 
 impl Report<'_> {
@@ -150,7 +164,7 @@ impl Report<'_> {
         // Nobody is told of what becomes of a report.
         let recipients = vec![Recipient { to, notify: Notify::Never, orcpt: None }];
         let envelope = Envelope { from: ReversePath::Null, body, charset, ret: Ret::Unsaid, envid: None, recipients };
-        Some(Built { envelope, message: text })
+        Some(Built { envelope, message: text, in_short: self.in_short(&entries) })
     }
 
     /// RFC 3461 §4.1, §5.2: what the sender wants to hear of. The postmaster hears of everything.
@@ -180,6 +194,16 @@ impl Report<'_> {
             }
             number += 1;
         }
+    }
+
+    fn in_short(&self, entries: &[&Entry<'_>]) -> String {
+        let [first, others @ ..] = entries else { return String::new() };
+        let others = match others.len() {
+            0 => String::new(),
+            1 => ", and so on for 1 recipient more".to_owned(),
+            count => format!(", and so on for {count} recipients more"),
+        };
+        format!("it {} {}: {}{others}", first.action.in_words(), self.recipient(first).to, first.account)
     }
 
     // --- For people ---
@@ -218,13 +242,7 @@ impl Report<'_> {
         let whose = self.whose();
         for entry in entries {
             let to = &self.recipient(entry).to;
-            let opening = match entry.action {
-                Action::Failed => "could not be delivered to",
-                Action::Delayed { .. } => "has not been delivered yet to",
-                Action::Delivered => "has been delivered to",
-                Action::Relayed => "has been passed on, to a server that does not report deliveries, for",
-            };
-            paragraph(&mut text, "", &format!("{whose} {opening}"));
+            paragraph(&mut text, "", &format!("{whose} {}", entry.action.in_words()));
             paragraph(&mut text, "    ", &to.to_string());
             let stop = if entry.account.text.ends_with(['.', '?', '!']) { "" } else { "." };
             paragraph(&mut text, "", &format!("What happened: {}{stop}", entry.account.text));

@@ -9,7 +9,7 @@ use shared::{
     login::Answer,
     sasl::{Credentials, ScramKeys},
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
-    transcript::{Heard, Kind, Transport},
+    transcript::{Event, Heard, Kind, Subscription, Transport},
     wire::{Crlf, Line, LineEnd},
 };
 use smtp::{
@@ -961,6 +961,72 @@ async fn a_report_that_cannot_be_delivered_is_the_postmasters() {
     let mail = house.mail("postmaster");
     assert_eq!(mail.len(), 1, "{mail:?}");
     assert!(mail[0].contains("A report about a lost message could not be delivered itself."), "{mail:?}");
+}
+
+/// What is told from now on until nobody speaks any more.
+async fn told(listener: &mut Subscription) -> Vec<Arc<Event>> {
+    let mut told = vec![];
+    while let Ok(Some(heard)) = tokio::time::timeout(Duration::ZERO, listener.next()).await {
+        match heard {
+            Heard::Event(event) => told.push(event),
+            Heard::Missed(count) => panic!("{count} events were missed"),
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_message_is_told_on_the_connection_that_brought_it() {
+    let (house, shared) = (House::new(), shared());
+    let mut listener = shared.transcript.hub().subscribe();
+    let config =
+        Config { give_up: shared::units::Span::secs(2), warn: shared::units::Span::secs(1), ..cut_off(&house) };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "carol@else.example", &["dave@else.example", "erin@else.example"], "Subject: lost").await;
+        say(&mut client, "MAIL FROM:<bob@hamburger.edu>").await;
+        say(&mut client, "RCPT TO:<dave@else.example> NOTIFY=NEVER").await;
+        say(&mut client, "DATA").await;
+        say(&mut client, "Subject: nobody cares\r\n.").await;
+        send(&mut client, "bob@hamburger.edu", &["bob@hamburger.edu", "postmaster@hamburger.edu"], "Subject: x").await;
+        queue.empty().await;
+    })
+    .await;
+    let told = told(&mut listener).await;
+    let stored = told.iter().find_map(|event| event.line.strip_prefix("the message is safe on disk as ")).unwrap();
+    let connection = told[0].connection;
+    let notes: Vec<&str> = told
+        .iter()
+        .filter(|event| event.kind == Kind::Note && event.connection == connection)
+        .map(|event| event.line.as_str())
+        .collect();
+    let why = "[127.0.0.1]:9 does not answer: connection refused, for nobody listens at that port";
+    let reports = |to: &str, what: &str| {
+        let is_so = |note: &&&str| {
+            note.starts_with("report ") && note.contains(&format!(" is made, to {to}: it {what}")) && note.contains(why)
+        };
+        notes.iter().filter(is_so).count()
+    };
+    assert!(
+        notes.contains(&&*format!("message {stored} for dave@else.example: {why}; it is tried again in 1 second")),
+        "{notes:#?}"
+    );
+    // RFC 5321 \u{a7}4.5.5: the second and fourth are about reports.
+    for (to, what, count) in [
+        ("carol@else.example", "has not been delivered yet to dave@else.example: ", 1),
+        ("carol@else.example", "could not be delivered to dave@else.example: given up after ", 1),
+        ("postmaster@hamburger.edu", "could not be delivered to carol@else.example: given up after ", 2),
+    ] {
+        assert_eq!(reports(to, what), count, "{to} {what} {notes:#?}");
+    }
+    assert!(notes.iter().any(|note| note.starts_with("report ")
+        && note.contains(&format!(" about message {stored} "))
+        && note.ends_with(", and so on for 1 recipient more")));
+    assert!(
+        notes.iter().any(|note| note.ends_with(" is lost, and nobody is told: its sender wants to hear nothing")),
+        "{notes:#?}"
+    );
+    assert!(notes.iter().any(|note| note.ends_with(": in the mailbox of bob")), "{notes:#?}");
 }
 
 #[tokio::test]
