@@ -384,6 +384,22 @@ async fn greeted(at: SocketAddr) -> Client {
     client
 }
 
+/// A socket for both families shows it with its address in IPv6's clothes.
+#[tokio::test]
+async fn a_client_over_ipv4_is_known_by_its_ipv4_address() {
+    let (house, shared) = (House::new(), shared());
+    let server = Server::bind(house.config(), &shared).unwrap();
+    let (here, client) = ("[::ffff:127.0.0.1]:25".parse().unwrap(), "[::ffff:192.0.2.1]:4000".parse().unwrap());
+    let talk = shared.transcript.conversation(Transport::Tcp, here, client);
+    assert_eq!((talk.local().to_string(), talk.remote().to_string()), ("127.0.0.1:25".into(), "192.0.2.1:4000".into()));
+    let (mut near, far) = duplex(1 << 16);
+    let said = b"HELO crepes.fr\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<bob@hamburger.edu>\r\nDATA\r\nS: x\r\n.\r\nQUIT\r\n";
+    near.write_all(said).await.unwrap();
+    server.serve_stream(far, (Channel::Clear, Purpose::Relay), talk, CancellationToken::new()).await;
+    let mail = house.mail("bob").remove(0);
+    assert!(mail.contains("Received: from crepes.fr ([192.0.2.1])"), "{mail}");
+}
+
 #[tokio::test]
 async fn a_message_that_is_cut_off_at_any_octet_leaves_nothing() {
     let (house, shared) = (House::new(), shared());
