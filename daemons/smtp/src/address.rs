@@ -154,7 +154,9 @@ impl Mailbox {
         if local.is_empty() || local.chars().any(char::is_control) {
             return Err(AddressError::Local);
         }
-        Ok(Self { local: local.to_owned(), host })
+        let mailbox = Self { local: local.to_owned(), host };
+        let path_octets = mailbox.to_string().len() + "<>".len();
+        if path_octets <= PATH_OCTETS_MAX { Ok(mailbox) } else { Err(AddressError::TooLong) }
     }
 
     /// What stands left of the `@`, without quotes.
@@ -403,6 +405,10 @@ mod tests {
             assert_eq!(text.parse::<ForwardPath>(), Err(error), "{text}");
         }
         assert_eq!("<>".parse::<ForwardPath>(), Err(At));
+        // An alias may name it, and the queue writes it down as a path.
+        let long = format!("{}@{}.fr", "x".repeat(64), ["y".repeat(63), "y".repeat(63), "y".repeat(63)].join("."));
+        assert_eq!(long.parse::<Mailbox>(), Err(TooLong));
+        assert_eq!(long[8..].parse::<Mailbox>().unwrap().to_string(), long[8..]);
     }
 
     #[test]

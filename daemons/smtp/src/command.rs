@@ -2,7 +2,7 @@
 
 use crate::{
     address::{AddressError, ForwardPath, Host, ReversePath, ascii, path_length},
-    envelope::{Body, Charset, Notify, Occasions, OriginalRecipient, Ret, Xtext},
+    envelope::{Body, Charset, Notify, ORCPT_OCTETS_MAX, Occasions, OriginalRecipient, Ret, Xtext},
     reply::Reply,
 };
 use shared::{
@@ -249,9 +249,8 @@ fn mail(rest: &str) -> Result<Mail, SyntaxError> {
     Ok(mail)
 }
 
-/// RFC 3461 §4.4: ENVID "MUST NOT be longer than 100 characters", §4.2: ORCPT at most 500.
+/// RFC 3461 §4.4: ENVID "MUST NOT be longer than 100 characters".
 const ENVID_OCTETS_MAX: usize = 100;
-const ORCPT_OCTETS_MAX: usize = 500;
 
 fn rcpt(rest: &str) -> Result<Rcpt, SyntaxError> {
     use SyntaxError::{Parameter, Recipient, UnknownParameter};

@@ -610,7 +610,7 @@ impl Queue {
         let house = &self.rules().terms.house;
         let (mut others, mut keeps) = (vec![], Keeps::Nothing);
         // RFC 3461 §5.2.7: whoever is told of the copy must recognise the address that he wrote to.
-        let orcpt = recipient.orcpt.clone().unwrap_or_else(|| OriginalRecipient::of(&recipient.to));
+        let orcpt = recipient.orcpt.clone().or_else(|| OriginalRecipient::of(&recipient.to));
         for target in targets {
             if house.account_of(target).as_deref() == Some(account) {
                 keeps = Keeps::Message;
@@ -621,7 +621,7 @@ impl Queue {
                 tracing::warn!(account, %target, "a .forward names somebody who is not here");
             }
             let notify = recipient.notify;
-            others.extend(mailboxes.into_iter().map(|to| Recipient { to, notify, orcpt: Some(orcpt.clone()) }));
+            others.extend(mailboxes.into_iter().map(|to| Recipient { to, notify, orcpt: orcpt.clone() }));
         }
         if others.is_empty() {
             keeps = Keeps::Message;

@@ -543,7 +543,7 @@ impl From<&io::Error> for Trouble {
 mod tests {
     use super::*;
     use crate::{
-        address::ReversePath,
+        address::{Mailbox, ReversePath},
         envelope::{Occasions, OriginalRecipient, Xtext},
     };
 
@@ -676,6 +676,21 @@ mod tests {
             fs::write(folder.path().join("queue").join(format!("{}.state", stored.id)), text).unwrap();
             let (_, waiting) = Spool::open(folder.path()).unwrap();
             assert_eq!(waiting[0].1, State::new(2, stored.id.arrived()), "{text:?}");
+        }
+    }
+
+    /// As an alias leaves it: whom the sender named stands beside whom that means.
+    #[test]
+    fn an_envelope_with_the_longest_addresses_is_read_again() {
+        for letter in ["å", "+", "😀"] {
+            let local = letter.repeat(64 / letter.len());
+            let label = if letter == "+" { "x".repeat(63) } else { letter.repeat(60 / letter.len()) };
+            let named: Mailbox = format!("{local}@{label}.{label}.{}", &label[..56]).parse().unwrap();
+            let recipient =
+                Recipient { to: named.clone(), notify: Notify::Unsaid, orcpt: OriginalRecipient::of(&named) };
+            let envelope = Envelope { charset: Charset::Utf8, recipients: vec![recipient], ..envelope() };
+            let (head, _) = head(&envelope);
+            assert_eq!(parse_head(&head), Some((envelope, head.len() as u64)), "{letter}");
         }
     }
 
