@@ -13,6 +13,7 @@
 
 use crate::{
     address::{Mailbox, ReversePath},
+    answer::in_short,
     courier::{Connection, Couriers, Destination, Job},
     crash,
     envelope::{Account, Body, Envelope, Fate, OriginalRecipient, Recipient, Reports, Status},
@@ -795,7 +796,7 @@ impl Queue {
         let tell = |what: &dyn Fn() -> String| {
             self.0.story.tell(message.cause.as_ref(), || format!("message {id} for {to}: {}", what()));
         };
-        progress.last = fate.account().to_string();
+        progress.last = in_short(&fate.account().to_string()).into_owned();
         progress.done = !matches!(fate, Fate::Deferred(_));
         let news = match fate {
             Fate::Delivered(account) => {
@@ -835,7 +836,7 @@ impl Queue {
                         // RFC 3463 §3.5: 4.4.7 "delivery time expired"; it is permanent now.
                         let account = Account { status: Status(5, 4, 7), text, ..account };
                         tracing::warn!(%id, %to, tries, because = %account, "failed");
-                        (progress.done, progress.last) = (true, account.to_string());
+                        (progress.done, progress.last) = (true, in_short(&account.to_string()).into_owned());
                         news(Action::Failed, account)
                     }
                 }

@@ -21,8 +21,6 @@ use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 /// How wide lines are: RFC 5322 §2.1.1 would have 78, and quoting adds to them.
 const WIDTH: usize = 72;
-/// How much of a server's reply is repeated.
-const SAID_MAX: usize = 1000;
 
 /// How much of a message is returned with RET=FULL (RFC 3461 §4.3). Deviates: of a longer one the header alone is returned, for a report as
 /// large as a film helps nobody and may not be deliverable itself.
@@ -259,16 +257,12 @@ impl Report<'_> {
         text
     }
 
-    /// What a server said, cut off where it becomes long. RFC 5321 §4.2 has it in ASCII; where it is not, and nobody's address is the reason,
+    /// What a server said. RFC 5321 §4.2 has it in ASCII; where it is not, and nobody's address is the reason,
     /// a report that repeated it would need 8BITMIME, which the sender's server may not offer.
     fn repeated(&self, said: &str) -> String {
         let kept =
             |letter: char| if letter.is_ascii() || self.envelope.charset == Charset::Utf8 { letter } else { '?' };
-        let mut text: String = said.chars().take(SAID_MAX).map(kept).collect();
-        if said.chars().nth(SAID_MAX).is_some() {
-            text.push_str(" [..]");
-        }
-        text
+        said.chars().map(kept).collect()
     }
 
     // --- For programs, RFC 3464 §2 ---

@@ -69,7 +69,8 @@ use std::{
 /// Most envelopes are not longer; none is longer than this, with as many recipients as can be and all their parameters.
 const HEAD_OCTETS: u64 = 16 << 10;
 const HEAD_OCTETS_MAX: u64 = 4 << 20;
-const STATE_OCTETS_MAX: u64 = 4 << 20;
+/// What came of a thousand recipients, each told at length, is shorter.
+const STATE_OCTETS_MAX: u64 = 16 << 20;
 /// Octets that wait in memory before they are written. Most messages are shorter, and touch the disk once.
 pub(crate) const BUFFER_OCTETS: usize = 128 << 10;
 
