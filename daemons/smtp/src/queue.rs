@@ -37,6 +37,7 @@ use std::{
     fs::File,
     io,
     net::SocketAddr,
+    ops::RangeInclusive,
     os::unix::fs::FileExt,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime},
@@ -288,9 +289,12 @@ impl Queue {
         loop {
             let now = SystemTime::now();
             let (due, next) = {
+                let waiting = self.waiting(now);
                 let mut book = self.book();
-                let later = book.agenda.split_off(&(unix(now) + 1, Id::default()));
-                let due = std::mem::replace(&mut book.agenda, later);
+                let mut later = book.agenda.split_off(&(*waiting.start(), Id::default()));
+                let never = later.split_off(&(*waiting.end() + 1, Id::default()));
+                let mut due = std::mem::replace(&mut book.agenda, later);
+                due.extend(never);
                 (due, book.agenda.first().map(|(at, _)| *at))
             };
             for (_, id) in due {
@@ -310,11 +314,20 @@ impl Queue {
         self.0.tasks.wait().await;
     }
 
+    /// The times at which somebody is to be tried who has to wait now. A later one is as good as past: it was set by a clock that has been set
+    /// back since, or by a configuration with longer delays.
+    fn waiting(&self, now: SystemTime) -> RangeInclusive<u64> {
+        let longest = self.rules().schedule.longest().max(self.report_again());
+        // A second more, for they are rounded up.
+        unix(now) + 1..=unix(now + longest) + 1
+    }
+
     /// Puts the recipients of a message that are due into the lines of their destinations.
     fn line_up(&self, id: Id, now: SystemTime) {
         if self.0.shutdown.is_cancelled() {
             return;
         }
+        let waiting = self.waiting(now);
         let mut book = self.book();
         let Some(message) = book.messages.get_mut(&id) else { return };
         if message.state.held {
@@ -322,7 +335,7 @@ impl Queue {
         }
         let mut ways: Vec<(Way, Vec<usize>)> = vec![];
         for (index, progress) in message.state.recipients.iter().enumerate() {
-            let due = !progress.done && progress.next_try <= unix(now) && !message.under_way.contains(&index);
+            let due = !progress.done && !waiting.contains(&progress.next_try) && !message.under_way.contains(&index);
             let Some(recipient) = message.stored.envelope.recipients.get(index).filter(|_| due) else { continue };
             let way = self.way(&recipient.to);
             match ways.iter_mut().find(|(known, _)| *known == way) {

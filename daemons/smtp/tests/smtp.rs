@@ -923,6 +923,28 @@ async fn a_user_may_log_in_by_address() {
     .await;
 }
 
+/// The machine began in 2040, until it heard the time.
+#[tokio::test]
+async fn mail_from_before_the_clock_was_set_back_does_not_wait_for_that_day() {
+    let house = House::new();
+    let folder = house.0.path().join("spool/queue");
+    fs::create_dir_all(&folder).unwrap();
+    let head = "MAIL FROM:<bob@hamburger.edu> BODY=7BIT    \r\nRCPT TO:<bob@hamburger.edu>\r\n";
+    for (id, state) in
+        [("1Z000000000", ""), ("1Z000000001", "[[recipients]]\ndone = false\ntries = 1\nnext_try = 2216615441\n")]
+    {
+        fs::write(folder.join(id), format!("{head}DATA\r\nSubject: {id}\r\n\r\n")).unwrap();
+        if !state.is_empty() {
+            fs::write(folder.join(format!("{id}.state")), state).unwrap();
+        }
+    }
+    beside_a_server(house.config(), &shared(), async |_, queue| {
+        tokio::time::timeout(Duration::from_secs(10), queue.empty()).await.unwrap();
+    })
+    .await;
+    assert_eq!(house.mail("bob").len(), 2);
+}
+
 /// What the queue lists, once it says this.
 async fn listed(queue: &Queue, words: &str) -> String {
     loop {
