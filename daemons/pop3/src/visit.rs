@@ -372,7 +372,12 @@ impl Visit {
         let Some((Opened { first, rest }, extent)) = self.opened.take() else { return Err(WireError::Closed) };
         let mut shown = say_first(wire, reply);
         let (mut cut, mut stuffing, mut chunk, mut at) = (Cut::new(extent), Stuffing::default(), first, 0);
-        while !chunk.is_empty() {
+        // Nothing is read behind the end, so there is nothing only in an empty message, or in one that has become shorter.
+        while !chunk.is_empty() || rest.is_some() {
+            if chunk.is_empty() {
+                tracing::error!(connection = wire.conversation().id(), "a message became shorter while it was sent");
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
             let wanted = cut.take(&chunk);
             let out = wire.output_mut();
             let from = out.len();
