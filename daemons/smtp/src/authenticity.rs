@@ -39,6 +39,9 @@ use tokio::time::{Instant, timeout_at};
 pub(crate) const HELD_OCTETS_MAX: usize = 1 << 20;
 /// The header is always among what is held, so nothing forged stands behind it.
 const _: () = assert!(HEADER_OCTETS_MAX < HELD_OCTETS_MAX);
+/// Each signature costs a question to a name server that its writer has chosen, and a line in our field; a header has room for thousands of
+/// them. RFC 6376 §6.1 lets a verifier look at fewer. Of a message with more only SPF is told; lists on the way leave four or five.
+const SIGNATURES_MAX: usize = 20;
 /// How long a sender's client may wait for what its domain's name servers say.
 const LOOK_UP: Duration = Duration::from_secs(20);
 /// What is signed: what a reader sees (RFC 6376 §5.4.1), as far as it is there.
@@ -93,6 +96,7 @@ impl Authenticator {
             None => results.with_spf_ehlo_result(&spf, peer, &client),
         };
 
+        let message = message.filter(|message| signatures(message) <= SIGNATURES_MAX);
         let Some(parsed) = message.and_then(AuthenticatedMessage::parse) else { return results.to_header() };
         let Ok(signatures) = timeout_at(until, self.look_up.verify_dkim(&parsed)).await else {
             return results.to_header();
@@ -133,6 +137,21 @@ pub(crate) fn cut_forged_results(text: &mut Vec<u8>, from: usize, host: &str) {
     text.drain(kept..at);
 }
 
+/// How many fields of a header are signatures.
+fn signatures(message: &[u8]) -> usize {
+    let (mut count, mut at) = (0, 0);
+    while at < message.len() && !message[at..].starts_with(b"\r\n") {
+        let end = at + field_octets(&message[at..]);
+        count += usize::from(is_called(&message[at..end], "DKIM-Signature"));
+        at = end;
+    }
+    count
+}
+
+fn is_called(field: &[u8], name: &str) -> bool {
+    field_name(field).is_some_and(|called| called.eq_ignore_ascii_case(name.as_bytes()))
+}
+
 /// How long the field is that a header begins with. RFC 5322 §2.2.3: it goes on in each line that begins with a blank.
 fn field_octets(header: &[u8]) -> usize {
     let ends = memchr_iter(b'\n', header).map(|lf| lf + 1);
@@ -143,8 +162,7 @@ fn field_octets(header: &[u8]) -> usize {
 /// Whether it is a field in which `host` tells results, however it is folded, commented and quoted.
 fn is_result_of(field: &[u8], host: &str) -> bool {
     let Some(colon) = memchr(b':', field) else { return false };
-    let named = field_name(field).is_some_and(|name| name.eq_ignore_ascii_case(b"Authentication-Results"));
-    named && teller(&field[colon + 1..]).eq_ignore_ascii_case(host.as_bytes())
+    is_called(field, "Authentication-Results") && teller(&field[colon + 1..]).eq_ignore_ascii_case(host.as_bytes())
 }
 
 /// RFC 8601 §2.2: who tells the results, `authserv-id`. It is a token or a quoted string (RFC 2045 §5.1); a version may follow it.
@@ -281,6 +299,19 @@ mod tests {
             assert_eq!(without_forged_results(&message), format!("A: b\r\nB: c\r\n\r\n{forged}"), "{forged}");
             // There may be no body, and nothing else.
             assert_eq!(without_forged_results(&forged.repeat(2)), "");
+        }
+    }
+
+    #[test]
+    fn signatures_are_counted_in_the_header_however_they_are_written() {
+        let header = "A: b\r\nDKIM-Signature: v=1;\r\n dkim-signature: x\r\ndkim-signature \t:\r\n v=1\r\nX-DKIM-Signature: v=1\r\n";
+        for (message, count) in [
+            (format!("{header}\r\nDKIM-Signature: v=1\r\n"), 2),
+            (header.repeat(100), 200),
+            ("\r\nDKIM-Signature: v=1\r\n".to_owned(), 0),
+            (String::new(), 0),
+        ] {
+            assert_eq!(signatures(message.as_bytes()), count, "{message}");
         }
     }
 
