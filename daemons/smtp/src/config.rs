@@ -7,7 +7,7 @@ use crate::{
     courier::{Couriers, Neighbour, Security, Settings, Timeouts},
     mx::Resolver,
     relay::Relay,
-    route::{EXPANDED_MAX, Faults, House, Residents, Target, Unmeant},
+    route::{EXPANDED_MAX, Faults, House, Residents, Target, Unmeant, folded},
     schedule::Schedule,
     session::LINE_OCTETS_MAX,
 };
@@ -269,7 +269,7 @@ impl Config {
                 Target::parse(target).map_err(|error| unfit("aliases", format!("{name} = `{target}`: {error}")))
             };
             let targets = targets.iter().map(target).filter_map(|target| keep_good(target, &mut problems));
-            aliases.insert(name.to_lowercase(), targets.collect());
+            aliases.insert(folded(name), targets.collect());
         }
         let mut characters = self.separator.chars();
         let separator = characters.next();
