@@ -35,7 +35,10 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -150,7 +153,7 @@ impl Maildir {
             Err(error) => return Err(io::Error::from(error).into()),
         }
         let (new, cur) = (self.folder("new")?, self.folder("cur")?);
-        Ok(Locked { maildir: self, new, cur, _lock: lock })
+        Ok(Locked { maildir: self, new, cur, moved: Mutex::default(), _lock: lock })
     }
 
     /// Removes what was given up half-way, by us or by others.
@@ -402,7 +405,19 @@ pub struct Locked {
     maildir: Maildir,
     new: OwnedFd,
     cur: OwnedFd,
+    moved: Mutex<Moved>,
     _lock: OwnedFd,
+}
+
+/// A folder, and a name in it.
+type Place = (Folder, Vec<u8>);
+
+/// Where messages lie that another reader has moved or given flags, by unique name: as of the last look.
+#[derive(Debug, Default)]
+struct Moved {
+    names: Option<HashMap<Vec<u8>, Place>>,
+    #[cfg(test)]
+    looks: u32,
 }
 
 /// What came of a removal.
@@ -562,17 +577,31 @@ impl Locked {
         Ok(Source { file, length: u64::try_from(stat.st_size).unwrap_or(0) })
     }
 
-    /// Where the message of this unique name is now.
-    fn find(&self, wanted: &[u8]) -> io::Result<Option<(Folder, Vec<u8>)>> {
-        let mut found = None;
-        for folder in [Folder::New, Folder::Cur] {
-            read_dir(self.dir(folder).as_fd(), |name| {
-                if unique(name) == wanted {
-                    found = Some((folder, name.to_vec()));
-                }
-            })?;
+    /// Where the message of this unique name is now. Another reader moves all that is new when it comes, and a look at each of 100,000 names
+    /// for each of as many messages would take hours: who is not there at the first look is gone, and only who was there is looked for again.
+    fn find(&self, wanted: &[u8]) -> io::Result<Option<Place>> {
+        let mut moved = self.moved();
+        if moved.names.is_none() {
+            moved.look(self)?;
         }
-        Ok(found)
+        let is_there =
+            |(folder, name): &&Place| statat(self.dir(*folder), name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        match moved.names.as_ref().and_then(|names| names.get(wanted)) {
+            None => return Ok(None),
+            Some(place) if is_there(&place) => return Ok(Some(place.clone())),
+            Some(_) => moved.look(self)?,
+        }
+        Ok(moved.names.as_ref().and_then(|names| names.get(wanted).cloned()))
+    }
+
+    fn moved(&self) -> MutexGuard<'_, Moved> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the names of the mailbox were gone through for what another reader has moved.
+    #[cfg(test)]
+    fn looks(&self) -> u32 {
+        self.moved().looks
     }
 
     /// Removes a message. [`Locked::sync`] makes it last.
@@ -601,6 +630,24 @@ impl Locked {
     pub fn sync(&self) -> io::Result<()> {
         fsync(&self.new)?;
         Ok(fsync(&self.cur)?)
+    }
+}
+
+impl Moved {
+    fn look(&mut self, mailbox: &Locked) -> io::Result<()> {
+        let mut names = HashMap::new();
+        // In this order: messages move from new/ to cur/ and never back.
+        for folder in [Folder::New, Folder::Cur] {
+            read_dir(mailbox.dir(folder).as_fd(), |name| {
+                names.insert(unique(name).to_vec(), (folder, name.to_vec()));
+            })?;
+        }
+        self.names = Some(names);
+        #[cfg(test)]
+        {
+            self.looks += 1;
+        }
+        Ok(())
     }
 }
 
@@ -1017,6 +1064,33 @@ mod tests {
         assert!(matches!(locked.remove(&listing, 0), Removal::WasGone));
         assert_eq!(locked.open(&listing, 0, Patience::Disk).unwrap_err().kind(), io::ErrorKind::NotFound);
         locked.sync().unwrap();
+    }
+
+    #[test]
+    fn another_reader_that_moves_everything_costs_one_look_at_the_mailbox() {
+        let (folder, maildir) = mailbox();
+        let name = |number: usize| format!("10000{number:02}.M1P1Q1.h,S=1,W=1");
+        let file = |place: &str, name: String| folder.path().join("bob").join(place).join(name);
+        (0..20).for_each(|number| fs::write(file("new", name(number)), "x").unwrap());
+        let locked = maildir.lock().unwrap();
+        let listing = locked.scan().unwrap();
+        for number in 0..20 {
+            fs::rename(file("new", name(number)), file("cur", name(number) + ":2,S")).unwrap();
+        }
+        (15..20).for_each(|number| fs::remove_file(file("cur", name(number) + ":2,S")).unwrap());
+        (0..15).for_each(|index| drop(locked.open(&listing, index, Patience::Disk).unwrap()));
+        assert_eq!(locked.looks(), 1);
+        // And one more, when it moves one again.
+        fs::rename(file("cur", name(7) + ":2,S"), file("cur", name(7) + ":2,RS")).unwrap();
+        for index in 0..20 {
+            let (removal, is_there) = (locked.remove(&listing, index), index < 15);
+            assert!(
+                matches!(removal, Removal::Removed) == is_there && !matches!(removal, Removal::Failed(_)),
+                "{index}"
+            );
+        }
+        assert_eq!(locked.looks(), 2);
+        assert_eq!(fs::read_dir(folder.path().join("bob/cur")).unwrap().count(), 0);
     }
 
     #[test]

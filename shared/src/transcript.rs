@@ -268,6 +268,9 @@ impl Transcript {
     /// Gives the connection its number. Nothing is reported yet: see [`Conversation::opened`].
     pub fn conversation(&self, transport: Transport, local: SocketAddr, remote: SocketAddr) -> Conversation {
         let id = self.hub.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        // A socket for both families shows 192.0.2.1 as ::ffff:192.0.2.1. The other end, the DNS and `Received:` know it by its own address.
+        let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let (local, remote) = (canonical(local), canonical(remote));
         Conversation { transcript: self.clone(), id, cause: None, outgoing: false, transport, local, remote }
     }
 

@@ -16,7 +16,7 @@
 //! Lines are octets. Whether they are UTF-8, and what a bare CR or LF among them means, is for the protocol's grammar to say.
 
 use crate::{
-    tls::{Acceptor, HANDSHAKE},
+    tls::{Acceptor, HANDSHAKE, NoTls},
     transcript::{Conversation, readable},
 };
 use bytes::{Buf, Bytes, BytesMut};
@@ -232,6 +232,20 @@ pub fn nothing_is_secret(line: &[u8]) -> Cow<'_, [u8]> {
 /// What stands for a line that is secret as a whole. Its length tells nothing about the secret's.
 const STARS: &[u8] = b"********";
 
+/// For a [`Mask`]: stars what stands behind the first words of a line, of which `open` tells how many may be seen, by the very first; none
+/// where there is no secret. A line that is no command, for a blank too many or a tab, has been meant as one.
+pub fn star_behind(line: &[u8], open: impl FnOnce(&[u8]) -> Option<usize>) -> Cow<'_, [u8]> {
+    let is_blank = |octet: &u8| matches!(octet, b' ' | b'\t');
+    let from = line.iter().position(|octet| !is_blank(octet)).unwrap_or(0);
+    let first = line[from..].split(is_blank).next().unwrap_or_default();
+    let Some(words) = open(first) else { return line.into() };
+    let mut blanks = (from..line.len()).filter(|at| is_blank(&line[*at]));
+    match words.checked_sub(1).and_then(|last| blanks.nth(last)) {
+        Some(blank) => [&line[..blank], b" ", STARS].concat().into(),
+        None => line.into(),
+    }
+}
+
 /// A connection that is read and written as lines, each of which passes the transcript.
 ///
 /// Replies are buffered and leave in one write when no further command waits in the input. A waiting `Wire` holds no
@@ -312,10 +326,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     fn heard(&mut self, line: Line) -> Line {
-        match &line {
+        let privacy = match &line {
             Line::Text(text) => self.record.heard(text, self.crlf.last_line_octets),
             Line::BareLf(piece) => self.record.heard(piece.trim_ascii_end(), self.crlf.last_line_octets),
             Line::TooLong => self.record.too_long(self.crlf.last_line_octets, self.crlf.octets_max),
+        };
+        // The next piece is of the same line, and so of the same secret.
+        if self.crlf.spoiled {
+            self.record.next = privacy;
         }
         line
     }
@@ -455,7 +473,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub async fn over_tls(self, acceptor: &Acceptor) -> Option<Wire<TlsStream<S>>> {
         let Unwired { stream, rest, .. } = self.into_stream_for_tls().await.ok()?;
         let talk = &rest.record.conversation;
-        let encrypted = acceptor.accept(stream, HANDSHAKE, talk.id()).await;
+        let encrypted = begin_tls(stream, acceptor, talk).await;
         let encrypted = encrypted.inspect_err(|failed| talk.note(&failed.to_string())).ok()?;
         Some(rest.over(encrypted))
     }
@@ -509,6 +527,22 @@ impl Rest {
         self.record.conversation.now_encrypted();
         Wire::with(encrypted, self.limits, self.record)
     }
+}
+
+/// Begins TLS as the server, on a connection that will be a [`Wire`].
+///
+/// # Errors
+/// See [`Acceptor::accept`].
+pub async fn begin_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    acceptor: &Acceptor,
+    talk: &Conversation,
+) -> Result<TlsStream<S>, NoTls> {
+    let mut stream = acceptor.accept(stream, HANDSHAKE, talk.id()).await?;
+    // What waits encrypted is seen to go when all of it has gone. The 64 KiB that rustls holds otherwise would take a modem nine minutes,
+    // in which it would look as if nobody read.
+    stream.get_mut().1.set_buffer_limit(Some(PROGRESS_OCTETS));
+    Ok(stream)
 }
 
 /// Reads once into a buffer on the stack and appends what came, so that waiting needs no memory of its own.
@@ -589,10 +623,14 @@ const LAST_LINES: usize = 8;
 const LAST_LINE_OCTETS: usize = 120;
 
 impl Record {
-    fn heard(&mut self, line: &[u8], octets: usize) {
+    /// Tells whether there was a secret in it.
+    fn heard(&mut self, line: &[u8], octets: usize) -> Privacy {
         match self.role {
             Role::Server => self.client(line, octets),
-            Role::Client => self.server(line, octets),
+            Role::Client => {
+                self.server(line, octets);
+                Privacy::AsMasked
+            }
         }
     }
 
@@ -601,11 +639,13 @@ impl Record {
         let octets = line.len() + b"\r\n".len();
         match self.role {
             Role::Server => self.server(line, octets),
-            Role::Client => self.client(line, octets),
+            Role::Client => {
+                self.client(line, octets);
+            }
         }
     }
 
-    fn client(&mut self, line: &[u8], octets: usize) {
+    fn client(&mut self, line: &[u8], octets: usize) -> Privacy {
         let masked = match replace(&mut self.next, Privacy::AsMasked) {
             Privacy::AsMasked => (self.mask)(line),
             Privacy::Secret => Cow::Borrowed(STARS),
@@ -613,6 +653,7 @@ impl Record {
         let shown = if self.conversation.reveals_secrets() { line } else { &masked };
         self.conversation.client(shown, octets);
         self.remember("C:", &masked);
+        if *masked == *line { Privacy::AsMasked } else { Privacy::Secret }
     }
 
     fn server(&mut self, line: &[u8], octets: usize) {
@@ -620,11 +661,13 @@ impl Record {
         self.remember("S:", line);
     }
 
-    fn too_long(&mut self, octets: usize, octets_max: usize) {
+    /// Nobody knows what was in it.
+    fn too_long(&mut self, octets: usize, octets_max: usize) -> Privacy {
         self.next = Privacy::AsMasked;
         let remark = format!("a line of {octets} octets was thrown away; at most {octets_max} are allowed");
         self.conversation.note(&remark);
         self.remember("#", remark.as_bytes());
+        Privacy::Secret
     }
 
     fn remember(&mut self, mark: &'static str, line: &[u8]) {
@@ -647,9 +690,14 @@ impl Drop for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transcript::{Config, Heard, Hub, Subscription, Transport};
+    use crate::{
+        Shared,
+        tls::{LabCa, Service, client_config},
+        transcript::{Config, Heard, Hub, Subscription, Transport},
+    };
     use std::net::SocketAddr;
-    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, DuplexStream, copy, duplex, split};
+    use tokio_rustls::TlsConnector;
 
     fn text(line: &[u8]) -> Line {
         Line::Text(Bytes::copy_from_slice(line))
@@ -953,6 +1001,50 @@ mod tests {
         }
     }
 
+    /// Carries what the server says at 1200 bit/s, and what the client says at once.
+    async fn modem(near: DuplexStream, far: DuplexStream) {
+        let ((mut near, mut ear), (mut far, mut mouth)) = (split(near), split(far));
+        let down = async {
+            let mut second = [0; 120];
+            while let Ok(octets @ 1..) = far.read(&mut second).await {
+                ear.write_all(&second[..octets]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            ear.shutdown().await.unwrap();
+        };
+        let _ = tokio::join!(down, copy(&mut near, &mut mouth));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_and_steadily_gets_it_all_over_tls_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = LabCa::open_or_create(folder.path()).unwrap();
+        let mut shared = Shared::for_tests("pop3");
+        shared.tls = authority.certificate_for(&["localhost".to_owned()]).unwrap();
+        let service = Service { name: "POP3 over TLS", alpn: &[], key: "pop3.listen_tls" };
+        let acceptor = service.acceptor(&shared, &[]).unwrap().unwrap();
+        let ((near, near_modem), (far_modem, far)) = (duplex(1024), duplex(1024));
+        let serve = async {
+            let talk = shared.transcript.conversation(Transport::Tls, address(995), address(4000));
+            let stream = begin_tls(far, &acceptor, &talk).await.unwrap();
+            let limits = Limits { write: Duration::from_mins(1), ..LIMITS };
+            let mut wire = Wire::new(stream, Role::Server, limits, nothing_is_secret, talk);
+            wire.output_mut().resize(100_000, b'x');
+            let sent = wire.flush().await;
+            wire.close().await.unwrap();
+            sent
+        };
+        let read = async {
+            let client = client_config(&authority.certificate_file()).unwrap();
+            let mut stream = TlsConnector::from(client).connect("localhost".try_into().unwrap(), near).await.unwrap();
+            let mut heard = vec![];
+            stream.read_to_end(&mut heard).await.unwrap();
+            heard.len()
+        };
+        let (sent, heard, ()) = tokio::join!(serve, read, modem(near_modem, far_modem));
+        assert!(sent.is_ok() && heard == 100_000, "{sent:?} after {heard} octets");
+    }
+
     #[tokio::test]
     async fn an_unfinished_line_before_the_end_is_not_heard() {
         let (mut client, stream) = duplex(64);
@@ -1032,6 +1124,40 @@ mod tests {
         assert_eq!(told(&mut listener, want.len()).await, want);
         let tail = "C: PASS ******** | S: +OK | C: AUTH PLAIN | S: +  | C: ******** | S: +OK | C: QUIT | S: +OK bye";
         assert_eq!(log, tail);
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_a_bare_lf_or_its_length_cuts_in_pieces_is_starred_in_all_of_them() {
+        let hub = Hub::quiet();
+        let mut listener = hub.subscribe();
+        let (mut client, stream) = duplex(4096);
+        let mut wire = wire_in(&hub, stream, Role::Server);
+        let much = "x".repeat(600);
+        let said = format!("PASS hun\ngr\ny\r\nUSER b\nob\r\nPASS {much}\nhungry\r\nAGh1\nbmdyeQ==\r\nQUIT\r\n");
+        client.write_all(said.as_bytes()).await.unwrap();
+        for number in 0..10 {
+            if number == 7 {
+                wire.next_line_is_secret();
+            }
+            wire.line().await.unwrap();
+        }
+        let log = wire.last_lines();
+        drop(wire);
+        let want = [
+            "@ open",
+            "C: PASS ********",
+            "C: ********",
+            "C: ********",
+            "C: USER b",
+            "C: ob",
+            "# a line of 606 octets was thrown away; at most 512 are allowed",
+            "C: ********",
+            "C: ********",
+            "C: ********",
+            "C: QUIT",
+        ];
+        assert_eq!(told(&mut listener, want.len()).await, want);
+        assert_eq!(log, want[3..].join(" | "));
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! SPF and DKIM between two sites: crepes.fr signs, hamburger.edu looks.
+//! SPF, DKIM and DMARC between two sites: crepes.fr signs, hamburger.edu looks.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -67,7 +67,7 @@ fn what_crepes_signs_passes_at_hamburger_and_what_a_stranger_claims_does_not() {
         path.join("crepes.fr.zone"),
         format!(
             "$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 127.0.0.1\n\
-             @ TXT \"v=spf1 ip4:127.0.0.1 -all\"\nlab._domainkey TXT \"v=DKIM1; k=ed25519; p={PUBLIC}\"\n"
+             @ TXT \"v=spf1 ip4:127.0.0.1 -all\"\n_dmarc TXT \"v=DMARC1; p=reject\"\nlab._domainkey TXT \"v=DKIM1; k=ed25519; p={PUBLIC}\"\n"
         ),
     )
     .unwrap();
@@ -76,13 +76,16 @@ fn what_crepes_signs_passes_at_hamburger_and_what_a_stranger_claims_does_not() {
         "$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 127.0.0.1\n@ TXT \"v=spf1 ip4:192.0.2.1 -all\"\n",
     )
     .unwrap();
+    // Who is looked for goes up to the top (RFC 9989 §4.10).
+    fs::write(path.join("fr.zone"), "$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 127.0.0.1\n")
+        .unwrap();
     let place = path.display();
     let _dns = start(
         "tomte-dns",
         path,
         dns,
         &format!(
-            "[dns]\nlisten = [\"{dns}\"]\nzones = [{{ name = \"crepes.fr\", file = \"{place}/crepes.fr.zone\" }}, \
+            "[dns]\nlisten = [\"{dns}\"]\nzones = [{{ name = \"fr\", file = \"{place}/fr.zone\" }}, {{ name = \"crepes.fr\", file = \"{place}/crepes.fr.zone\" }}, \
              {{ name = \"far.fr\", file = \"{place}/far.fr.zone\" }}]\n"
         ),
     );
@@ -116,7 +119,13 @@ fn what_crepes_signs_passes_at_hamburger_and_what_a_stranger_claims_does_not() {
     send(crepes, &["EHLO laptop", "MAIL FROM:<alice@crepes.fr>", "RCPT TO:<bob@hamburger.edu>", "DATA", text, "QUIT"]);
     let signed = wait_for(&mailbox, 1).remove(0);
     assert!(signed.starts_with("Return-Path: <alice@crepes.fr>\r\nAuthentication-Results: hamburger.edu;"), "{signed}");
-    for words in ["spf=pass", "dkim=pass", "header.d=crepes.fr", "DKIM-Signature: v=1; a=ed25519-sha256"] {
+    for words in [
+        "spf=pass",
+        "dkim=pass",
+        "header.d=crepes.fr",
+        "dmarc=pass header.from=crepes.fr",
+        "DKIM-Signature: v=1; a=ed25519-sha256",
+    ] {
         assert!(signed.contains(words), "{words}: {signed}");
     }
 
@@ -131,5 +140,31 @@ fn what_crepes_signs_passes_at_hamburger_and_what_a_stranger_claims_does_not() {
     let all = wait_for(&mailbox, 2);
     let forged = all.iter().find(|message| message.contains("mustard")).unwrap();
     assert!(forged.contains("spf=fail") && forged.contains("dkim=neutral (body hash did not verify)"), "{forged}");
+    // What its reader sees is that it is from crepes.fr, and neither result says so.
+    assert!(forged.contains("dmarc=fail (policy not aligned) header.from=crepes.fr policy.dmarc=reject"), "{forged}");
     assert!(!forged.contains("dkim=pass"), "{forged}");
+
+    // A domain that asks for nothing; a text without an author, and a report, whose author's domain counts as any.
+    let text = "From: eve@far.fr\r\nSubject: open\r\n\r\nHello\r\n.";
+    send(hamburger, &["EHLO x", "MAIL FROM:<eve@far.fr>", "RCPT TO:<bob@hamburger.edu>", "DATA", text, "QUIT"]);
+    let text = "From: alice@crepes.fr\r\nSubject: report\r\n\r\nHello\r\n.";
+    send(hamburger, &["EHLO crepes.fr", "MAIL FROM:<>", "RCPT TO:<bob@hamburger.edu>", "DATA", text, "QUIT"]);
+    let text = "Subject: nobody\r\n\r\nHello\r\n.";
+    send(hamburger, &["EHLO x", "MAIL FROM:<eve@far.fr>", "RCPT TO:<bob@hamburger.edu>", "DATA", text, "QUIT"]);
+    // Each signature would be a question to whomever its writer has chosen.
+    let signature = "DKIM-Signature: v=1; a=rsa-sha256; d=far.fr; s=x; h=from; bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; b=AAAA\r\n";
+    let text = format!("{}From: eve@far.fr\r\nSubject: many\r\n\r\nHello\r\n.", signature.repeat(21));
+    send(hamburger, &["EHLO x", "MAIL FROM:<eve@far.fr>", "RCPT TO:<bob@hamburger.edu>", "DATA", &text, "QUIT"]);
+    let all = wait_for(&mailbox, 6);
+    let many = all.iter().find(|message| message.contains("Subject: many")).unwrap();
+    assert!(many.contains("spf=fail") && !many.contains("dkim="), "{many}");
+    for (subject, result) in [
+        ("Subject: open", Some("dmarc=none header.from=far.fr policy.dmarc=none")),
+        ("Subject: report", Some("dmarc=pass header.from=crepes.fr")),
+        ("Subject: nobody", None),
+    ] {
+        let message = all.iter().find(|message| message.contains(subject)).unwrap();
+        assert_eq!(message.contains("dmarc="), result.is_some(), "{message}");
+        assert!(result.is_none_or(|result| message.contains(result)), "{message}");
+    }
 }

@@ -1,7 +1,10 @@
 //! What a client may say (RFC 1939 §3, §5, §7; RFC 2449 §5; RFC 2595 §4; RFC 5034 §4; RFC 6856 §2).
 
 use crate::reply::Reply;
-use shared::sasl::{Mechanism, initial_response, prepare};
+use shared::{
+    sasl::{Mechanism, initial_response, prepare},
+    wire::star_behind,
+};
 use std::borrow::Cow;
 
 /// A command with its arguments.
@@ -146,18 +149,11 @@ fn auth(rest: Option<&[u8]>) -> Result<Command, SyntaxError> {
 
 /// Stars what is secret in a line: the password, the proof of APOP, and what a client says with AUTH.
 pub fn mask(line: &[u8]) -> Cow<'_, [u8]> {
-    let (keyword, rest) = split(line);
-    let is = |word: &[u8]| keyword.eq_ignore_ascii_case(word);
-    // APOP's user name and AUTH's mechanism may be seen.
-    let shown = match rest {
-        Some(_) if is(b"PASS") => keyword.len(),
-        Some(rest) if is(b"APOP") || is(b"AUTH") => match split(rest) {
-            (first, Some(_)) => keyword.len() + 1 + first.len(),
-            (_, None) => return line.into(),
-        },
-        _ => return line.into(),
-    };
-    [&line[..shown], b" ********"].concat().into()
+    star_behind(line, |keyword| {
+        let is = |word: &[u8]| keyword.eq_ignore_ascii_case(word);
+        // APOP's user name and AUTH's mechanism may be seen.
+        if is(b"PASS") { Some(1) } else { (is(b"APOP") || is(b"AUTH")).then_some(2) }
+    })
 }
 
 #[cfg(test)]
@@ -242,8 +238,13 @@ mod tests {
 
     #[test]
     fn secrets_are_starred_and_nothing_else() {
-        let table: [(&[u8], &[u8]); 7] = [
+        let table: [(&[u8], &[u8]); 11] = [
             (b"pass hungry", b"pass ********"),
+            // What is no command, and was meant to be one.
+            (b" PASS hungry", b" PASS ********"),
+            (b"\tpass\thungry", b"\tpass ********"),
+            (b"AUTH  PLAIN AGI=", b"AUTH  ********"),
+            (b"AUTH PLAIN\tAGI=", b"AUTH PLAIN ********"),
             (b"PASS two words", b"PASS ********"),
             (b"APOP bob c4c9", b"APOP bob ********"),
             (b"AUTH PLAIN AGI=", b"AUTH PLAIN ********"),

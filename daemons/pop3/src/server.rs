@@ -15,12 +15,13 @@ use shared::{
     lookout::{Glance, Lookouts},
     tls,
     transcript::{Conversation, Transcript, Transport},
+    wire::begin_tls,
 };
 use std::{
     collections::HashMap,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Instant, SystemTime},
 };
 use tokio::{
@@ -78,18 +79,21 @@ impl Office {
         self.config.apop.then(|| format!("<{pid}.{connection}.{micros}@{}>", self.host).into())
     }
 
-    /// Whether the account may log in again; if so, its time begins anew.
+    /// Whether the account may log in again.
     pub(crate) fn is_late_enough(&self, account: &str, now: Instant) -> bool {
         let delay = self.offer.login_delay;
-        if delay.is_zero() {
-            return true;
+        delay.is_zero() || self.last_logins().get(account).is_none_or(|last| now >= *last + delay)
+    }
+
+    /// The account has logged in; its time begins anew. Who found the maildrop in use has not, and may come back when it is free.
+    pub(crate) fn has_logged_in(&self, account: &str, now: Instant) {
+        if !self.offer.login_delay.is_zero() {
+            self.last_logins().insert(account.to_owned(), now);
         }
-        let mut last = self.lasting.last_logins.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.get(account).is_some_and(|last| now < *last + delay) {
-            return false;
-        }
-        last.insert(account.to_owned(), now);
-        true
+    }
+
+    fn last_logins(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.lasting.last_logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,7 +220,7 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        match acceptor.accept(stream, tls::HANDSHAKE, talk.id()).await {
+        match begin_tls(stream, &acceptor, &talk).await {
             Ok(stream) => visit::serve(office, stream, channel, talk, &shutdown).await,
             Err(failed) => failed.tell(&talk),
         }

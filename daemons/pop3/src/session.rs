@@ -266,11 +266,11 @@ impl Session {
             Line::Text(line) => line,
             Line::TooLong => {
                 let most = if self.is_authenticating() { AUTH_LINE_OCTETS_MAX } else { LINE_OCTETS_MAX };
-                self.give_up_exchange();
+                self.forget_user();
                 return self.wrong(Reply::line_too_long(most));
             }
             Line::BareLf(_) => {
-                self.give_up_exchange();
+                self.forget_user();
                 return self.wrong(Reply::lf_alone());
             }
         };
@@ -551,14 +551,10 @@ impl Session {
         if self.errors >= ERRORS_MAX { Step::Close(Reply::too_many_errors()) } else { Step::Reply(reply) }
     }
 
-    /// PASS comes right behind USER.
+    /// PASS comes right behind USER, and within AUTH nothing is said but answers.
     fn forget_user(&mut self) {
         if let State::Authorization { .. } | State::Authenticating(_) = self.state {
             self.state = State::Authorization { user: None };
         }
-    }
-
-    fn give_up_exchange(&mut self) {
-        self.forget_user();
     }
 }

@@ -26,6 +26,7 @@ use shared::{
     lookout::{Glance, Lookout},
     maildir::{Listing, LockError, Locked, Maildir, Removal, Source},
     message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read, read_at},
+    sasl::prepare,
     transcript::{Conversation, Kind},
     wire::{Line, Role, Wire, WireError},
 };
@@ -240,10 +241,7 @@ impl Visit {
         match credentials {
             Credentials::Sasl(credentials) => lasting.logins.check(user, credentials, self.peer, shutdown).await,
             Credentials::Digest { stamp, digest, .. } => {
-                // RFC 1939 §7: the timestamp, then the shared secret.
-                let proof = |clear: Option<&str>| {
-                    clear.is_some_and(|clear| md5(format!("{stamp}{clear}").as_bytes()) == *digest)
-                };
+                let proof = |clear: Option<&str>| clear.is_some_and(|clear| proves(digest, stamp, clear));
                 lasting.logins.judge(user, proof, self.peer, shutdown).await
             }
         }
@@ -252,12 +250,14 @@ impl Visit {
     async fn open_maildrop(&mut self, user: &str) -> Outcome {
         let account = self.office.config.account(user);
         let Some(path) = self.office.config.mailbox(account) else { return Outcome::CannotOpen };
-        if !self.office.is_late_enough(account, Instant::now()) {
+        let now = Instant::now();
+        if !self.office.is_late_enough(account, now) {
             return Outcome::TooEarly;
         }
         let opening = spawn_blocking(move || lock_and_scan(&path).map_err(|error| (error, path)));
         match opening.await {
             Ok(Ok((locked, listing))) => {
+                self.office.has_logged_in(account, now);
                 let listing = Arc::new(listing);
                 self.maildrop = Some((Arc::new(locked), Arc::clone(&listing)));
                 Outcome::Opened(listing)
@@ -372,7 +372,12 @@ impl Visit {
         let Some((Opened { first, rest }, extent)) = self.opened.take() else { return Err(WireError::Closed) };
         let mut shown = say_first(wire, reply);
         let (mut cut, mut stuffing, mut chunk, mut at) = (Cut::new(extent), Stuffing::default(), first, 0);
-        while !chunk.is_empty() {
+        // Nothing is read behind the end, so there is nothing only in an empty message, or in one that has become shorter.
+        while !chunk.is_empty() || rest.is_some() {
+            if chunk.is_empty() {
+                tracing::error!(connection = wire.conversation().id(), "a message became shorter while it was sent");
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
             let wanted = cut.take(&chunk);
             let out = wire.output_mut();
             let from = out.len();
@@ -410,6 +415,14 @@ fn lock_and_scan(path: &Path) -> Result<(Locked, Listing), LockError> {
     Ok((locked, listing))
 }
 
+/// Whether who sends this digest knows the secret. RFC 1939 §7: it is of the timestamp, then the shared secret.
+fn proves(digest: &[u8; 16], stamp: &str, secret: &str) -> bool {
+    let is_of = |secret: &str| md5(format!("{stamp}{secret}").as_bytes()) == *digest;
+    // RFC 6856 §2.2: both sides prepare the secret by RFC 4013 before they compute. Hardly a client does, and where that makes a difference,
+    // it knows the secret all the same; so one is good as it stands in our file, too.
+    is_of(&prepare(secret)) || is_of(secret)
+}
+
 fn gone<S: AsyncRead + AsyncWrite + Unpin>(wire: &Wire<S>, reason: &WireError) -> End {
     wire.ended_abruptly(reason);
     End::Silence
@@ -424,4 +437,26 @@ fn say_first<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, reply: &Repl
     out.put_slice(b"\r\n");
     shown.push(&out[from..]);
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apop_takes_a_secret_as_the_rfc_prepares_it_and_as_clients_send_it() {
+        let digest = |text: &str| md5(format!("<1@h>{text}").as_bytes());
+        for (stored, said) in [
+            ("hungry", "hungry"),
+            // RFC 6856 §2.2, RFC 4013.
+            ("ha\u{30a}ll", "h\u{e5}ll"),
+            ("I\u{ad}X", "IX"),
+            ("ha\u{30a}ll", "ha\u{30a}ll"),
+            ("I\u{ad}X", "I\u{ad}X"),
+        ] {
+            assert!(proves(&digest(said), "<1@h>", stored), "{stored:?} {said:?}");
+        }
+        assert!(!proves(&digest("hungry"), "<2@h>", "hungry"));
+        assert!(!proves(&digest("hungry "), "<1@h>", "hungry"));
+    }
 }

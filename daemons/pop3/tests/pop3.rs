@@ -404,6 +404,34 @@ async fn a_message_that_another_program_takes_away_is_told_and_does_not_stop_the
 }
 
 #[tokio::test]
+async fn a_message_that_becomes_shorter_on_its_way_does_not_look_finished() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    mailboxes.put("2000000000.M1P1Q9.h", "line\r\n".repeat(100_000));
+    let server = Server::bind(mailboxes.config(), &shared).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], 110));
+    let (mut near, far) = duplex(1024);
+    let talk = shared.transcript.conversation(Transport::Tcp, address, address);
+    let serve = server.serve_stream(far, Channel::Clear, talk, CancellationToken::new());
+    let read = async {
+        near.write_all(b"USER bob\r\nPASS hungry\r\nRETR 3\r\nQUIT\r\n").await.unwrap();
+        // So much has been read of the file, and not all of it.
+        let mut heard = vec![0; 1000];
+        near.read_exact(&mut heard).await.unwrap();
+        fs::File::options()
+            .write(true)
+            .open(mailboxes.path("new").join("2000000000.M1P1Q9.h"))
+            .unwrap()
+            .set_len(300_000)
+            .unwrap();
+        near.read_to_end(&mut heard).await.unwrap();
+        String::from_utf8(heard).unwrap()
+    };
+    let ((), heard) = tokio::join!(serve, read);
+    assert!(heard.contains("+OK 600000 octets\r\nline\r\n") && heard.len() < 310_000, "{}", heard.len());
+    assert!(!heard.contains("\r\n.\r\n"), "{}", &heard[heard.len() - 100..]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_removed_is_told_at_quit() {
     let (mailboxes, shared) = (Mailboxes::new(), shared());
     beside_a_server(mailboxes.config(), &shared, async |at| {
@@ -480,6 +508,22 @@ async fn a_second_login_too_early_is_told_how_long_to_wait() {
         say(&mut client, "USER bob").await;
         let told = say(&mut client, "PASS hungry").await;
         assert_eq!(told, "-ERR [LOGIN-DELAY] wait at least 300 s between two logins\r\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_login_that_found_the_maildrop_in_use_is_none_to_wait_after() {
+    let (mailboxes, shared) = (Mailboxes::new(), shared());
+    let config = Config { login_delay: "5 min".parse().unwrap(), ..mailboxes.config() };
+    let elsewhere = Maildir::open(&mailboxes.0.path().join("bob")).unwrap().lock().unwrap();
+    beside_a_server(config, &shared, async |at| {
+        let mut client = connect(at).await;
+        say(&mut client, "USER bob").await;
+        assert!(say(&mut client, "PASS hungry").await.starts_with("-ERR [IN-USE] "));
+        drop(elsewhere);
+        say(&mut client, "USER bob").await;
+        assert_eq!(say(&mut client, "PASS hungry").await, "+OK user successfully logged on\r\n");
     })
     .await;
 }

@@ -8,6 +8,7 @@
 //!   <Postmaster>                      whoever answers for this server, without a domain
 //! ```
 
+use hickory_resolver::proto::rr::Name;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -47,15 +48,31 @@ pub enum AddressError {
 }
 
 /// A domain name: labels of letters, digits and inner hyphens, with dots between. Kept as it was written; compared without
-/// regard to case (RFC 5321 §2.4).
+/// regard to case (RFC 5321 §2.4), and by its A-labels (RFC 5890 §2.3.2.4): xn--exmple-cua.se is exämple.se.
 #[derive(Clone, Debug)]
-pub struct Domain(String);
+pub struct Domain {
+    text: String,
+    /// What the DNS knows it by, if it has letters beyond ASCII.
+    a_labels: Option<String>,
+}
 
 impl Domain {
     /// As it was written.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
+
+    fn known_as(&self) -> &str {
+        self.a_labels.as_deref().unwrap_or(&self.text)
+    }
+}
+
+/// RFC 5891 §5; none for what no DNS can know, which is then only itself.
+fn a_labels(text: &str) -> Option<String> {
+    if text.is_ascii() {
+        return None;
+    }
+    Name::from_utf8(text).ok().map(|name| name.to_ascii().trim_end_matches('.').to_owned())
 }
 
 impl FromStr for Domain {
@@ -74,13 +91,16 @@ impl FromStr for Domain {
                 && label.ends_with(inner)
                 && label.chars().all(|character| inner(character) || character == '-')
         };
-        if text.split('.').all(label) { Ok(Self(text.to_owned())) } else { Err(AddressError::Domain) }
+        if !text.split('.').all(label) {
+            return Err(AddressError::Domain);
+        }
+        Ok(Self { text: text.to_owned(), a_labels: a_labels(text) })
     }
 }
 
 impl PartialEq for Domain {
     fn eq(&self, other: &Self) -> bool {
-        self.0.eq_ignore_ascii_case(&other.0)
+        self.known_as().eq_ignore_ascii_case(other.known_as())
     }
 }
 
@@ -88,13 +108,13 @@ impl Eq for Domain {}
 
 impl std::hash::Hash for Domain {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.bytes().for_each(|octet| state.write_u8(octet.to_ascii_lowercase()));
+        self.known_as().bytes().for_each(|octet| state.write_u8(octet.to_ascii_lowercase()));
     }
 }
 
 impl fmt::Display for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -154,7 +174,9 @@ impl Mailbox {
         if local.is_empty() || local.chars().any(char::is_control) {
             return Err(AddressError::Local);
         }
-        Ok(Self { local: local.to_owned(), host })
+        let mailbox = Self { local: local.to_owned(), host };
+        let path_octets = mailbox.to_string().len() + "<>".len();
+        if path_octets <= PATH_OCTETS_MAX { Ok(mailbox) } else { Err(AddressError::TooLong) }
     }
 
     /// What stands left of the `@`, without quotes.
@@ -170,7 +192,7 @@ impl Mailbox {
     /// Whether it can be written without SMTPUTF8.
     pub fn is_ascii(&self) -> bool {
         let host = match &self.host {
-            Host::Domain(domain) => domain.0.is_ascii(),
+            Host::Domain(domain) => domain.text.is_ascii(),
             Host::Literal(_) => true,
         };
         host && self.local.is_ascii()
@@ -338,6 +360,7 @@ pub fn path_length(text: &str) -> Option<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::hash::{BuildHasher, RandomState};
 
     #[test]
     fn good_paths_are_read_and_written_as_they_mean() {
@@ -403,6 +426,10 @@ mod tests {
             assert_eq!(text.parse::<ForwardPath>(), Err(error), "{text}");
         }
         assert_eq!("<>".parse::<ForwardPath>(), Err(At));
+        // An alias may name it, and the queue writes it down as a path.
+        let long = format!("{}@{}.fr", "x".repeat(64), ["y".repeat(63), "y".repeat(63), "y".repeat(63)].join("."));
+        assert_eq!(long.parse::<Mailbox>(), Err(TooLong));
+        assert_eq!(long[8..].parse::<Mailbox>().unwrap().to_string(), long[8..]);
     }
 
     #[test]
@@ -410,6 +437,15 @@ mod tests {
         let parse = |text: &str| text.parse::<Mailbox>().unwrap();
         assert_eq!(parse("bob@Hamburger.EDU"), parse("bob@hamburger.edu"));
         assert_ne!(parse("Bob@hamburger.edu"), parse("bob@hamburger.edu"));
+        // RFC 5890 §2.3.2.4: who writes in ASCII to a domain that is not means the same one.
+        let hasher = RandomState::new();
+        let hash = |domain: &str| hasher.hash_one(domain.parse::<Domain>().unwrap());
+        for other in ["xn--exmple-cua.se", "XN--EXMPLE-CUA.SE", "Exämple.SE", "EXÄMPLE.se", "exa\u{308}mple.se"] {
+            assert_eq!(parse(&format!("bob@{other}")), parse("bob@exämple.se"), "{other}");
+            assert_eq!(hash(other), hash("exämple.se"), "{other}");
+        }
+        assert_ne!(parse("bob@exämple.se"), parse("bob@exaemple.se"));
+        assert_eq!(parse("bob@Exämple.se").to_string(), "bob@Exämple.se");
     }
 
     #[test]

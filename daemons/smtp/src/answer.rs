@@ -12,12 +12,14 @@
 
 use crate::envelope::Status;
 use shared::{transcript::readable, wire::Line};
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// RFC 5321 §4.5.3.1.5: 512 octets with the CR LF. Servers with long explanations do not keep to it, and mail would suffer if we did.
 pub const LINE_OCTETS_MAX: usize = 2048;
 /// How many lines a reply may have. The RFC has no figure; the longest EHLO known has twenty.
 const LINES_MAX: usize = 100;
+/// How much of what a server says is repeated.
+const SAID_MAX: usize = 1000;
 
 /// RFC 5321 §4.2.1: what the first digit says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,18 +94,27 @@ impl Answer {
 }
 
 impl fmt::Display for Answer {
-    /// Code first, lines joined by a blank; the status is told once.
+    /// Code first, lines joined by a blank; the status is told once. Of a long one the beginning.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.code)?;
+        let mut text = self.code.to_string();
         let status = self.stated().map(|status| status.to_string());
         for (number, line) in self.lines.iter().enumerate() {
             let repeated = status.as_deref().filter(|_| number > 0).and_then(|status| line.strip_prefix(status));
             let line = repeated.unwrap_or(line).trim();
             if !line.is_empty() {
-                write!(f, " {line}")?;
+                text.push(' ');
+                text.push_str(line);
             }
         }
-        Ok(())
+        f.write_str(&in_short(&text))
+    }
+}
+
+/// Words that end up in log, queue and report, once for each recipient: of many the beginning.
+pub(crate) fn in_short(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SAID_MAX) {
+        Some((end, _)) => format!("{} [..]", &text[..end]).into(),
+        None => text.into(),
     }
 }
 
@@ -229,6 +240,16 @@ mod tests {
             assert_eq!((answer.code(), answer.class(), answer.status()), (code, class, status), "{text:?}");
             assert_eq!(answer.to_string(), written);
         }
+    }
+
+    /// It goes into log, queue and report, once for each recipient.
+    #[test]
+    fn of_a_long_reply_the_beginning_is_repeated() {
+        let text = format!("550-5.7.1 {}\r\n", "å".repeat(500)).repeat(99) + "550 5.7.1 end\r\n";
+        let answers = hear(text.as_bytes(), 4096).unwrap();
+        let written = answers[0].to_string();
+        assert_eq!(written.chars().count(), SAID_MAX + " [..]".len());
+        assert!(written.starts_with("550 5.7.1 åå") && written.ends_with("å [..]"), "{written}");
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! Who really sent it? SPF (RFC 7208) and DKIM (RFC 6376), told in a header field (RFC 8601), and our own signature.
+//! Who really sent it? SPF (RFC 7208), DKIM (RFC 6376) and DMARC (RFC 9989), told in a header field (RFC 8601), and our own signature.
 //!
 //! SMTP believes what it is told: anybody can say MAIL FROM anybody. SPF is a domain's list of addresses that its mail comes from, DKIM a
-//! signature whose key stands in the domain's DNS. Nothing is refused here for their sake. What they say is written on top of the message, for
-//! whoever sorts mail further on, and for whoever wants to see it. The work is mail-auth's; off by default.
+//! signature whose key stands in the domain's DNS. Neither needs to have to do with the `From:` that a reader sees; DMARC says whether one
+//! of them has, and what that domain wants to be done with what only claims to be its mail. Nothing is refused here for their sake. What they
+//! say is written on top of the message, for whoever sorts mail further on, and for whoever wants to see it. The work is mail-auth's; off by
+//! default.
 //!
 //! ```text
 //! Authentication-Results: hamburger.edu;
 //!     spf=pass smtp.mailfrom=alice@crepes.fr;
-//!     dkim=pass header.d=crepes.fr header.s=lab header.b=x1yz2A
+//!     dkim=pass header.d=crepes.fr header.s=lab header.b=x1yz2A;
+//!     dmarc=pass header.from=crepes.fr policy.dmarc=reject
 //! ```
 
 use crate::{
@@ -23,18 +26,22 @@ use mail_auth::{
         headers::HeaderWriter,
     },
     dkim::{DkimSigner, Done},
+    dmarc::verify::DmarcParameters,
     spf::verify::SpfParameters,
 };
 use memchr::{memchr, memchr_iter};
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// A message is looked at, and signed, as a whole, and so must be in memory. Of a larger one only SPF is told, and it goes unsigned.
 pub(crate) const HELD_OCTETS_MAX: usize = 1 << 20;
 /// The header is always among what is held, so nothing forged stands behind it.
 const _: () = assert!(HEADER_OCTETS_MAX < HELD_OCTETS_MAX);
+/// Each signature costs a question to a name server that its writer has chosen, and a line in our field; a header has room for thousands of
+/// them. RFC 6376 §6.1 lets a verifier look at fewer. Of a message with more only SPF is told; lists on the way leave four or five.
+const SIGNATURES_MAX: usize = 20;
 /// How long a sender's client may wait for what its domain's name servers say.
 const LOOK_UP: Duration = Duration::from_secs(20);
 /// What is signed: what a reader sees (RFC 6376 §5.4.1), as far as it is there.
@@ -63,7 +70,7 @@ impl Authenticator {
         Self { look_up: MessageAuthenticator(resolver.library()), host: host.to_owned() }
     }
 
-    /// The header field for a message, with its line end. Without `message` only SPF is looked at.
+    /// The header field for a message, with its line end. Without `message` only SPF is looked at. What is not known in time is not told.
     pub(crate) async fn results(
         &self,
         peer: IpAddr,
@@ -72,29 +79,42 @@ impl Authenticator {
         message: Option<&[u8]>,
     ) -> String {
         let (host, client) = (self.host.as_str(), client.to_string());
-        let look = async {
-            let results = AuthenticationResults::new(host);
-            let results = match from {
-                ReversePath::Mailbox(mailbox) => {
-                    let sender = mailbox.to_string();
-                    let asked = SpfParameters::verify_mail_from(peer, &client, host, &sender);
-                    let spf = self.look_up.verify_spf(asked).await;
-                    results.with_spf_mailfrom_result(&spf, peer, &sender, &client)
-                }
-                // RFC 7208 §2.4: without a sender the client's own name counts.
-                ReversePath::Null => {
-                    let spf = self.look_up.verify_spf(SpfParameters::verify_ehlo(peer, &client, host)).await;
-                    results.with_spf_ehlo_result(&spf, peer, &client)
-                }
-            };
-            let parsed = message.and_then(AuthenticatedMessage::parse);
-            let Some(parsed) = parsed else { return results.to_header() };
-            let signatures = self.look_up.verify_dkim(&parsed).await;
-            results.with_dkim_results(&signatures, parsed.from()).to_header()
+        let until = Instant::now() + LOOK_UP;
+        let results = AuthenticationResults::new(host);
+        let sender = match from {
+            ReversePath::Mailbox(mailbox) => Some(mailbox.to_string()),
+            ReversePath::Null => None,
         };
-        match timeout(LOOK_UP, look).await {
-            Ok(header) => header,
-            Err(_) => format!("Authentication-Results: {host}; none\r\n"),
+        let asked = match &sender {
+            Some(sender) => SpfParameters::verify_mail_from(peer, &client, host, sender),
+            // RFC 7208 §2.4: without a sender the client's own name counts.
+            None => SpfParameters::verify_ehlo(peer, &client, host),
+        };
+        let Ok(spf) = timeout_at(until, self.look_up.verify_spf(asked)).await else { return results.to_header() };
+        let results = match &sender {
+            Some(sender) => results.with_spf_mailfrom_result(&spf, peer, sender, &client),
+            None => results.with_spf_ehlo_result(&spf, peer, &client),
+        };
+
+        let message = message.filter(|message| signatures(message) <= SIGNATURES_MAX);
+        let Some(parsed) = message.and_then(AuthenticatedMessage::parse) else { return results.to_header() };
+        let Ok(signatures) = timeout_at(until, self.look_up.verify_dkim(&parsed)).await else {
+            return results.to_header();
+        };
+        let results = results.with_dkim_results(&signatures, parsed.from());
+
+        let domain = sender.as_ref().and_then(|sender| sender.rsplit_once('@')).map_or(&*client, |(_, domain)| domain);
+        let asked = DmarcParameters {
+            message: &parsed,
+            dkim_output: &signatures,
+            dkim2_output: None,
+            rfc5321_mail_from_domain: domain,
+            spf_output: &spf,
+        };
+        match timeout_at(until, self.look_up.verify_dmarc(asked)).await {
+            // Without an author, or with several of different domains, there is nobody to ask (RFC 7489 §6.6.1).
+            Ok(dmarc) if !dmarc.domain().is_empty() => results.with_dmarc_result(&dmarc).to_header(),
+            Ok(_) | Err(_) => results.to_header(),
         }
     }
 }
@@ -117,6 +137,21 @@ pub(crate) fn cut_forged_results(text: &mut Vec<u8>, from: usize, host: &str) {
     text.drain(kept..at);
 }
 
+/// How many fields of a header are signatures.
+fn signatures(message: &[u8]) -> usize {
+    let (mut count, mut at) = (0, 0);
+    while at < message.len() && !message[at..].starts_with(b"\r\n") {
+        let end = at + field_octets(&message[at..]);
+        count += usize::from(is_called(&message[at..end], "DKIM-Signature"));
+        at = end;
+    }
+    count
+}
+
+fn is_called(field: &[u8], name: &str) -> bool {
+    field_name(field).is_some_and(|called| called.eq_ignore_ascii_case(name.as_bytes()))
+}
+
 /// How long the field is that a header begins with. RFC 5322 §2.2.3: it goes on in each line that begins with a blank.
 fn field_octets(header: &[u8]) -> usize {
     let ends = memchr_iter(b'\n', header).map(|lf| lf + 1);
@@ -127,8 +162,7 @@ fn field_octets(header: &[u8]) -> usize {
 /// Whether it is a field in which `host` tells results, however it is folded, commented and quoted.
 fn is_result_of(field: &[u8], host: &str) -> bool {
     let Some(colon) = memchr(b':', field) else { return false };
-    let named = field_name(field).is_some_and(|name| name.eq_ignore_ascii_case(b"Authentication-Results"));
-    named && teller(&field[colon + 1..]).eq_ignore_ascii_case(host.as_bytes())
+    is_called(field, "Authentication-Results") && teller(&field[colon + 1..]).eq_ignore_ascii_case(host.as_bytes())
 }
 
 /// RFC 8601 §2.2: who tells the results, `authserv-id`. It is a token or a quoted string (RFC 2045 §5.1); a version may follow it.
@@ -265,6 +299,19 @@ mod tests {
             assert_eq!(without_forged_results(&message), format!("A: b\r\nB: c\r\n\r\n{forged}"), "{forged}");
             // There may be no body, and nothing else.
             assert_eq!(without_forged_results(&forged.repeat(2)), "");
+        }
+    }
+
+    #[test]
+    fn signatures_are_counted_in_the_header_however_they_are_written() {
+        let header = "A: b\r\nDKIM-Signature: v=1;\r\n dkim-signature: x\r\ndkim-signature \t:\r\n v=1\r\nX-DKIM-Signature: v=1\r\n";
+        for (message, count) in [
+            (format!("{header}\r\nDKIM-Signature: v=1\r\n"), 2),
+            (header.repeat(100), 200),
+            ("\r\nDKIM-Signature: v=1\r\n".to_owned(), 0),
+            (String::new(), 0),
+        ] {
+            assert_eq!(signatures(message.as_bytes()), count, "{message}");
         }
     }
 

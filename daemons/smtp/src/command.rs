@@ -2,11 +2,14 @@
 
 use crate::{
     address::{AddressError, ForwardPath, Host, ReversePath, ascii, path_length},
-    envelope::{Body, Charset, Notify, Occasions, OriginalRecipient, Ret, Xtext},
+    envelope::{Body, Charset, Notify, ORCPT_OCTETS_MAX, Occasions, OriginalRecipient, Ret, Xtext},
     reply::Reply,
 };
-use shared::sasl::{Mechanism, initial_response};
-use std::{borrow::Cow, fmt};
+use shared::{
+    sasl::{Mechanism, initial_response},
+    wire::star_behind,
+};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 /// A command with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,12 +195,16 @@ fn path<'a>(rest: &'a str, keyword: &str, usage: &'static str) -> Result<(&'a st
     Ok((&path[..length], &path[length..]))
 }
 
-/// Behind the path: each parameter after a blank, `KEY` or `KEY=value` (RFC 5321 §4.1.2).
-fn parameters(text: &str) -> impl Iterator<Item = (String, Option<&str>)> {
-    text.split(' ').filter(|parameter| !parameter.is_empty()).map(|parameter| match parameter.split_once('=') {
-        Some((key, value)) => (key.to_ascii_uppercase(), Some(value)),
-        None => (parameter.to_ascii_uppercase(), None),
-    })
+/// Behind the path: each parameter after a blank, `KEY` or `KEY=value` (RFC 5321 §4.1.2), and none twice.
+fn parameters(text: &str) -> Result<BTreeMap<String, Option<&str>>, SyntaxError> {
+    let mut found = BTreeMap::new();
+    for parameter in text.split(' ').filter(|parameter| !parameter.is_empty()) {
+        let (key, value) = parameter.split_once('=').map_or((parameter, None), |(key, value)| (key, Some(value)));
+        if found.insert(key.to_ascii_uppercase(), value).is_some() {
+            return Err(SyntaxError::Parameter("each parameter once"));
+        }
+    }
+    Ok(found)
 }
 
 fn mail(rest: &str) -> Result<Mail, SyntaxError> {
@@ -209,7 +216,7 @@ fn mail(rest: &str) -> Result<Mail, SyntaxError> {
     }
     let mut mail =
         Mail { from, size: None, body: Body::default(), charset: Charset::default(), ret: Ret::default(), envid: None };
-    for (key, value) in parameters(rest) {
+    for (key, value) in parameters(rest)? {
         match (&*key, value) {
             ("SIZE", Some(digits)) => {
                 mail.size = Some(number(digits).ok_or(Parameter("SIZE=octets"))?);
@@ -246,9 +253,8 @@ fn mail(rest: &str) -> Result<Mail, SyntaxError> {
     Ok(mail)
 }
 
-/// RFC 3461 §4.4: ENVID "MUST NOT be longer than 100 characters", §4.2: ORCPT at most 500.
+/// RFC 3461 §4.4: ENVID "MUST NOT be longer than 100 characters".
 const ENVID_OCTETS_MAX: usize = 100;
-const ORCPT_OCTETS_MAX: usize = 500;
 
 fn rcpt(rest: &str) -> Result<Rcpt, SyntaxError> {
     use SyntaxError::{Parameter, Recipient, UnknownParameter};
@@ -260,7 +266,7 @@ fn rcpt(rest: &str) -> Result<Rcpt, SyntaxError> {
         return Err(Recipient(AddressError::Brackets));
     }
     let mut rcpt = Rcpt { to, notify: Notify::default(), orcpt: None };
-    for (key, value) in parameters(rest) {
+    for (key, value) in parameters(rest)? {
         match (&*key, value) {
             ("NOTIFY", Some(value)) => rcpt.notify = notify(value).ok_or(NOTIFY)?,
             ("ORCPT", Some(value)) if value.len() <= ORCPT_OCTETS_MAX => {
@@ -322,13 +328,7 @@ fn auth(rest: &str) -> Result<Command, SyntaxError> {
 
 /// Stars what is secret in a line: what a client says with AUTH. The mechanism may be seen.
 pub fn mask(line: &[u8]) -> Cow<'_, [u8]> {
-    let mut words = line.splitn(3, |octet| *octet == b' ');
-    match (words.next(), words.next(), words.next()) {
-        (Some(verb), Some(mechanism), Some(_)) if verb.eq_ignore_ascii_case(b"AUTH") => {
-            [verb, b" ", mechanism, b" ********"].concat().into()
-        }
-        _ => line.into(),
-    }
+    star_behind(line, |verb| verb.eq_ignore_ascii_case(b"AUTH").then_some(2))
 }
 
 #[cfg(test)]
@@ -418,6 +418,9 @@ mod tests {
             ("MAIL FROM:<a@b> BODY=BINARYMIME", Parameter("BODY=7BIT or BODY=8BITMIME")),
             ("MAIL FROM:<a@b> ENVID==", Parameter("ENVID=xtext")),
             ("MAIL FROM:<a@b> COLOUR=red", UnknownParameter),
+            // Which of the two counts, here and further on?
+            ("MAIL FROM:<a@b> BODY=7BIT body=8BITMIME", Parameter("each parameter once")),
+            ("RCPT TO:<a@b> NOTIFY=NEVER NOTIFY=SUCCESS", Parameter("each parameter once")),
             ("RCPT FROM:<a@b>", Arguments(RCPT)),
             ("RCPT TO:<>", Recipient(AddressError::At)),
             ("RCPT TO:<a@b> SIZE=3", UnknownParameter),
@@ -445,6 +448,10 @@ mod tests {
     fn what_auth_says_is_starred() {
         assert_eq!(&*mask(b"AUTH PLAIN AGI="), b"AUTH PLAIN ********");
         assert_eq!(&*mask(b"auth login"), b"auth login");
+        // What is no command, and was meant to be one.
+        assert_eq!(&*mask(b" AUTH PLAIN AGI="), b" AUTH PLAIN ********");
+        assert_eq!(&*mask(b"AUTH\tPLAIN\tAGI="), b"AUTH\tPLAIN ********");
+        assert_eq!(&*mask(b"AUTH  PLAIN AGI="), b"AUTH  ********");
         assert_eq!(&*mask(b"MAIL FROM:<a@b> AUTH=<>"), b"MAIL FROM:<a@b> AUTH=<>");
     }
 

@@ -7,7 +7,7 @@ use crate::{
     courier::{Couriers, Neighbour, Security, Settings, Timeouts},
     mx::Resolver,
     relay::Relay,
-    route::{EXPANDED_MAX, Faults, House, Residents, Target, Unmeant},
+    route::{EXPANDED_MAX, Faults, House, Residents, Target, Unmeant, folded},
     schedule::Schedule,
     session::LINE_OCTETS_MAX,
 };
@@ -72,8 +72,8 @@ pub struct Config {
     /// How long a stranger must wait between its first message from somebody to somebody and the next try, which is welcome; programs
     /// that send spam rarely come back. `"0 s"` makes nobody wait.
     pub greylist: Span,
-    /// Look whether a message comes from where its sender's domain says (SPF) and is signed by it (DKIM), and tell the results on top of it in
-    /// `Authentication-Results:`. Nothing is refused for that.
+    /// Look whether a message comes from where its sender's domain says (SPF) and is signed by it (DKIM), and whether one of them speaks for its
+    /// `From:` (DMARC), and tell the results on top of it in `Authentication-Results:`. Nothing is refused for that.
     pub authenticate: bool,
     /// Keys that sign what our users send (DKIM): `[{ domain = "crepes.fr", selector = "lab", key = "/etc/tomte/dkim.pem" }]`.
     pub dkim: Vec<DkimKey>,
@@ -269,7 +269,7 @@ impl Config {
                 Target::parse(target).map_err(|error| unfit("aliases", format!("{name} = `{target}`: {error}")))
             };
             let targets = targets.iter().map(target).filter_map(|target| keep_good(target, &mut problems));
-            aliases.insert(name.to_lowercase(), targets.collect());
+            aliases.insert(folded(name), targets.collect());
         }
         let mut characters = self.separator.chars();
         let separator = characters.next();

@@ -11,7 +11,8 @@
 use crate::{
     address::{Domain, Host},
     answer::{self, Answer, Listener, Malformed},
-    client::{Awaited, Client, Extension, Hello, Loss, Peer, Step, Tls, Transaction, mask},
+    client::{Awaited, Client, Extension, Hello, Loss, Peer, Step, Tls, Transaction},
+    command::mask,
     envelope::{Account, Body, Charset, Envelope, Fate, Status},
     mx::{self, Because, Families, Own, Resolver, Server},
 };
@@ -769,8 +770,8 @@ impl Connection {
         self.carried += 1;
         let conversation = self.talk.wire.conversation();
         if conversation.is_heard() {
-            // One connection carries messages that came over several.
-            let from = job.cause.map_or_else(String::new, |cause| format!(", which connection {cause} brought"));
+            // One connection carries messages that came over several, and reports about them.
+            let from = job.cause.map_or_else(String::new, |cause| format!(", because of connection {cause}"));
             conversation.note(&format!("message {}{from}", job.id));
         }
         self.talk.transact(job).await

@@ -126,6 +126,9 @@ impl fmt::Display for Notify {
     }
 }
 
+/// RFC 3461 §4.2: an ORCPT has at most 500 octets.
+pub(crate) const ORCPT_OCTETS_MAX: usize = 500;
+
 /// RFC 3461 §4.2: `rfc822;bob@hamburger.edu`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginalRecipient {
@@ -136,10 +139,30 @@ pub struct OriginalRecipient {
 }
 
 impl OriginalRecipient {
-    /// The address that a message had before it was forwarded.
-    pub fn of(mailbox: &Mailbox) -> Self {
-        Self { kind: "rfc822".to_owned(), address: Xtext::encode(&mailbox.to_string()) }
+    /// The address that a message had before it was forwarded; none, if it is too long to be told.
+    pub fn of(mailbox: &Mailbox) -> Option<Self> {
+        let text = mailbox.to_string();
+        let (kind, address) = if mailbox.is_ascii() {
+            ("rfc822", Xtext::encode(&text))
+        } else {
+            ("utf-8", Xtext(utf8_addr_xtext(&text)))
+        };
+        let told = Self { kind: kind.to_owned(), address };
+        (told.to_string().len() <= ORCPT_OCTETS_MAX).then_some(told)
     }
+}
+
+/// RFC 6533 §3, `utf-8-addr-xtext`: ASCII, in which `\x{E5}` stands for å.
+fn utf8_addr_xtext(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_ascii_graphic() && !matches!(letter, '+' | '=' | '\\') {
+            encoded.push(letter);
+        } else {
+            write!(encoded, "\\x{{{:02X}}}", u32::from(letter)).expect("writing into a String does not fail");
+        }
+    }
+    encoded
 }
 
 impl fmt::Display for OriginalRecipient {
@@ -285,6 +308,22 @@ mod tests {
             assert_eq!(Xtext::parse(bad), None, "{bad:?}");
         }
         assert_eq!(Xtext::parse("a+2Bb+3D").unwrap().decoded(), "a+b=");
+    }
+
+    #[test]
+    fn an_address_that_a_message_had_before_is_told_as_its_letters_want_it_and_where_it_fits() {
+        let of = |mailbox: &str| OriginalRecipient::of(&mailbox.parse().unwrap()).map(|orcpt| orcpt.to_string());
+        for (mailbox, told) in [
+            ("bob@hamburger.edu", Some("rfc822;bob@hamburger.edu")),
+            ("bob+x@hamburger.edu", Some("rfc822;bob+2Bx@hamburger.edu")),
+            // RFC 6533 §3.
+            ("håkan@exämple.se", Some("utf-8;h\\x{E5}kan@ex\\x{E4}mple.se")),
+            ("\"å b\\\\+\"@c.d", Some("utf-8;\"\\x{E5}\\x{20}b\\x{5C}\\x{5C}\\x{2B}\"@c.d")),
+            // RFC 3461 §4.2: more than 500 octets.
+            (&format!("{}@{}.se", "å".repeat(32), ["ä".repeat(31), "ä".repeat(31)].join(".")), None),
+        ] {
+            assert_eq!(of(mailbox).as_deref(), told, "{mailbox}");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@
 //! | 3207, 7435 | STARTTLS; between servers whatever encryption can be had |
 //! | 3461, 3462, 3464 | DSN: which reports a sender wants, and what they look like |
 //! | 4954, 6409, 8314 | AUTH; ports 587 and 465, where our own users hand in their mail |
-//! | 7208, 6376, 8601 | SPF and DKIM, and what they say in Authentication-Results; off by default |
+//! | 7208, 6376, 9989, 8601 | SPF, DKIM and DMARC, and what they say in Authentication-Results; off by default |
 //! | 6647, 7505 | greylisting; domains that take no mail |
 //!
 //! Reading order: [`address`] and [`envelope`] (the nouns), [`command`], [`reply`], [`route`] (whom an address means), [`session`]

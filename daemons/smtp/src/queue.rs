@@ -13,11 +13,12 @@
 
 use crate::{
     address::{Mailbox, ReversePath},
+    answer::in_short,
     courier::{Connection, Couriers, Destination, Job},
     crash,
     envelope::{Account, Body, Envelope, Fate, OriginalRecipient, Recipient, Reports, Status},
     local::{Mailboxes, Room},
-    report::{Action, Addressee, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
+    report::{Action, Addressee, Built, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
     route::{POSTMASTER, Target},
     schedule::{self, Schedule, Warn, Warned},
     session::{Terms, Trouble},
@@ -29,13 +30,16 @@ use shared::{
     current::Current,
     maildir::{Attempt, Placed},
     metrics::Metrics,
+    transcript::{Conversation, Transcript, Transport},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fs::File,
     io,
+    net::SocketAddr,
+    ops::RangeInclusive,
     os::unix::fs::FileExt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 use tokio::{
@@ -85,8 +89,8 @@ struct Line {
 struct Message {
     stored: Stored,
     state: State,
-    /// The connection that brought it.
-    cause: Option<u64>,
+    /// The connection that brought it; a report has that of the message that it is about. There is none after a restart.
+    cause: Option<Conversation>,
     /// Recipients that are in a line or on their way.
     under_way: BTreeSet<usize>,
     /// Whether an earlier process may have delivered it.
@@ -156,6 +160,7 @@ pub struct Queue(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     spool: Arc<Spool>,
+    story: Story,
     rules: Current<Rules>,
     counters: Counters,
     tasks: TaskTracker,
@@ -164,6 +169,28 @@ struct Inner {
     /// Rung when a message is gone.
     gone: Bell,
     book: Mutex<Book>,
+}
+
+/// Where it is told what becomes of messages: on the connection that brought them, and where nobody knows it any more, on one that is none.
+#[derive(Debug)]
+pub(crate) struct Story {
+    transcript: Transcript,
+    at: SocketAddr,
+    own: OnceLock<Conversation>,
+}
+
+impl Story {
+    /// Of the server that takes mail at this address.
+    pub(crate) fn new(transcript: Transcript, at: SocketAddr) -> Self {
+        Self { transcript, at, own: OnceLock::new() }
+    }
+
+    fn tell(&self, cause: Option<&Conversation>, text: impl FnOnce() -> String) {
+        if self.transcript.is_heard() {
+            let own = || self.own.get_or_init(|| self.transcript.conversation(Transport::Tcp, self.at, self.at));
+            cause.unwrap_or_else(own).note(&text());
+        }
+    }
 }
 
 /// What the configuration says of mail that waits. A try that has begun ends by the rules that it began with.
@@ -178,9 +205,15 @@ pub(crate) struct Rules {
 
 impl Queue {
     /// A queue with what waited on disk.
-    pub(crate) fn new(spool: Spool, rules: Rules, counters: Counters, waiting: Vec<(Stored, State)>) -> Self {
+    pub(crate) fn new(
+        (spool, waiting): (Spool, Vec<(Stored, State)>),
+        rules: Rules,
+        counters: Counters,
+        story: Story,
+    ) -> Self {
         let queue = Self(Arc::new(Inner {
             spool: Arc::new(spool),
+            story,
             rules: Current::new(rules),
             counters,
             tasks: TaskTracker::new(),
@@ -233,14 +266,14 @@ impl Queue {
     }
 
     /// Takes over a message that is safe on disk.
-    pub(crate) fn add(&self, stored: Stored, cause: Option<u64>) {
+    pub(crate) fn add(&self, stored: Stored, cause: Option<Conversation>) {
         let state = State::new(stored.envelope.recipients.len(), stored.id.arrived());
         let id = stored.id;
         self.enter(stored, state, cause, Attempt::First);
         self.line_up(id, SystemTime::now());
     }
 
-    fn enter(&self, stored: Stored, state: State, cause: Option<u64>, attempt: Attempt) {
+    fn enter(&self, stored: Stored, state: State, cause: Option<Conversation>, attempt: Attempt) {
         let (id, pen) = (stored.id, Arc::default());
         let message = Message { stored, state, cause, under_way: BTreeSet::new(), attempt, pen };
         let mut book = self.book();
@@ -256,9 +289,12 @@ impl Queue {
         loop {
             let now = SystemTime::now();
             let (due, next) = {
+                let waiting = self.waiting(now);
                 let mut book = self.book();
-                let later = book.agenda.split_off(&(unix(now) + 1, Id::default()));
-                let due = std::mem::replace(&mut book.agenda, later);
+                let mut later = book.agenda.split_off(&(*waiting.start(), Id::default()));
+                let never = later.split_off(&(*waiting.end() + 1, Id::default()));
+                let mut due = std::mem::replace(&mut book.agenda, later);
+                due.extend(never);
                 (due, book.agenda.first().map(|(at, _)| *at))
             };
             for (_, id) in due {
@@ -278,11 +314,20 @@ impl Queue {
         self.0.tasks.wait().await;
     }
 
+    /// The times at which somebody is to be tried who has to wait now. A later one is as good as past: it was set by a clock that has been set
+    /// back since, or by a configuration with longer delays.
+    fn waiting(&self, now: SystemTime) -> RangeInclusive<u64> {
+        let longest = self.rules().schedule.longest().max(self.report_again());
+        // A second more, for they are rounded up.
+        unix(now) + 1..=unix(now + longest) + 1
+    }
+
     /// Puts the recipients of a message that are due into the lines of their destinations.
     fn line_up(&self, id: Id, now: SystemTime) {
         if self.0.shutdown.is_cancelled() {
             return;
         }
+        let waiting = self.waiting(now);
         let mut book = self.book();
         let Some(message) = book.messages.get_mut(&id) else { return };
         if message.state.held {
@@ -290,7 +335,7 @@ impl Queue {
         }
         let mut ways: Vec<(Way, Vec<usize>)> = vec![];
         for (index, progress) in message.state.recipients.iter().enumerate() {
-            let due = !progress.done && progress.next_try <= unix(now) && !message.under_way.contains(&index);
+            let due = !progress.done && !waiting.contains(&progress.next_try) && !message.under_way.contains(&index);
             let Some(recipient) = message.stored.envelope.recipients.get(index).filter(|_| due) else { continue };
             let way = self.way(&recipient.to);
             match ways.iter_mut().find(|(known, _)| *known == way) {
@@ -467,7 +512,7 @@ impl Queue {
         let (stored, cause) = {
             let book = self.book();
             let message = book.messages.get(&id).ok_or(io::ErrorKind::NotFound)?;
-            (message.stored.clone(), message.cause)
+            (message.stored.clone(), message.cause.as_ref().map(Conversation::id))
         };
         let spool = Arc::clone(&self.0.spool);
         let message = spawn_blocking(move || spool.message(id)).await??;
@@ -579,7 +624,7 @@ impl Queue {
         let house = &self.rules().terms.house;
         let (mut others, mut keeps) = (vec![], Keeps::Nothing);
         // RFC 3461 §5.2.7: whoever is told of the copy must recognise the address that he wrote to.
-        let orcpt = recipient.orcpt.clone().unwrap_or_else(|| OriginalRecipient::of(&recipient.to));
+        let orcpt = recipient.orcpt.clone().or_else(|| OriginalRecipient::of(&recipient.to));
         for target in targets {
             if house.account_of(target).as_deref() == Some(account) {
                 keeps = Keeps::Message;
@@ -590,7 +635,7 @@ impl Queue {
                 tracing::warn!(account, %target, "a .forward names somebody who is not here");
             }
             let notify = recipient.notify;
-            others.extend(mailboxes.into_iter().map(|to| Recipient { to, notify, orcpt: Some(orcpt.clone()) }));
+            others.extend(mailboxes.into_iter().map(|to| Recipient { to, notify, orcpt: orcpt.clone() }));
         }
         if others.is_empty() {
             keeps = Keeps::Message;
@@ -610,7 +655,7 @@ impl Queue {
                     let message = book.messages.get_mut(&stored.id);
                     message.and_then(|message| {
                         message.state.recipients[*index].forwarded = true;
-                        message.cause
+                        message.cause.clone()
                     })
                 };
                 self.note_or_tell(stored.id);
@@ -688,7 +733,8 @@ impl Queue {
     fn take_note(&self, stored: &Stored, outcomes: Vec<Outcome>, now: SystemTime) {
         crash::here("tried");
         let news: Vec<&News> = outcomes.iter().filter_map(|outcome| outcome.news.as_ref()).collect();
-        let report = self.report(stored, &news, now);
+        let cause = self.book().messages.get(&stored.id).and_then(|message| message.cause.clone());
+        let report = self.report(stored, &news, now, cause.as_ref());
         crash::here("reported");
         if let Some(message) = self.book().messages.get_mut(&stored.id) {
             for Outcome { recipient, mut progress, news } in outcomes {
@@ -706,7 +752,7 @@ impl Queue {
             }
         }
         match report {
-            Ok(report) => report.into_iter().for_each(|report| self.add(report, None)),
+            Ok(report) => report.into_iter().for_each(|report| self.add(report, cause.clone())),
             Err(error) => tracing::error!(about = %stored.id, %error, "cannot store a report; what it is about waits"),
         }
         self.put_on_agenda(stored.id);
@@ -760,12 +806,16 @@ impl Queue {
         progress.tries += 1;
         let tries = progress.tries;
         let news = |action, account| Some(News { recipient, action, account });
-        progress.last = fate.account().to_string();
+        let tell = |what: &dyn Fn() -> String| {
+            self.0.story.tell(message.cause.as_ref(), || format!("message {id} for {to}: {}", what()));
+        };
+        progress.last = in_short(&fate.account().to_string()).into_owned();
         progress.done = !matches!(fate, Fate::Deferred(_));
         let news = match fate {
             Fate::Delivered(account) => {
                 counters.delivered.inc();
                 tracing::info!(%id, %to, tries, how = %account, "delivered");
+                tell(&|| account.to_string());
                 if notify.of_success() { news(Action::Delivered, account) } else { None }
             }
             Fate::Relayed { account, reports } => {
@@ -790,6 +840,7 @@ impl Queue {
                         progress.warned |= warn == Warn::Now;
                         let wait = at.duration_since(now).unwrap_or_default();
                         tracing::info!(%id, %to, tries, because = %account, next = ?wait, "deferred");
+                        tell(&|| format!("{account}; it is tried again in {}", people(wait)));
                         if warn == Warn::Now { news(Action::Delayed { until }, account) } else { None }
                     }
                     schedule::Next::GiveUp { after } => {
@@ -798,7 +849,7 @@ impl Queue {
                         // RFC 3463 §3.5: 4.4.7 "delivery time expired"; it is permanent now.
                         let account = Account { status: Status(5, 4, 7), text, ..account };
                         tracing::warn!(%id, %to, tries, because = %account, "failed");
-                        (progress.done, progress.last) = (true, account.to_string());
+                        (progress.done, progress.last) = (true, in_short(&account.to_string()).into_owned());
                         news(Action::Failed, account)
                     }
                 }
@@ -808,21 +859,34 @@ impl Queue {
     }
 
     /// Makes the report that is needed, if one is, and makes it safe. Blocks.
-    fn report(&self, stored: &Stored, news: &[&News], now: SystemTime) -> io::Result<Option<Stored>> {
+    fn report(
+        &self,
+        stored: &Stored,
+        news: &[&News],
+        now: SystemTime,
+        cause: Option<&Conversation>,
+    ) -> io::Result<Option<Stored>> {
+        let failed = news.iter().any(|piece| piece.action == Action::Failed);
+        let none = |why: &str| {
+            if failed {
+                tracing::info!(id = %stored.id, why, "nobody is told");
+                self.0.story.tell(cause, || format!("message {} is lost, and nobody is told: {why}", stored.id));
+            }
+            Ok(None)
+        };
         let house = &self.rules().terms.house;
         let postmaster = house.names(POSTMASTER).and_then(|mailboxes| mailboxes.into_iter().next());
         let addressee = match (&stored.envelope.from, &postmaster) {
             (ReversePath::Mailbox(_), _) => Addressee::Sender,
             // RFC 5321 §4.5.5: never to <>. Somebody should know all the same, unless it was for that somebody.
             (ReversePath::Null, Some(postmaster)) => {
-                let failed = news.iter().any(|piece| piece.action == Action::Failed);
                 let own = stored.envelope.recipients.iter().any(|recipient| recipient.to == *postmaster);
                 if !failed || own {
-                    return Ok(None);
+                    return none("it came from nobody, and was for the postmaster");
                 }
                 Addressee::Postmaster(postmaster)
             }
-            (ReversePath::Null, None) => return Ok(None),
+            (ReversePath::Null, None) => return none("it came from nobody, and there is no postmaster"),
         };
         let id = Id::new(now);
         let original = self.0.spool.message(stored.id).and_then(|file| {
@@ -852,13 +916,20 @@ impl Queue {
             original: &original,
             octets: stored.octets,
         };
-        let Some(built) = report.build() else { return Ok(None) };
-        let body = if built.message.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
-        let mut draft = self.0.spool.draft(id, built.envelope);
-        draft.buffer().extend_from_slice(&built.message);
+        let Some(Built { envelope, message, in_short }) = report.build() else {
+            return none("its sender wants to hear nothing");
+        };
+        let body = if message.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
+        let mut draft = self.0.spool.draft(id, envelope);
+        draft.buffer().extend_from_slice(&message);
         let report = draft.commit(body)?;
         self.0.counters.reports.inc();
-        tracing::info!(id = %report.id, about = %stored.id, "report");
+        for Recipient { to, .. } in &report.envelope.recipients {
+            tracing::info!(%id, about = %stored.id, %to, because = in_short, "report");
+            self.0
+                .story
+                .tell(cause, || format!("report {id} about message {} is made, to {to}: {in_short}", stored.id));
+        }
         Ok(Some(report))
     }
 }

@@ -21,8 +21,6 @@ use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 /// How wide lines are: RFC 5322 §2.1.1 would have 78, and quoting adds to them.
 const WIDTH: usize = 72;
-/// How much of a server's reply is repeated.
-const SAID_MAX: usize = 1000;
 
 /// How much of a message is returned with RET=FULL (RFC 3461 §4.3). Deviates: of a longer one the header alone is returned, for a report as
 /// large as a film helps nobody and may not be deliverable itself.
@@ -93,6 +91,18 @@ pub enum Action {
     Relayed,
 }
 
+impl Action {
+    /// What happened to a message; the recipient's address follows.
+    fn in_words(self) -> &'static str {
+        match self {
+            Action::Failed => "could not be delivered to",
+            Action::Delayed { .. } => "has not been delivered yet to",
+            Action::Delivered => "has been delivered to",
+            Action::Relayed => "has been passed on, to a server that does not report deliveries, for",
+        }
+    }
+}
+
 /// A report that is ready to be queued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Built {
@@ -100,6 +110,8 @@ pub struct Built {
     pub envelope: Envelope,
     /// The message, its lines ended by CR LF, not dot-stuffed.
     pub message: Vec<u8>,
+    /// What it is about, for whoever runs the server: what happened to the first recipient, and how many others there are.
+    pub in_short: String,
 }
 
 impl Report<'_> {
@@ -150,7 +162,7 @@ impl Report<'_> {
         // Nobody is told of what becomes of a report.
         let recipients = vec![Recipient { to, notify: Notify::Never, orcpt: None }];
         let envelope = Envelope { from: ReversePath::Null, body, charset, ret: Ret::Unsaid, envid: None, recipients };
-        Some(Built { envelope, message: text })
+        Some(Built { envelope, message: text, in_short: self.in_short(&entries) })
     }
 
     /// RFC 3461 §4.1, §5.2: what the sender wants to hear of. The postmaster hears of everything.
@@ -180,6 +192,16 @@ impl Report<'_> {
             }
             number += 1;
         }
+    }
+
+    fn in_short(&self, entries: &[&Entry<'_>]) -> String {
+        let [first, others @ ..] = entries else { return String::new() };
+        let others = match others.len() {
+            0 => String::new(),
+            1 => ", and so on for 1 recipient more".to_owned(),
+            count => format!(", and so on for {count} recipients more"),
+        };
+        format!("it {} {}: {}{others}", first.action.in_words(), self.recipient(first).to, first.account)
     }
 
     // --- For people ---
@@ -218,13 +240,7 @@ impl Report<'_> {
         let whose = self.whose();
         for entry in entries {
             let to = &self.recipient(entry).to;
-            let opening = match entry.action {
-                Action::Failed => "could not be delivered to",
-                Action::Delayed { .. } => "has not been delivered yet to",
-                Action::Delivered => "has been delivered to",
-                Action::Relayed => "has been passed on, to a server that does not report deliveries, for",
-            };
-            paragraph(&mut text, "", &format!("{whose} {opening}"));
+            paragraph(&mut text, "", &format!("{whose} {}", entry.action.in_words()));
             paragraph(&mut text, "    ", &to.to_string());
             let stop = if entry.account.text.ends_with(['.', '?', '!']) { "" } else { "." };
             paragraph(&mut text, "", &format!("What happened: {}{stop}", entry.account.text));
@@ -241,16 +257,12 @@ impl Report<'_> {
         text
     }
 
-    /// What a server said, cut off where it becomes long. RFC 5321 §4.2 has it in ASCII; where it is not, and nobody's address is the reason,
+    /// What a server said. RFC 5321 §4.2 has it in ASCII; where it is not, and nobody's address is the reason,
     /// a report that repeated it would need 8BITMIME, which the sender's server may not offer.
     fn repeated(&self, said: &str) -> String {
         let kept =
             |letter: char| if letter.is_ascii() || self.envelope.charset == Charset::Utf8 { letter } else { '?' };
-        let mut text: String = said.chars().take(SAID_MAX).map(kept).collect();
-        if said.chars().nth(SAID_MAX).is_some() {
-            text.push_str(" [..]");
-        }
-        text
+        said.chars().map(kept).collect()
     }
 
     // --- For programs, RFC 3464 §2 ---

@@ -15,7 +15,7 @@ use crate::{
     address::{AddressError, Domain, ForwardPath, Host, Mailbox},
     reply::Reply,
 };
-use shared::accounts::Accounts;
+use shared::{accounts::Accounts, sasl::prepare};
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -41,7 +41,7 @@ pub struct House {
     pub addresses: Vec<IpAddr>,
     /// Who has a mailbox.
     pub residents: Residents,
-    /// Names that stand for others, in lower case.
+    /// Names that stand for others, [folded].
     pub aliases: HashMap<String, Vec<Target>>,
     /// Who gets what is for nobody.
     pub catch_all: Option<String>,
@@ -282,7 +282,7 @@ impl House {
 
     /// An alias by its name, and whom it means.
     fn alias(&self, name: &str) -> Option<(&str, &[Target])> {
-        let of = |name: &str| self.aliases.get_key_value(&name.to_lowercase());
+        let of = |name: &str| self.aliases.get_key_value(&folded(name));
         let (alias, targets) = of(name).or_else(|| of(self.without_addition(name)))?;
         Some((alias, targets))
     }
@@ -304,7 +304,7 @@ impl House {
     /// The account that a name of ours means: as it is written, or in lower case, or without what was added to it.
     pub fn account(&self, name: &str) -> Option<String> {
         let forms = [name, self.without_addition(name)];
-        forms.into_iter().flat_map(|form| [form.to_owned(), form.to_lowercase()]).find(|form| self.is_resident(form))
+        forms.into_iter().flat_map(|form| [form.to_owned(), folded(form)]).find(|form| self.is_resident(form))
     }
 
     /// Whether an account of this name has a mailbox here.
@@ -333,6 +333,12 @@ impl House {
     pub fn address_of(&self, user: &str) -> Option<Mailbox> {
         self.at_home(user)
     }
+}
+
+/// As names are compared where they are not as they are written: in small letters, each with its accent one character (RFC 4013), which is
+/// how accounts are called.
+pub fn folded(name: &str) -> String {
+    prepare(&name.to_lowercase()).into_owned()
 }
 
 /// `fail-451` wants that code; only refusals can be had.
@@ -403,6 +409,19 @@ mod tests {
             assert_eq!(meant(&house, to), Ok(mailboxes), "{to}");
         }
         assert_eq!(house.account("BOB+x").as_deref(), Some("bob"));
+    }
+
+    /// Keyboards and systems write a letter and its accent as one character, or as two.
+    #[test]
+    fn a_name_is_the_same_however_its_letters_are_put_together() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let aliases = HashMap::from([(folded("Käse"), vec![Target::Name("ha\u{30a}kan".to_owned())])]);
+        let house = House { residents: Residents::Named(names(&["h\u{e5}kan"])), aliases, ..house() };
+        for name in ["h\u{e5}kan", "ha\u{30a}kan", "HA\u{30a}KAN", "H\u{c5}kan+x"] {
+            assert_eq!(house.account(name).as_deref(), Some("h\u{e5}kan"), "{name}");
+        }
+        assert_eq!(meant(&house, "<ka\u{308}se@hamburger.edu>"), Ok(vec!["ha\u{30a}kan@hamburger.edu".to_owned()]));
+        assert!(house.account("hakan").is_none());
     }
 
     #[test]

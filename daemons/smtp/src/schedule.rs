@@ -86,15 +86,14 @@ pub enum Warn {
 impl Schedule {
     /// What follows a try that failed at `now`. `chance`, from 0 to 255, picks within the jitter.
     pub fn next(&self, progress: &Progress, now: SystemTime, chance: u8) -> Next {
-        let waited = now.duration_since(progress.arrived).unwrap_or_default();
+        // Who came after now came before the clock was set back.
+        let waited = now.duration_since(progress.arrived).unwrap_or_else(|_| self.tried_for(progress.tries));
         if waited >= self.give_up {
             return Next::GiveUp { after: waited };
         }
-        let until = progress.arrived + self.give_up;
-        let nth = usize::try_from(progress.tries.saturating_sub(1)).unwrap_or(usize::MAX);
-        let delay = self.delays.get(nth).or(self.delays.last()).copied().unwrap_or(self.give_up);
-        let part = u32::from(self.jitter_percent) * u32::from(chance);
-        let longer = delay.saturating_mul(part) / (100 * u32::from(u8::MAX));
+        let until = now + self.give_up.saturating_sub(waited);
+        let delay = self.delay(progress.tries.saturating_sub(1));
+        let longer = self.jitter(delay, chance);
         let due = self.warn.is_some_and(|warn| waited >= warn) && progress.warned == Warned::NotYet;
         Next::Again {
             // The last try is at the very end, whatever the delay says.
@@ -102,6 +101,35 @@ impl Schedule {
             until,
             warn: if due { Warn::Now } else { Warn::No },
         }
+    }
+}
+
+impl Schedule {
+    /// The longest time between two tries. What is to wait longer was told so by another clock, or another schedule.
+    pub fn longest(&self) -> Duration {
+        let delay = self.delays.iter().copied().max().unwrap_or(self.give_up);
+        delay + self.jitter(delay, u8::MAX)
+    }
+
+    fn delay(&self, nth: u32) -> Duration {
+        let nth = usize::try_from(nth).unwrap_or(usize::MAX);
+        self.delays.get(nth).or(self.delays.last()).copied().unwrap_or(self.give_up)
+    }
+
+    fn jitter(&self, delay: Duration, chance: u8) -> Duration {
+        let part = u32::from(self.jitter_percent) * u32::from(chance);
+        delay.saturating_mul(part) / (100 * u32::from(u8::MAX))
+    }
+
+    /// How long so many tries take at least, if that is not longer than a message is tried at all.
+    fn tried_for(&self, tries: u32) -> Duration {
+        let mut waited = Duration::ZERO;
+        let first = u32::try_from(self.delays.len()).unwrap_or(u32::MAX).min(tries.saturating_sub(1));
+        for nth in 0..first {
+            waited = waited.saturating_add(self.delay(nth));
+        }
+        let repeated = self.delay(first).saturating_mul(tries.saturating_sub(1) - first);
+        waited.saturating_add(repeated).min(self.give_up)
     }
 }
 
@@ -164,6 +192,32 @@ mod tests {
         let schedule = Schedule { jitter_percent: 50, ..lab() };
         assert_eq!(tries(&schedule, 0).0[1], 10);
         assert_eq!(tries(&schedule, 255).0[1], 15);
+    }
+
+    /// It came at a time that has not come yet: only the tries tell how long ago that was.
+    #[test]
+    fn a_message_from_before_the_clock_was_set_back_is_tried_as_often_as_any_other() {
+        let schedule = lab();
+        let now = SystemTime::UNIX_EPOCH + 1000 * SECOND;
+        let progress = |tries| Progress { arrived: now + 1_000_000 * SECOND, tries, warned: Warned::Yes };
+        for (tries, delay, left) in
+            [(1, 10, 1000), (2, 30, 990), (3, 60, 960), (4, 300, 900), (5, 300, 600), (6, 300, 300)]
+        {
+            let at = now + delay * SECOND;
+            let next = Next::Again { at, until: now + left * SECOND, warn: Warn::No };
+            assert_eq!(schedule.next(&progress(tries), now, 0), next, "{tries}");
+        }
+        assert_eq!(schedule.next(&progress(7), now, 0), Next::GiveUp { after: 1000 * SECOND });
+        assert_eq!(schedule.next(&progress(u32::MAX), now, 0), Next::GiveUp { after: 1000 * SECOND });
+        let never = Schedule { delays: vec![Duration::ZERO], ..lab() };
+        assert!(matches!(never.next(&progress(9), now, 0), Next::Again { .. }));
+    }
+
+    #[test]
+    fn no_next_try_is_farther_away_than_the_longest_delay() {
+        assert_eq!(lab().longest(), 300 * SECOND);
+        assert_eq!(Schedule { jitter_percent: 50, ..lab() }.longest(), 450 * SECOND);
+        assert_eq!(Schedule { delays: vec![], ..lab() }.longest(), 1000 * SECOND);
     }
 
     proptest! {

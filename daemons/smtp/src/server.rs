@@ -6,7 +6,7 @@ use crate::{
     greylist::Greylist,
     local::Mailboxes,
     mx::Own,
-    queue::{Counters as QueueCounters, Limits as QueueLimits, Queue, Rules},
+    queue::{Counters as QueueCounters, Limits as QueueLimits, Queue, Rules, Story},
     route::MayRelay,
     session::{Channel, Curiosity, Plaintext, Purpose, StartTls, Terms},
     spool::Spool,
@@ -20,9 +20,10 @@ use shared::{
     login::Logins,
     tls,
     transcript::{Conversation, Transcript, Transport},
+    wire::begin_tls,
 };
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     num::NonZeroUsize,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -197,9 +198,11 @@ impl Server {
         };
         let own = Own::new(endpoints.iter().map(|endpoint| endpoint.address).collect());
         made.rules.couriers.avoid(own.clone());
-        let (spool, waiting) = Spool::open(&config.spool).map_err(|error| unfit("spool", error))?;
+        let waiting = Spool::open(&config.spool).map_err(|error| unfit("spool", error))?;
+        let at = endpoints.first().map_or((Ipv4Addr::UNSPECIFIED, 0).into(), |endpoint| endpoint.address);
+        let story = Story::new(shared.transcript.clone(), at);
         let lasting = Arc::new(Lasting {
-            queue: Queue::new(spool, made.rules.clone(), QueueCounters::new(&shared.metrics), waiting),
+            queue: Queue::new(waiting, made.rules.clone(), QueueCounters::new(&shared.metrics), story),
             logins: Logins::new(shared),
             greylist: Mutex::new(Greylist::new(config.greylist.0)),
             own,
@@ -281,7 +284,7 @@ async fn serve_connection(
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
-        match acceptor.accept(stream, tls::HANDSHAKE, talk.id()).await {
+        match begin_tls(stream, &acceptor, &talk).await {
             Ok(stream) => visit::serve(office, stream, (channel, purpose), talk, &shutdown).await,
             Err(failed) => failed.tell(&talk),
         }

@@ -714,7 +714,7 @@ fn add(recipients: &mut Vec<Recipient>, rcpt: &Rcpt, mailboxes: Vec<Mailbox>) {
         if recipients.iter().any(|recipient| recipient.to == to) {
             continue;
         }
-        let renamed = said.filter(|said| **said != to).map(OriginalRecipient::of);
+        let renamed = said.filter(|said| **said != to).and_then(OriginalRecipient::of);
         recipients.push(Recipient { to, notify: rcpt.notify, orcpt: rcpt.orcpt.clone().or(renamed) });
     }
 }

@@ -69,7 +69,8 @@ use std::{
 /// Most envelopes are not longer; none is longer than this, with as many recipients as can be and all their parameters.
 const HEAD_OCTETS: u64 = 16 << 10;
 const HEAD_OCTETS_MAX: u64 = 4 << 20;
-const STATE_OCTETS_MAX: u64 = 4 << 20;
+/// What came of a thousand recipients, each told at length, is shorter.
+const STATE_OCTETS_MAX: u64 = 16 << 20;
 /// Octets that wait in memory before they are written. Most messages are shorter, and touch the disk once.
 pub(crate) const BUFFER_OCTETS: usize = 128 << 10;
 
@@ -543,7 +544,7 @@ impl From<&io::Error> for Trouble {
 mod tests {
     use super::*;
     use crate::{
-        address::ReversePath,
+        address::{Mailbox, ReversePath},
         envelope::{Occasions, OriginalRecipient, Xtext},
     };
 
@@ -676,6 +677,21 @@ mod tests {
             fs::write(folder.path().join("queue").join(format!("{}.state", stored.id)), text).unwrap();
             let (_, waiting) = Spool::open(folder.path()).unwrap();
             assert_eq!(waiting[0].1, State::new(2, stored.id.arrived()), "{text:?}");
+        }
+    }
+
+    /// As an alias leaves it: whom the sender named stands beside whom that means.
+    #[test]
+    fn an_envelope_with_the_longest_addresses_is_read_again() {
+        for letter in ["å", "+", "😀"] {
+            let local = letter.repeat(64 / letter.len());
+            let label = if letter == "+" { "x".repeat(63) } else { letter.repeat(60 / letter.len()) };
+            let named: Mailbox = format!("{local}@{label}.{label}.{}", &label[..56]).parse().unwrap();
+            let recipient =
+                Recipient { to: named.clone(), notify: Notify::Unsaid, orcpt: OriginalRecipient::of(&named) };
+            let envelope = Envelope { charset: Charset::Utf8, recipients: vec![recipient], ..envelope() };
+            let (head, _) = head(&envelope);
+            assert_eq!(parse_head(&head), Some((envelope, head.len() as u64)), "{letter}");
         }
     }
 

@@ -504,7 +504,7 @@ impl Visit {
                     let Stored { id, envelope, .. } = &stored;
                     let id = *id;
                     tracing::info!(%id, connection, %peer, %from, recipients = envelope.recipients.len(), octets, "accepted");
-                    self.office.lasting.queue.add(stored, Some(connection));
+                    self.office.lasting.queue.add(stored, Some(talk.clone()));
                     Ok(id)
                 }
                 Err(error) => Err(error),

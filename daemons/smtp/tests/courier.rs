@@ -326,7 +326,7 @@ async fn the_best_server_that_answers_gets_the_mail_and_the_transcript_tells_the
         C: EHLO crepes.fr\n\
         S: 250-mail.hamburger.edu\n\
         S: 250 HELP\n\
-        # message Q1, which connection 17 brought\n\
+        # message Q1, because of connection 17\n\
         C: MAIL FROM:<alice@crepes.fr>\n\
         S: 250 ok\n\
         C: RCPT TO:<bob0@hamburger.edu>\n\
@@ -696,12 +696,12 @@ async fn where_all_servers_fail_it_is_told_of_each_and_the_next_message_asks_eac
     assert_eq!(
         story,
         [
-            "message Q1, which connection 17 brought",
+            "message Q1, because of connection 17",
             "message Q1 is offered to the next server, for 1 of its recipients",
-            "message Q1, which connection 17 brought",
-            "message Q1, which connection 17 brought",
+            "message Q1, because of connection 17",
+            "message Q1, because of connection 17",
             "message Q1 is offered to the next server, for 1 of its recipients",
-            "message Q1, which connection 17 brought",
+            "message Q1, because of connection 17",
         ]
     );
 }

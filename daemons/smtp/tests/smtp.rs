@@ -9,7 +9,7 @@ use shared::{
     login::Answer,
     sasl::{Credentials, ScramKeys},
     testing::{Cue, Pace, Said, Script, play_all, play_all_async},
-    transcript::{Heard, Kind, Transport},
+    transcript::{Event, Heard, Kind, Subscription, Transport},
     wire::{Crlf, Line, LineEnd},
 };
 use smtp::{
@@ -382,6 +382,22 @@ async fn greeted(at: SocketAddr) -> Client {
     let mut client = connect(at).await;
     assert!(say(&mut client, "EHLO crepes.fr").await.starts_with("250 "));
     client
+}
+
+/// A socket for both families shows it with its address in IPv6's clothes.
+#[tokio::test]
+async fn a_client_over_ipv4_is_known_by_its_ipv4_address() {
+    let (house, shared) = (House::new(), shared());
+    let server = Server::bind(house.config(), &shared).unwrap();
+    let (here, client) = ("[::ffff:127.0.0.1]:25".parse().unwrap(), "[::ffff:192.0.2.1]:4000".parse().unwrap());
+    let talk = shared.transcript.conversation(Transport::Tcp, here, client);
+    assert_eq!((talk.local().to_string(), talk.remote().to_string()), ("127.0.0.1:25".into(), "192.0.2.1:4000".into()));
+    let (mut near, far) = duplex(1 << 16);
+    let said = b"HELO crepes.fr\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<bob@hamburger.edu>\r\nDATA\r\nS: x\r\n.\r\nQUIT\r\n";
+    near.write_all(said).await.unwrap();
+    server.serve_stream(far, (Channel::Clear, Purpose::Relay), talk, CancellationToken::new()).await;
+    let mail = house.mail("bob").remove(0);
+    assert!(mail.contains("Received: from crepes.fr ([192.0.2.1])"), "{mail}");
 }
 
 #[tokio::test]
@@ -907,6 +923,28 @@ async fn a_user_may_log_in_by_address() {
     .await;
 }
 
+/// The machine began in 2040, until it heard the time.
+#[tokio::test]
+async fn mail_from_before_the_clock_was_set_back_does_not_wait_for_that_day() {
+    let house = House::new();
+    let folder = house.0.path().join("spool/queue");
+    fs::create_dir_all(&folder).unwrap();
+    let head = "MAIL FROM:<bob@hamburger.edu> BODY=7BIT    \r\nRCPT TO:<bob@hamburger.edu>\r\n";
+    for (id, state) in
+        [("1Z000000000", ""), ("1Z000000001", "[[recipients]]\ndone = false\ntries = 1\nnext_try = 2216615441\n")]
+    {
+        fs::write(folder.join(id), format!("{head}DATA\r\nSubject: {id}\r\n\r\n")).unwrap();
+        if !state.is_empty() {
+            fs::write(folder.join(format!("{id}.state")), state).unwrap();
+        }
+    }
+    beside_a_server(house.config(), &shared(), async |_, queue| {
+        tokio::time::timeout(Duration::from_secs(10), queue.empty()).await.unwrap();
+    })
+    .await;
+    assert_eq!(house.mail("bob").len(), 2);
+}
+
 /// What the queue lists, once it says this.
 async fn listed(queue: &Queue, words: &str) -> String {
     loop {
@@ -961,6 +999,72 @@ async fn a_report_that_cannot_be_delivered_is_the_postmasters() {
     let mail = house.mail("postmaster");
     assert_eq!(mail.len(), 1, "{mail:?}");
     assert!(mail[0].contains("A report about a lost message could not be delivered itself."), "{mail:?}");
+}
+
+/// What is told from now on until nobody speaks any more.
+async fn told(listener: &mut Subscription) -> Vec<Arc<Event>> {
+    let mut told = vec![];
+    while let Ok(Some(heard)) = tokio::time::timeout(Duration::ZERO, listener.next()).await {
+        match heard {
+            Heard::Event(event) => told.push(event),
+            Heard::Missed(count) => panic!("{count} events were missed"),
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_message_is_told_on_the_connection_that_brought_it() {
+    let (house, shared) = (House::new(), shared());
+    let mut listener = shared.transcript.hub().subscribe();
+    let config =
+        Config { give_up: shared::units::Span::secs(2), warn: shared::units::Span::secs(1), ..cut_off(&house) };
+    beside_a_server(config, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        send(&mut client, "carol@else.example", &["dave@else.example", "erin@else.example"], "Subject: lost").await;
+        say(&mut client, "MAIL FROM:<bob@hamburger.edu>").await;
+        say(&mut client, "RCPT TO:<dave@else.example> NOTIFY=NEVER").await;
+        say(&mut client, "DATA").await;
+        say(&mut client, "Subject: nobody cares\r\n.").await;
+        send(&mut client, "bob@hamburger.edu", &["bob@hamburger.edu", "postmaster@hamburger.edu"], "Subject: x").await;
+        queue.empty().await;
+    })
+    .await;
+    let told = told(&mut listener).await;
+    let stored = told.iter().find_map(|event| event.line.strip_prefix("the message is safe on disk as ")).unwrap();
+    let connection = told[0].connection;
+    let notes: Vec<&str> = told
+        .iter()
+        .filter(|event| event.kind == Kind::Note && event.connection == connection)
+        .map(|event| event.line.as_str())
+        .collect();
+    let why = "[127.0.0.1]:9 does not answer: connection refused, for nobody listens at that port";
+    let reports = |to: &str, what: &str| {
+        let is_so = |note: &&&str| {
+            note.starts_with("report ") && note.contains(&format!(" is made, to {to}: it {what}")) && note.contains(why)
+        };
+        notes.iter().filter(is_so).count()
+    };
+    assert!(
+        notes.contains(&&*format!("message {stored} for dave@else.example: {why}; it is tried again in 1 second")),
+        "{notes:#?}"
+    );
+    // RFC 5321 \u{a7}4.5.5: the second and fourth are about reports.
+    for (to, what, count) in [
+        ("carol@else.example", "has not been delivered yet to dave@else.example: ", 1),
+        ("carol@else.example", "could not be delivered to dave@else.example: given up after ", 1),
+        ("postmaster@hamburger.edu", "could not be delivered to carol@else.example: given up after ", 2),
+    ] {
+        assert_eq!(reports(to, what), count, "{to} {what} {notes:#?}");
+    }
+    assert!(notes.iter().any(|note| note.starts_with("report ")
+        && note.contains(&format!(" about message {stored} "))
+        && note.ends_with(", and so on for 1 recipient more")));
+    assert!(
+        notes.iter().any(|note| note.ends_with(" is lost, and nobody is told: its sender wants to hear nothing")),
+        "{notes:#?}"
+    );
+    assert!(notes.iter().any(|note| note.ends_with(": in the mailbox of bob")), "{notes:#?}");
 }
 
 #[tokio::test]
