@@ -7,6 +7,7 @@ use crate::{
     message::{self, Edns, Malformed, Opcode, Query, Rcode, Received, UDP_OCTETS_PLAIN, Writer, written},
     rate::{Rates, Verdict},
     rdata::Class,
+    record::{Message, gist},
     resolver::{self, Now, Resolver, cache::Security, iterate::Cached, own::Standpoint},
     zone::Zone,
 };
@@ -456,7 +457,16 @@ pub fn question_line(received: &Received<'_>) -> String {
     }
 }
 
-/// An answer of ours in one line: `NOERROR aa 1 answer, 2 additional`.
+/// An answer in one line, with what it comes to: `NOERROR aa 1 answer: www.crepes.fr. A 10.77.1.80`.
+pub fn answer_told(octets: &[u8], rcode: Rcode) -> String {
+    let line = answer_line(octets, rcode);
+    match Message::parse(octets).map(|message| gist(&message)) {
+        Ok(gist) if !gist.is_empty() => format!("{line}: {gist}"),
+        Ok(_) | Err(_) => line,
+    }
+}
+
+/// How an answer went, and how much there is in its sections: `NOERROR aa 2 answers, 2 additional`.
 pub fn answer_line(octets: &[u8], rcode: Rcode) -> String {
     let Some(head) = octets.first_chunk::<{ message::HEADER_OCTETS }>() else { return String::new() };
     let mut line = rcode.to_string();
@@ -466,10 +476,11 @@ pub fn answer_line(octets: &[u8], rcode: Rcode) -> String {
         }
     }
     let mut comma = "";
-    for (at, what) in [(6, "answer"), (8, "authority"), (10, "additional")] {
+    for (at, what, plural) in [(6, "answer", "s"), (8, "authority", ""), (10, "additional", "")] {
         let count = u16::from_be_bytes([head[at], head[at + 1]]);
         if count > 0 {
-            let _ = write!(line, "{comma} {count} {what}");
+            let plural = if count == 1 { "" } else { plural };
+            let _ = write!(line, "{comma} {count} {what}{plural}");
             comma = ",";
         }
     }

@@ -5,7 +5,6 @@ use crate::{
     config::Config,
     connection, datagrams,
     message::{Rcode, Received},
-    record::{Message, gist},
     registry::{self, Registry},
     resolver::{Resolver, iterate::Cached, views::Resolvers},
     respond::{self, Asker, Carrier, Policy, Response, World},
@@ -353,10 +352,7 @@ impl Serving {
         self.counters.answered(rcode, &answer);
         if talk.is_heard() {
             talk.note(&because.to_string());
-            let gist = Message::parse(&answer).map(|message| gist(&message)).unwrap_or_default();
-            let line = respond::answer_line(&answer, rcode);
-            let line = if gist.is_empty() { line } else { format!("{line}: {gist}") };
-            talk.server(line.as_bytes(), answer.len());
+            talk.server(respond::answer_told(&answer, rcode).as_bytes(), answer.len());
         }
         Some(answer)
     }
@@ -407,7 +403,7 @@ pub(crate) fn tell(talk: &Conversation, received: &Received<'_>, octets_in: usiz
         Response::Silence(because) => talk.note(&format!("no answer: {because}")),
         Response::Send { octets, rcode, because } => {
             talk.note(&because.to_string());
-            talk.server(respond::answer_line(&answer[..octets], rcode).as_bytes(), octets);
+            talk.server(respond::answer_told(&answer[..octets], rcode).as_bytes(), octets);
         }
     }
 }

@@ -12,7 +12,7 @@ use asking::{UDP_OCTETS_MAX, ask, assert_printable, walk, world};
 use dns::Rewrite;
 use dns::message::{self, Received};
 use dns::name::Name;
-use dns::respond::{Carrier, World, answer_line, question_line};
+use dns::respond::{Carrier, World, answer_told, question_line};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -51,7 +51,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 
 fn answer(data: &[u8], received: &Received<'_>, carrier: Carrier) -> Option<Vec<u8>> {
     let (buffer, rcode) = ask(&WORLD, received, carrier)?;
-    assert_printable(&answer_line(&buffer, rcode));
+    assert_printable(&answer_told(&buffer, rcode));
 
     assert_eq!(buffer[..2], data[..2], "the id is the client's");
     assert_eq!(buffer[2] & 0xf9, 0x80 | data[2] & 0x79, "QR is set, opcode and RD are the client's");

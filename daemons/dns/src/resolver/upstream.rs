@@ -20,7 +20,7 @@ use crate::{
     message::{HEADER_OCTETS, Header, Rcode},
     name::NameRef,
     rdata::{Class, Type},
-    record::{Message, gist},
+    record::Message,
     respond,
 };
 use prometheus_client::metrics::counter::Counter;
@@ -573,10 +573,7 @@ fn tell_answer(talk: &Conversation, answer: &[u8], message: &Result<Message, Tro
     if talk.is_heard() {
         match message {
             Ok(message) => {
-                let line = respond::answer_line(answer, message.rcode());
-                let gist = gist(message);
-                let line = if gist.is_empty() { line } else { format!("{line}: {gist}") };
-                talk.server(line.as_bytes(), answer.len());
+                talk.server(respond::answer_told(answer, message.rcode()).as_bytes(), answer.len());
             }
             Err(trouble) => talk.note(&trouble.to_string()),
         }
