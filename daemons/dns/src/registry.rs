@@ -346,7 +346,13 @@ impl Registry {
         if problems.is_empty() {
             Ok(doubts)
         } else {
-            Err(unfit(format!("the configuration and {well} zones were taken, but not:\n{}", problems.join("\n"))))
+            let not_taken = if problems.len() == 1 { "a zone was" } else { "some zones were" };
+            let others = match well {
+                0 => String::new(),
+                1 => ", the other one was".to_owned(),
+                _ => format!(", the {well} others were"),
+            };
+            Err(unfit(format!("{not_taken} not taken{others}:\n{}", problems.join("\n"))))
         }
     }
 

@@ -250,7 +250,14 @@ async fn a_new_file_is_taken_and_a_wrong_one_is_not() {
         fs::write(&file, format!("$TTL 60\n@ SOA ns root 1 1 1 1 1\n NS ns\nns A 192.0.2.1\n{tail}\n")).unwrap();
     };
     write("www A 192.0.2.7");
-    let config = with(vec![ZoneFile { name: "test".to_owned(), file: Some(file.clone()), ..ZoneFile::default() }]);
+    let other = dir.path().join("other.zone");
+    fs::write(&other, "$TTL 60\n@ SOA ns root 1 1 1 1 1\n NS ns\nns A 192.0.2.1\n").unwrap();
+    let zone = |name: &str, file: &Path| ZoneFile {
+        name: name.to_owned(),
+        file: Some(file.to_owned()),
+        ..ZoneFile::default()
+    };
+    let config = with(vec![zone("test", &file), zone("other", &other)]);
     let running = start(&config);
     assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 7);
     write("www A 192.0.2.8");
@@ -258,6 +265,7 @@ async fn a_new_file_is_taken_and_a_wrong_one_is_not() {
     assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 8);
     write("www A 192.0.2");
     let error = running.reloader.reload(&config, &Shared::for_tests("dns")).unwrap_err().to_string();
+    assert!(error.contains("a zone was not taken, the other one was:\n"), "{error}");
     assert!(error.contains("test.zone:5: `192.0.2` stands where an IPv4 address"), "{error}");
     assert!(error.contains("the old zone stays"), "{error}");
     assert_eq!(last_address(&running.ask("www.test", Type::A).await)[3], 8);

@@ -313,6 +313,8 @@ pub struct Listed {
     pub rtype: Option<Type>,
     /// What is known.
     pub found: Found,
+    /// Seconds since its time was over: then it is told when nobody else tells anything.
+    pub stale_secs: u64,
 }
 
 #[derive(Debug)]
@@ -513,16 +515,17 @@ impl Cache {
         purged
     }
 
-    /// Everything that is good now, by name.
+    /// Everything that may be told now, by name.
     pub fn list(&self, now: u64) -> Vec<Listed> {
         let mut all = vec![];
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, entry) in shard.entries.iter().filter(|(_, entry)| entry.ends > now) {
+            for (key, entry) in shard.entries.iter().filter(|(_, entry)| entry.may_be_told(now)) {
                 let rtype = Type(u16::from_be_bytes([key[0], key[1]]));
                 let Ok(name) = NameRef::parse(&key[2..]) else { continue };
                 let rtype = (rtype != NAME_ITSELF).then_some(rtype);
-                all.push(Listed { name: name.to_name(), rtype, found: entry.found(now) });
+                let stale_secs = now.saturating_sub(entry.ends);
+                all.push(Listed { name: name.to_name(), rtype, found: entry.found(now), stale_secs });
             }
         }
         all.sort_by(|one, other| {
@@ -538,6 +541,11 @@ impl Cache {
 }
 
 impl Entry {
+    /// RFC 8767 §4: for a day after its time, if nobody else tells anything.
+    fn may_be_told(&self, now: u64) -> bool {
+        self.ends > 0 && self.ends + STALE_SECS > now
+    }
+
     fn found(&self, now: u64) -> Found {
         let left = self.ends.saturating_sub(now) as u32;
         Found {
@@ -552,7 +560,7 @@ impl Entry {
 
 impl Shard {
     fn get(&mut self, key: &[u8], now: u64) -> Option<Found> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.ends > 0 && entry.ends + STALE_SECS > now)?;
+        let entry = self.entries.get_mut(key).filter(|entry| entry.may_be_told(now))?;
         entry.is_used = true;
         Some(entry.found(now))
     }

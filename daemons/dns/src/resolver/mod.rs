@@ -333,13 +333,14 @@ impl Resolver {
         self.started.elapsed().as_secs() + 1
     }
 
-    /// All that is cached and good, for people: one line for each record, with the seconds that it is still good for, how far it
-    /// is believed, and who said it.
+    /// All that is cached, for people: one line for each record, with the seconds that it is still good for, how far it is believed, and
+    /// who said it.
     pub fn list(&self) -> Vec<String> {
         let mut lines = vec![];
-        for cache::Listed { name, rtype, found } in self.cache.list(self.now()) {
+        for cache::Listed { name, rtype, found, stale_secs } in self.cache.list(self.now()) {
             let cache::Found { content, ttl, origin: Origin { credibility, security, from }, .. } = found;
-            let told = format!("; {credibility}, from {from}, {security}");
+            let stale = if ttl == 0 { format!("{stale_secs} s past its time, ") } else { String::new() };
+            let told = format!("; {stale}{credibility}, from {from}, {security}");
             match content {
                 cache::Content::Set(set) => lines.extend(set.rdata().map(|rdata| {
                     let (owner, rdata) = (set.owner.clone(), rdata.to_vec());
@@ -744,6 +745,9 @@ mod tests {
         // The clock begins with 1.
         resolver.cache.put_set(set, origin, 0);
         let nobodys = Standpoint { checking: Checking::On, own: &Arc::default() };
+        let listed = resolver.list();
+        assert!(listed[0].starts_with("www.example. 0 IN A 192.0.2.1 ; "), "{listed:?}");
+        assert!(listed[0].contains(" s past its time, answer of the authority"), "{listed:?}");
         let reply = resolver.find(&name, Type::A, nobodys, Cached::Perhaps, 0).await.unwrap();
         assert!(reply.is_stale && reply.answers[0].1 == 30, "{reply:?}");
         let other: Name = "other.example".parse().unwrap();
