@@ -257,7 +257,7 @@ pub fn plain(world: &World, query: &Query<'_>, asker: Asker, rotation: &mut Rota
         }
         // What our zones refer to, or lead to, is found too for those who want it.
         if answer.reason.leads_on() && header.recursion_desired() && resolver.serves(asker.address) {
-            return Response::Recurse(Cached::Perhaps);
+            return from_cache(resolver, query, asker, own, rotation, writer);
         }
         writer.recursion_available();
     }

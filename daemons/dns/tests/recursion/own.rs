@@ -33,6 +33,7 @@ async fn what_others_deny_hides_nothing_below_an_own_cut() {
             let nothing = internet.send(&query_with("nothing.sub.corp", Type::A, 0)).await;
             assert_eq!(nothing.header.rcode(), Rcode::NXDOMAIN, "{turn}: {nothing:?}");
         }
+        assert_eq!(internet.counted("recursion{result=\"hit\"}"), 2, "at once, the second time");
         assert_eq!(internet.asked(SCHOOL).await, 2, "the cache has what they said: {:#?}", internet.heard().await);
         internet.stop().await;
     }
