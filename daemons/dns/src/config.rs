@@ -1,6 +1,9 @@
 //! The `[dns]` table.
 
-use crate::{resolver::prime::Prime, zonefile::Rewrite};
+use crate::{
+    resolver::{cache::STALE_SECS, prime::Prime},
+    zonefile::Rewrite,
+};
 use serde::{Deserialize, Serialize};
 use shared::{
     daemon::StartError,
@@ -62,6 +65,8 @@ pub struct Config {
     /// Whether what a signed zone has proved not to be there answers questions about its neighbours too (RFC 8198), so that random names
     /// make no work for others. A name that is new may be missed then until the proof's time is over.
     pub deduce_denials: bool,
+    /// How long what is past its time is still told, when nobody can be asked (RFC 8767); `"0 s"` makes such questions fail.
+    pub serve_stale: Span,
     /// The most that the cache may use. Each view with zones of its own has another one.
     pub cache: Size,
     /// Whether a server is shown only as many labels of a name as it needs (RFC 9156). The lab does without, so that its messages
@@ -223,6 +228,7 @@ impl Default for Config {
             trust_anchors: None,
             negative_trust_anchors: vec![],
             deduce_denials: true,
+            serve_stale: Span::secs(STALE_SECS),
             cache: Size::mib(64),
             minimise_names: true,
             query_ipv6: true,

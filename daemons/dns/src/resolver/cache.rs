@@ -350,6 +350,8 @@ pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
     /// For each shard.
     octets_max: usize,
+    /// Seconds for which data past its time may be told.
+    stale_secs: u64,
     /// Whether there ever was a DNAME: they are rare, and without one nobody need look for them above each name.
     has_dname: AtomicBool,
 }
@@ -376,14 +378,21 @@ impl Cache {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             octets_max: octets_max / SHARDS,
+            stale_secs: STALE_SECS,
             has_dname: AtomicBool::new(false),
         }
     }
 
-    /// Another one of the same size, with nothing in it.
+    /// The same, and data past its time may be told for so many seconds.
+    #[must_use]
+    pub fn stale_for(self, stale_secs: u64) -> Self {
+        Self { stale_secs, ..self }
+    }
+
+    /// Another one of the same kind, with nothing in it.
     #[must_use]
     pub fn empty(&self) -> Self {
-        Self::new(self.octets_max * SHARDS)
+        Self::new(self.octets_max * SHARDS).stale_for(self.stale_secs)
     }
 
     fn shard(&self, name: NameRef<'_>) -> MutexGuard<'_, Shard> {
@@ -483,7 +492,7 @@ impl Cache {
 
     /// What is known about records of `rtype` at `name`.
     pub fn get(&self, name: NameRef<'_>, rtype: Type, now: u64) -> Option<Found> {
-        self.shard(name).get(key(&mut [0; KEY_OCTETS_MAX], name, rtype), now)
+        self.shard(name).get(key(&mut [0; KEY_OCTETS_MAX], name, rtype), now, self.stale_secs)
     }
 
     /// Whether a DNAME may be in the cache.
@@ -520,7 +529,7 @@ impl Cache {
         let mut all = vec![];
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, entry) in shard.entries.iter().filter(|(_, entry)| entry.may_be_told(now)) {
+            for (key, entry) in shard.entries.iter().filter(|(_, entry)| entry.may_be_told(now, self.stale_secs)) {
                 let rtype = Type(u16::from_be_bytes([key[0], key[1]]));
                 let Ok(name) = NameRef::parse(&key[2..]) else { continue };
                 let rtype = (rtype != NAME_ITSELF).then_some(rtype);
@@ -541,9 +550,9 @@ impl Cache {
 }
 
 impl Entry {
-    /// RFC 8767 §4: for a day after its time, if nobody else tells anything.
-    fn may_be_told(&self, now: u64) -> bool {
-        self.ends > 0 && self.ends + STALE_SECS > now
+    /// RFC 8767 §4: for a while after its time, if nobody else tells anything.
+    fn may_be_told(&self, now: u64, stale_secs: u64) -> bool {
+        self.ends > 0 && self.ends + stale_secs > now
     }
 
     fn found(&self, now: u64) -> Found {
@@ -559,8 +568,8 @@ impl Entry {
 }
 
 impl Shard {
-    fn get(&mut self, key: &[u8], now: u64) -> Option<Found> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.may_be_told(now))?;
+    fn get(&mut self, key: &[u8], now: u64, stale_secs: u64) -> Option<Found> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.may_be_told(now, stale_secs))?;
         entry.is_used = true;
         Some(entry.found(now))
     }

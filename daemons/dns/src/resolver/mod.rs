@@ -241,7 +241,7 @@ impl Resolver {
         let counted =
             |what: &'static str| shared.metrics.labelled("recursion", "Questions of clients", &[("result", what)]);
         Ok(Some(Arc::new(Self {
-            cache: Cache::new(config.cache.octets()),
+            cache: Cache::new(config.cache.octets()).stale_for(config.serve_stale.0.as_secs()),
             servers: Servers::default(),
             upstream: Arc::new(Upstream::new(
                 config.query_from,
@@ -771,6 +771,20 @@ mod tests {
         let others = (0..ASKED_AT_ONCE_MAX).map(|n| (key(&format!("n{n}.example")), Answering::default()));
         resolver.lock_answering().extend(others);
         assert_eq!(prefetch("new.example"), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_past_its_time_is_not_told_where_the_operator_wants_no_such_thing() {
+        let resolver = resolver(|config| config.serve_stale = shared::units::Span::secs(0));
+        let name: Name = "www.example".parse().unwrap();
+        let record =
+            Record { owner: name.clone(), rtype: Type::A, class: Class::IN, ttl: 1, rdata: vec![192, 0, 2, 1] };
+        let from = SocketAddr::from(([127, 0, 0, 1], 53));
+        let origin = Origin { credibility: Credibility::Answer, security: Security::Secure, from };
+        resolver.cache.put_set(Arc::new(Set::of(&[&record]).unwrap()), origin, 0);
+        let nobodys = Standpoint { checking: Checking::On, own: &Arc::default() };
+        let failure = resolver.find(&name, Type::A, nobodys, Cached::Perhaps, 0).await.unwrap_err();
+        assert_eq!((failure.0, resolver.list()), (22, vec![]));
     }
 
     /// RFC 1034 §5.3.3 step 2: the NS set of `example` is good for longer than the addresses of its servers.
