@@ -393,14 +393,16 @@ fn who_asks_for_a_name_where_no_name_server_runs_is_told_to_start_one() {
 
 #[test]
 fn a_file_that_was_spoilt_can_be_had_back_as_it_was_shipped() {
-    let (folder, description) = (tempfile::tempdir().unwrap(), Description::own().unwrap());
-    let state = folder.path().join("state");
-    let zone = state.join("zones/crepes.fr.zone");
-    fs::create_dir_all(zone.parent().unwrap()).unwrap();
-    fs::write(&zone, "this is no zone").unwrap();
-    let refused = run(&mut up(&description, folder.path(), &state).unwrap()).unwrap();
-    let said = refused.with_code(78).unwrap().err;
-    assert!(said.contains(&zone.display().to_string()) && said.contains("tomte up --fresh"), "{said}");
+    for name in ["zones/crepes.fr.zone", "accounts.toml"] {
+        let (folder, description) = (tempfile::tempdir().unwrap(), Description::own().unwrap());
+        let state = folder.path().join("state");
+        let file = state.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "this is no such file").unwrap();
+        let refused = run(&mut up(&description, folder.path(), &state).unwrap()).unwrap();
+        let said = refused.with_code(78).unwrap().err;
+        assert!(said.contains(&format!("{}:1", file.display())) && said.contains("tomte up --fresh"), "{said}");
+    }
 }
 
 #[test]

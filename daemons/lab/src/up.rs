@@ -149,7 +149,7 @@ async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> a
         registers: Registers::default(),
         directory: Directory::default(),
         sockets: Sockets::default(),
-        accounts: Arc::new(Accounts::load(&accounts)?),
+        accounts: Arc::new(Accounts::load(&accounts).map_err(|error| StartError::unfit("accounts", error))?),
         workers: Workers::Inline,
     };
     process.accounts.on_reload(&process.directory, "the lab");
