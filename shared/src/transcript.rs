@@ -111,7 +111,7 @@ pub struct Event {
     pub remote: SocketAddr,
     /// Who speaks, or what happened.
     pub kind: Kind,
-    /// One readable line, without line end; control octets and octets that are not UTF-8 are written as `\x..`.
+    /// One readable line, without line end; control octets and octets that are not UTF-8 are written as `\x..` (see [`readable`]).
     pub line: String,
     /// The lines below it, for messages that have more than one (the fields of an HTTP head).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -410,21 +410,26 @@ impl Conversation {
     }
 }
 
-/// Wire octets as one line of text: what is not printable is written `\x1b`, so that a hostile peer cannot paint on
-/// the terminal of whoever watches.
+/// Wire octets as one line of text: what is not printable is written `\x1b`, octet by octet, and `\t`, `\r`, `\n` by the names that
+/// everybody knows. So a hostile peer cannot paint on the terminal of whoever watches.
 pub fn readable(octets: &[u8]) -> String {
     let mut text = String::with_capacity(octets.len());
-    for chunk in octets.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            if character.is_control() {
-                character.escape_default().for_each(|escaped| text.push(escaped));
-            } else {
-                text.push(character);
-            }
-        }
-        for octet in chunk.invalid() {
+    let escape = |text: &mut String, octets: &[u8]| {
+        for octet in octets {
             write!(text, "\\x{octet:02x}").expect("writing into a String does not fail");
         }
+    };
+    for chunk in octets.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\t' => text.push_str("\\t"),
+                '\r' => text.push_str("\\r"),
+                '\n' => text.push_str("\\n"),
+                _ if character.is_control() => escape(&mut text, character.encode_utf8(&mut [0; 4]).as_bytes()),
+                _ => text.push(character),
+            }
+        }
+        escape(&mut text, chunk.invalid());
     }
     text
 }
@@ -506,8 +511,9 @@ mod tests {
 
     #[test]
     fn hostile_octets_become_visible_text() {
-        assert_eq!(readable(b"a\x1b[2Jb\xff\0"), "a\\u{1b}[2Jb\\xff\\u{0}");
-        assert_eq!(readable("håll".as_bytes()), "håll");
+        assert_eq!(readable(b"a\x1b[2Jb\xff\r\0"), r"a\x1b[2Jb\xff\r\x00");
+        // What begins an escape sequence in one octet of ISO 8859-1 has two in UTF-8.
+        assert_eq!(readable("h\u{e5}ll\t\n\u{9b}".as_bytes()), r"håll\t\n\xc2\x9b");
     }
 
     #[test]
