@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How many events the lab remembers for a `tomte events` that starts later.
+/// How many events of each daemon on each host the lab remembers for a `tomte events` that starts later.
 const RING: usize = 1000;
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
