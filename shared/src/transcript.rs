@@ -296,6 +296,11 @@ pub enum Heard {
 }
 
 impl Subscription {
+    /// What the rings still had, oldest first; [`Subscription::next`] then begins with what is new.
+    pub fn take_past(&mut self) -> VecDeque<Arc<Event>> {
+        std::mem::take(&mut self.past)
+    }
+
     /// The next event; `None` when the hub is gone.
     pub async fn next(&mut self) -> Option<Heard> {
         if let Some(event) = self.past.pop_front() {
@@ -561,7 +566,7 @@ mod tests {
 
     /// The lines of the past.
     fn past(hub: &Hub) -> Vec<String> {
-        hub.subscribe().past.iter().map(|event| event.line.clone()).collect()
+        hub.subscribe().take_past().iter().map(|event| event.line.clone()).collect()
     }
 
     #[test]

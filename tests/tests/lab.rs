@@ -307,6 +307,20 @@ fn one_connection_can_be_followed_by_its_number() {
 }
 
 #[test]
+fn the_past_ends_by_itself() {
+    let lab = Lab::up().unwrap();
+    get(lab.address(SCHOOL, 8080), "/index.html", SCHOOL, "").unwrap();
+    let past = |flags: &[&str]| {
+        let ended = run(lab.tomte("events").unwrap().arg("--past").args(flags)).unwrap();
+        ended.with_code(0).unwrap()
+    };
+    let said = past(&["--daemon", "web"]);
+    assert!(said.out.contains("C: GET /index.html HTTP/1.1\n") && said.err.is_empty(), "{said:?}");
+    let nothing = past(&["--connection", "99999"]);
+    assert!(nothing.out.is_empty() && nothing.err.contains("nothing of that is remembered"), "{nothing:?}");
+}
+
+#[test]
 fn words_are_counted_over_tcp_and_udp_and_for_two_clients_at_once() {
     let lab = Lab::up().unwrap();
     let words = lab.address(WORDS, 7777);

@@ -41,6 +41,7 @@ const EXAMPLES: &str = "Examples:\n  \
     tomte up www.someschool.edu         one host of it\n  \
     tomte events                        what is said, live (in another terminal)\n  \
     tomte events --daemon web --full    only the web, with all header fields\n  \
+    tomte events --past | grep MX       what was said up to now\n  \
     tomte status                        who serves where\n  \
     tomte stop mail.hamburger.edu       one host goes off; start brings it back\n  \
     tomte zone reload ns.crepes.fr      after its zone file was changed\n  \
