@@ -307,7 +307,7 @@ fn one_connection_can_be_followed_by_its_number() {
 }
 
 #[test]
-fn the_past_ends_by_itself() {
+fn the_past_ends_by_itself_and_who_waits_for_a_connection_is_told_so() {
     let lab = Lab::up().unwrap();
     get(lab.address(SCHOOL, 8080), "/index.html", SCHOOL, "").unwrap();
     let past = |flags: &[&str]| {
@@ -318,6 +318,8 @@ fn the_past_ends_by_itself() {
     assert!(said.out.contains("C: GET /index.html HTTP/1.1\n") && said.err.is_empty(), "{said:?}");
     let nothing = past(&["--connection", "99999"]);
     assert!(nothing.out.is_empty() && nothing.err.contains("nothing of that is remembered"), "{nothing:?}");
+    let mut waits = Running::start(lab.tomte("events").unwrap().args(["--connection", "99999"])).unwrap();
+    waits.wait_for("nothing is remembered of connection 99999; waiting for it").unwrap();
 }
 
 #[test]

@@ -92,8 +92,12 @@ pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
     if streams.len() > 1 {
         past.sort_by_key(|(_, event)| event.micros);
     }
-    if past.is_empty() && arguments.past {
-        eprintln!("tomte: nothing of that is remembered");
+    match connection {
+        Some(number) if past.is_empty() && !arguments.past => {
+            eprintln!("tomte: nothing is remembered of connection {number}; waiting for it to come (Ctrl-C ends that)");
+        }
+        _ if past.is_empty() && arguments.past => eprintln!("tomte: nothing of that is remembered"),
+        _ => {}
     }
     if !arguments.new {
         past.iter().try_for_each(|(json, event)| show(json, event))?;
