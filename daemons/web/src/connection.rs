@@ -6,7 +6,7 @@ use crate::{
     body::{Body, Transfer},
     config::Config,
     form,
-    gate::{FirstOctets, Gate, Link, Stream, Waits},
+    gate::{Counted, FirstOctets, Gate, Link, Stream, Waits},
     head::Limits,
     log::{Log, Ticket},
     origin::{self, After, Reply, Sites, Surroundings},
@@ -178,7 +178,7 @@ impl Serving {
             if matches!(wait, Ok(Ok(1))) && !tls::begins(&first) {
                 return Ok(Stream::Plain(tcp));
             }
-            let encrypted = acceptor.accept(tcp, self.waits.head, conversation.id()).await;
+            let encrypted = acceptor.accept(Counted::new(tcp), self.waits.head, conversation.id()).await;
             encrypted.map(|stream| Stream::Tls(Box::new(stream)))
         };
         match shutdown.run_until_cancelled(handshake).await {
