@@ -550,7 +550,7 @@ fn is_timeout(error: &hyper::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
-/// RFC 9112 §9.3: HTTP/1.1 stays unless it says `close`, HTTP/1.0 goes unless it says `keep-alive`.
+/// RFC 9112 §9.3: HTTP/1.1 stays unless it says `close`, HTTP/1.0 goes unless it says `keep-alive`, and `close` counts first.
 fn wants_to_stay(head: &Parts) -> bool {
     let says = |word: &str| {
         head.headers.get_all(CONNECTION).iter().any(|line| {
@@ -560,7 +560,7 @@ fn wants_to_stay(head: &Parts) -> bool {
         })
     };
     match head.version {
-        Version::HTTP_10 => says("keep-alive"),
+        Version::HTTP_10 => says("keep-alive") && !says("close"),
         _ => !says("close"),
     }
 }
