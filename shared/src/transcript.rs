@@ -116,8 +116,11 @@ pub struct Event {
     /// The lines below it, for messages that have more than one (the fields of an HTTP head).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more: Vec<String>,
-    /// The octets on the wire that this line stands for.
+    /// The octets on the wire that this line stands for, with those below it.
     pub octets: u64,
+    /// The octets of body that follow, where it is the head of an HTTP message; absent where nobody knows before they come (chunked).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<u64>,
 }
 
 impl Event {
@@ -411,21 +414,21 @@ impl Conversation {
     /// The connection exists.
     pub fn opened(&self) {
         if self.is_heard() {
-            self.report(Kind::Open, "open".to_owned(), vec![], 0);
+            self.report(Kind::Open, "open".to_owned(), vec![], 0, None);
         }
     }
 
     /// The connection is gone.
     pub fn closed(&self) {
         if self.is_heard() {
-            self.report(Kind::Close, "close".to_owned(), vec![], 0);
+            self.report(Kind::Close, "close".to_owned(), vec![], 0, None);
         }
     }
 
     /// The client said `line` (without its line end), which took `octets` on the wire.
     pub fn client(&self, line: &[u8], octets: usize) {
         if self.is_heard() {
-            self.report(Kind::Client, readable(line), vec![], octets);
+            self.report(Kind::Client, readable(line), vec![], octets, None);
             if line.len() > 1 && tls::begins(line) {
                 self.note(
                     "this is how TLS begins: the client means another port, or should say in clear that it wants TLS",
@@ -437,25 +440,32 @@ impl Conversation {
     /// The server said `line` (without its line end), which took `octets` on the wire.
     pub fn server(&self, line: &[u8], octets: usize) {
         if self.is_heard() {
-            self.report(Kind::Server, readable(line), vec![], octets);
+            self.report(Kind::Server, readable(line), vec![], octets, None);
         }
     }
 
     /// A message of several lines: the first tells it, the others are its detail.
     pub fn message(&self, speaker: Kind, line: String, more: Vec<String>, octets: usize) {
         if self.is_heard() {
-            self.report(speaker, line, more, octets);
+            self.report(speaker, line, more, octets, None);
+        }
+    }
+
+    /// The head of a message, which took `octets`, and the octets of body that follow it, if that is known.
+    pub fn head(&self, speaker: Kind, line: String, fields: Vec<String>, octets: usize, body: Option<u64>) {
+        if self.is_heard() {
+            self.report(speaker, line, fields, octets, body);
         }
     }
 
     /// A remark: why the daemon did what it did.
     pub fn note(&self, text: &str) {
         if self.is_heard() {
-            self.report(Kind::Note, text.to_owned(), vec![], 0);
+            self.report(Kind::Note, text.to_owned(), vec![], 0, None);
         }
     }
 
-    fn report(&self, kind: Kind, line: String, more: Vec<String>, octets: usize) {
+    fn report(&self, kind: Kind, line: String, more: Vec<String>, octets: usize, body: Option<u64>) {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let event = Event {
             micros: since_epoch.as_micros() as u64,
@@ -471,6 +481,7 @@ impl Conversation {
             line,
             more,
             octets: octets as u64,
+            body,
         };
         self.transcript.hub.emit(self.transcript.ring, event);
     }

@@ -281,6 +281,10 @@ impl Paint {
                 // Writing into a String does not fail.
                 let _ = writeln!(text, "{head}{speech}{mark}{plain} {line}");
             }
+            if let Some(body) = event.body {
+                let remark = self.colour("\x1b[3m");
+                let _ = writeln!(text, "{head}{remark}# {} octets of head, {body} of body{plain}", event.octets);
+            }
         }
         text
     }
@@ -306,11 +310,15 @@ mod tests {
             line: "GET / HTTP/1.1".to_owned(),
             more: vec!["Host: www.someschool.edu".to_owned()],
             octets: 44,
+            body: Some(0),
         };
         let names = [([127, 77, 0, 1].into(), "a.root-servers.net".to_owned())].into();
         let paint = Paint { on: false, names };
         assert_eq!(paint.event(&event, false), "10:11:02.123 web   www.someschool.edu #12 C: GET / HTTP/1.1\n");
-        assert!(paint.event(&event, true).ends_with("#12 C: Host: www.someschool.edu\n"));
+        let full = paint.event(&event, true);
+        let head = "10:11:02.123 web   www.someschool.edu #12";
+        let rest = format!("{head} C: Host: www.someschool.edu\n{head} # 44 octets of head, 0 of body\n");
+        assert!(full.ends_with(&rest), "{full}");
         let open = Event { kind: Kind::Open, line: "open".to_owned(), ..event };
         assert!(paint.event(&open, false).ends_with("#12 @ open tcp 127.0.0.1:51344 -> 127.77.3.80:8080\n"));
         // The arrow goes from whoever called.

@@ -455,7 +455,12 @@ impl Gate {
                     Progress::Incomplete => break,
                     Progress::Complete { octets, framing, .. } => {
                         if self.conversation.is_heard() {
-                            report_head(&self.conversation, &rest[..octets]);
+                            let body = match framing {
+                                Framing::None => Some(0),
+                                Framing::Length(octets) => Some(octets),
+                                Framing::Chunked => None,
+                            };
+                            report_head(&self.conversation, &rest[..octets], body);
                         }
                         good += octets;
                         self.passed += 1;
@@ -467,7 +472,7 @@ impl Gate {
                     }
                     Progress::Refused(refused) => {
                         if self.conversation.is_heard() {
-                            report_head(&self.conversation, rest);
+                            report_head(&self.conversation, rest, None);
                         }
                         self.refuse(refused, rest);
                         break;
@@ -530,7 +535,7 @@ impl Gate {
             Place::Head(_) => {
                 let refusal = Refusal::HeadTimeout { after: self.waits.head };
                 if self.conversation.is_heard() {
-                    report_head(&self.conversation, &self.held);
+                    report_head(&self.conversation, &self.held, None);
                 }
                 let held = std::mem::take(&mut self.held);
                 self.refuse(Refused { refusal, answer: Answer::WithBody }, &held);
@@ -606,7 +611,7 @@ impl AsyncRead for Gate {
                     return Poll::Ready(Ok(()));
                 }
                 // Half a head and no more to come: say what is missing to a client that may still be reading.
-                report_head(&gate.conversation, &gate.held);
+                report_head(&gate.conversation, &gate.held, None);
                 let held = std::mem::take(&mut gate.held);
                 gate.refuse(Refused { refusal: Refusal::HeadCutOff, answer: Answer::WithBody }, &held);
                 continue;
@@ -874,12 +879,12 @@ fn first_line(head: &[u8]) -> &[u8] {
     &line[..line.len().min(LINE_OCTETS_MAX)]
 }
 
-/// Shows a head in the transcript: the request line tells it, the fields are the detail.
-fn report_head(conversation: &Conversation, head: &[u8]) {
+/// Shows a head in the transcript: the request line tells it, the fields are the detail. `body` is how much follows.
+fn report_head(conversation: &Conversation, head: &[u8], body: Option<u64>) {
     let mut lines = lines(head);
     let first = lines.next().unwrap_or_default();
     let fields = lines.map(|line| field(line, conversation.reveals_secrets()));
-    conversation.message(Kind::Client, readable(first), fields.collect(), head.len());
+    conversation.head(Kind::Client, readable(first), fields.collect(), head.len(), body);
 }
 
 /// A field line as it may be shown: passwords and sessions are starred.
