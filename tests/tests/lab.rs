@@ -640,6 +640,8 @@ fn changed_zones_are_served_after_reload_and_a_broken_one_keeps_the_old() {
     for words in [&format!("{NS}: "), &format!("crepes.fr.zone:{line}: "), "10.77.1", "the old zone stays", "1 of "] {
         assert!(said.err.contains(words), "no `{words}` in {said:?}");
     }
+    let begins_well = |line: &str| [NS, "  ", "tomte: "].iter().any(|begin| line.starts_with(begin));
+    assert!(said.err.lines().all(begins_well), "whose problem is it? {said:?}");
     assert!(said.out.contains("ns.nic.fr: reloaded"), "the others are reloaded: {said:?}");
     assert_eq!((rcode("newer.crepes.fr"), rcode("new.crepes.fr")), (3, 0));
 
