@@ -307,6 +307,22 @@ fn one_connection_can_be_followed_by_its_number() {
 }
 
 #[test]
+fn events_have_the_time_of_the_clock_on_the_wall() {
+    let lab = Lab::up().unwrap();
+    get(lab.address(SCHOOL, 8080), "/index.html", SCHOOL, "").unwrap();
+    // Five and a half hours ahead, told in a way that needs no file on disk.
+    let past = |flag: &[&str]| {
+        let ended = run(lab.tomte("events").unwrap().args(["--past"]).args(flag).env("TZ", "LAB-5:30")).unwrap();
+        ended.with_code(0).unwrap().out
+    };
+    let micros = events(&past(&["--json"])).first().unwrap()["micros"].as_u64().unwrap();
+    let seconds = micros / 1_000_000 + 5 * 3600 + 30 * 60;
+    let time = format!("{:02}:{:02}:{:02}.", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let shown = past(&[]);
+    assert!(shown.starts_with(&time), "{time} {shown}");
+}
+
+#[test]
 fn the_past_ends_by_itself_and_who_waits_for_a_connection_is_told_so() {
     let lab = Lab::up().unwrap();
     get(lab.address(SCHOOL, 8080), "/index.html", SCHOOL, "").unwrap();

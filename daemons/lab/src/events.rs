@@ -18,7 +18,9 @@ use std::{
     path::Path,
     sync::mpsc,
     thread,
+    time::Duration,
 };
+use time::{OffsetDateTime, UtcOffset};
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
     tomte events                            everything, first what was said before you came\n  \
@@ -69,7 +71,8 @@ pub(crate) fn events(arguments: &Arguments) -> anyhow::Result<()> {
     meets_somebody(&all, &filter)?;
     let path = format!("/events?{}{}", if arguments.past { "past&" } else { "" }, filter.to_query());
     let mut out = std::io::stdout().lock();
-    let paint = Paint { on: terminal::has_colours() && !arguments.no_colour, names: names_of(&all) };
+    let paint =
+        Paint { on: terminal::has_colours() && !arguments.no_colour, offset: local_offset, names: names_of(&all) };
     let mut show = |json: &str, event: &Event| {
         if arguments.json {
             writeln!(out, "{json}")?;
@@ -221,9 +224,16 @@ fn parse(json: &str) -> anyhow::Result<Event> {
     serde_json::from_str(json).context("an event that this version does not know")
 }
 
+/// What the clock on the wall is ahead of UTC at a time. `localtime_r(3)` reads the environment, which nobody changes here (that would be
+/// `unsafe`), so threads are no danger to it. Where nobody knows, it is UTC, and `date` has the same.
+fn local_offset(time: OffsetDateTime) -> UtcOffset {
+    UtcOffset::local_offset_at(time).unwrap_or(UtcOffset::UTC)
+}
+
 /// How an event looks.
 struct Paint {
     on: bool,
+    offset: fn(OffsetDateTime) -> UtcOffset,
     /// The hosts that serve here.
     names: BTreeMap<IpAddr, String>,
 }
@@ -255,9 +265,8 @@ impl Paint {
             // The line that opens a connection has said it.
             _ => String::new(),
         };
-        let seconds = event.micros / 1_000_000;
-        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        let millis = event.micros / 1000 % 1000;
+        let time = OffsetDateTime::UNIX_EPOCH + Duration::from_micros(event.micros);
+        let (hour, minute, second, millis) = time.to_offset((self.offset)(time)).to_hms_milli();
         let head = format!(
             "{dim}{hour:02}:{minute:02}:{second:02}.{millis:03}{plain} {:<5} {} {thread}#{}{plain} {dim}{other_end}{plain}",
             event.daemon, event.host, event.connection
@@ -297,7 +306,7 @@ mod tests {
     #[test]
     fn an_event_is_one_line_and_its_fields_are_shown_when_asked_for() {
         let event = Event {
-            micros: 36_662_123_000,
+            micros: 36_662_123_000 - 19_800_000_000,
             daemon: "web".into(),
             host: "www.someschool.edu".into(),
             connection: 12,
@@ -313,7 +322,7 @@ mod tests {
             body: Some(0),
         };
         let names = [([127, 77, 0, 1].into(), "a.root-servers.net".to_owned())].into();
-        let paint = Paint { on: false, names };
+        let paint = Paint { on: false, offset: |_| time::macros::offset!(+5:30), names };
         assert_eq!(paint.event(&event, false), "10:11:02.123 web   www.someschool.edu #12 C: GET / HTTP/1.1\n");
         let full = paint.event(&event, true);
         let head = "10:11:02.123 web   www.someschool.edu #12";

@@ -73,7 +73,7 @@ enum Command {
     /// Show who serves where
     #[command(before_help = status::EXAMPLES)]
     Status(status::Arguments),
-    /// Follow what is said on the wire
+    /// Follow what is said on the wire, with the time of your clock (--json has UTC)
     #[command(before_help = events::EXAMPLES)]
     Events(events::Arguments),
     /// Check zone files, and tell name servers to read them anew
