@@ -5,7 +5,8 @@
 //! | `/healthz` | 200 when every daemon of this process serves, 503 while one starts or stops |
 //! | `/metrics` | counters, as Prometheus reads them |
 //! | `/status` | JSON: daemons, hosts, addresses, since when |
-//! | `/events` | server-sent events: the live transcript; `?daemon=web&host=www.someschool.edu&connection=7` narrows it |
+//! | `/events` | server-sent events: the transcript, what is remembered and then live; `?daemon=web&host=www.someschool.edu&connection=7` narrows it |
+//! | `/events?past` | only what is remembered; it ends there |
 //! | `/cache` | what caches hold, one line for each entry; `?host=resolver.crepes.fr` only one |
 //! | `POST /cache/NAME` | makes caches forget NAME and all below it; `.` is everything |
 //! | `/queue` | what waits to be delivered; `/queue/show/ID` one message of it |
@@ -417,7 +418,8 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 async fn answer(request: &Request<Incoming>, entrance: Entrance, view: View) -> Response<Body> {
     const TEXT: &str = "text/plain; charset=utf-8";
     const JSON: &str = "application/json";
-    let filter = || Filter::from_query(request.uri().query().unwrap_or_default());
+    let query = request.uri().query().unwrap_or_default();
+    let filter = || Filter::from_query(query);
     match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/cache") => {
             page(StatusCode::OK, JSON, json(&view.directory.cached(&filter(), &CacheQuestion::List)))
@@ -465,7 +467,11 @@ async fn answer(request: &Request<Incoming>, entrance: Entrance, view: View) -> 
             page(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", view.registers.text())
         }
         (&Method::GET | &Method::HEAD, "/status") => page(StatusCode::OK, JSON, json(&view.directory.list())),
-        (&Method::GET | &Method::HEAD, "/events") => events(view.hub, filter()),
+        (&Method::GET | &Method::HEAD, "/events") => {
+            let is_past = |key: &str| key == "past" || key == "past=";
+            let until = if query.split('&').any(is_past) { Until::Past } else { Until::Gone };
+            events(view.hub, filter(), until)
+        }
         (&Method::GET | &Method::HEAD, _) => {
             page(StatusCode::NOT_FOUND, TEXT, "try /healthz, /metrics, /status or /events\n".to_owned())
         }
@@ -538,18 +544,43 @@ impl Filter {
     }
 }
 
-/// The live transcript as server-sent events (WHATWG HTML §9.2): `data:` and one JSON object.
-fn events(hub: Hub, filter: Filter) -> Response<Body> {
+/// When a stream of events ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// What is remembered has been told.
+    Past,
+    /// The listener has gone.
+    Gone,
+}
+
+/// The transcript as server-sent events (WHATWG HTML §9.2): `data:` and one JSON object.
+///
+/// Where what is remembered ends and what is new begins there is an event of the type `live`, whose data is how many there were. With
+/// `past` the answer ends behind it. An `EventSource` would then ask again, and hear the same once more, as it does of every stream that
+/// ends: it is to be closed at that event.
+fn events(hub: Hub, filter: Filter, until: Until) -> Response<Body> {
     // A few frames: TCP holds the rest back, and the hub tells a slow listener what it missed.
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(16);
     #[expect(clippy::disallowed_methods, reason = "ends with its connection; nothing is lost when the process stops")]
     tokio::spawn(async move {
         let mut subscription = hub.subscribe();
+        let data =
+            |event: &Event| format!("data: {}\n\n", serde_json::to_string(event).expect("plain strings and numbers"));
+        let mut past = subscription.take_past();
+        past.retain(|event| filter.wants(event));
+        let live = format!("event: live\ndata: {}\n\n", past.len());
+        for text in past.iter().map(|event| data(event)).chain([live]) {
+            if sender.send_data(text.into()).await.is_err() {
+                return;
+            }
+        }
+        drop(past);
+        if until == Until::Past {
+            return;
+        }
         loop {
             let text = match tokio::time::timeout(KEEP_ALIVE_EVERY, subscription.next()).await {
-                Ok(Some(Heard::Event(event))) if filter.wants(&event) => {
-                    format!("data: {}\n\n", serde_json::to_string(&*event).expect("plain strings and numbers"))
-                }
+                Ok(Some(Heard::Event(event))) if filter.wants(&event) => data(&event),
                 Ok(Some(Heard::Event(_))) => continue,
                 Ok(Some(Heard::Missed(count))) => format!("event: missed\ndata: {count}\n\n"),
                 Ok(None) => return,
@@ -639,15 +670,28 @@ mod tests {
         talk("pop3").client(b"not wanted", 12);
         talk("web").client(b"GET / HTTP/1.0", 16);
         let mut lines = get(&socket, "/events?daemon=web").await.lines();
-        let mut next_event = async || loop {
+        let mut next = async || loop {
             let line = lines.next_line().await.unwrap().expect("the stream stays open");
-            if let Some(json) = line.strip_prefix("data: ") {
-                return serde_json::from_str::<Event>(json).unwrap();
+            if let Some(json) = line.strip_prefix("data: {") {
+                return serde_json::from_str::<Event>(&format!("{{{json}")).unwrap().to_string();
+            } else if line.starts_with("event: ") {
+                return format!("{line}, {}", lines.next_line().await.unwrap().unwrap());
             }
         };
-        assert_eq!(next_event().await.to_string(), "C: GET / HTTP/1.0");
+        assert_eq!(next().await, "C: GET / HTTP/1.0");
+        assert_eq!(next().await, "event: live, data: 1");
         talk("web").server(b"HTTP/1.0 200 OK", 17);
-        assert_eq!(next_event().await.to_string(), "S: HTTP/1.0 200 OK");
+        assert_eq!(next().await, "S: HTTP/1.0 200 OK");
+
+        // Whoever wants only the past hears where it ends.
+        for (path, events, end) in [
+            ("/events?past&daemon=web", 2, "\n\nevent: live\ndata: 2\n\n"),
+            ("/events?connection=99&past", 0, "\r\n\r\nevent: live\ndata: 0\n\n"),
+        ] {
+            let mut text = String::new();
+            get(&socket, path).await.read_to_string(&mut text).await.unwrap();
+            assert!(text.matches("data: {").count() == events && text.ends_with(end), "{text}");
+        }
         shutdown.cancel();
     }
 

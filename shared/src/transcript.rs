@@ -6,7 +6,7 @@
 //!        v
 //!      Hub --- nobody listens: one atomic load, nothing else
 //!        |
-//!        +--> ring        the last events, for whoever looks later
+//!        +--> rings       the last events of each daemon on each host, for whoever looks later
 //!        +--> broadcast   `/events`, `tomte events`
 //!        +--> tracing     target `wire`
 //!        +--> directory   one file a connection, in the format that our tests replay
@@ -37,8 +37,8 @@ use tokio::sync::broadcast;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many of the last events to keep in memory for whoever connects later; 0 keeps none, so that a busy server
-    /// pays nothing. The lab sets 1000.
+    /// How many of its last events each daemon keeps in memory for whoever connects later, and at most 1 MiB of them; 0
+    /// keeps none, so that a busy server pays nothing. The lab sets 1000.
     pub ring: usize,
     /// A directory that gets one file for each connection, in the format that the tests replay.
     pub dir: Option<PathBuf>,
@@ -111,13 +111,24 @@ pub struct Event {
     pub remote: SocketAddr,
     /// Who speaks, or what happened.
     pub kind: Kind,
-    /// One readable line, without line end; control octets and octets that are not UTF-8 are written as `\x..`.
+    /// One readable line, without line end; control octets and octets that are not UTF-8 are written as `\x..` (see [`readable`]).
     pub line: String,
     /// The lines below it, for messages that have more than one (the fields of an HTTP head).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more: Vec<String>,
-    /// The octets on the wire that this line stands for.
+    /// The octets on the wire that this line stands for, with those below it.
     pub octets: u64,
+    /// The octets of body that follow, where it is the head of an HTTP message; absent where nobody knows before they come (chunked).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<u64>,
+}
+
+impl Event {
+    /// What it takes in memory, its place in a ring included.
+    fn memory_octets(&self) -> usize {
+        let more: usize = self.more.iter().map(|line| size_of::<String>() + line.capacity()).sum();
+        size_of::<(u64, Arc<Self>, Self)>() + self.line.capacity() + more
+    }
 }
 
 impl fmt::Display for Event {
@@ -139,9 +150,57 @@ struct Inner {
     connections: AtomicU64,
     reveal_secrets: bool,
     ring_max: usize,
-    ring: Mutex<VecDeque<Arc<Event>>>,
+    past: Mutex<Past>,
     live: broadcast::Sender<Arc<Event>>,
     files: Option<SyncSender<Arc<Event>>>,
+}
+
+/// What is remembered. Each daemon on each host has a ring of its own, so that a flood of questions to a name server does not push out
+/// the one mail that somebody wants to see.
+#[derive(Debug, Default)]
+struct Past {
+    /// How many events there were: the order of what is in different rings.
+    events: u64,
+    rings: Vec<Ring>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    daemon: &'static str,
+    host: Arc<str>,
+    /// The memory of its events.
+    octets: usize,
+    events: VecDeque<(u64, Arc<Event>)>,
+}
+
+/// How much memory the events of one ring may take: a thousand lines need a third of it, and a thousand long messages do not get more. The
+/// lab has twenty rings, so its past never takes more than 20 MiB.
+const RING_OCTETS_MAX: usize = 1 << 20;
+
+impl Past {
+    /// Where this daemon's ring is. There are as many as the configuration has daemons: a host that comes back finds its own.
+    fn ring(&mut self, daemon: &'static str, host: &Arc<str>) -> usize {
+        let known = self.rings.iter().position(|ring| ring.daemon == daemon && ring.host == *host);
+        known.unwrap_or_else(|| {
+            self.rings.push(Ring { daemon, host: Arc::clone(host), octets: 0, events: VecDeque::new() });
+            self.rings.len() - 1
+        })
+    }
+
+    fn push(&mut self, ring: usize, event: &Arc<Event>, events_max: usize) {
+        self.events += 1;
+        let ring = &mut self.rings[ring];
+        ring.octets += event.memory_octets();
+        ring.events.push_back((self.events, Arc::clone(event)));
+        while ring.events.len() > events_max || (ring.octets > RING_OCTETS_MAX && ring.events.len() > 1) {
+            let Some((_, oldest)) = ring.events.pop_front() else { break };
+            ring.octets -= oldest.memory_octets();
+        }
+    }
+
+    fn all(&self) -> Vec<(u64, Arc<Event>)> {
+        self.rings.iter().flat_map(|ring| ring.events.iter().cloned()).collect()
+    }
 }
 
 /// A live listener may fall this many events behind before it loses the oldest and is told how many.
@@ -164,7 +223,7 @@ impl Hub {
             connections: AtomicU64::new(0),
             reveal_secrets: config.reveal_secrets,
             ring_max: config.ring,
-            ring: Mutex::default(),
+            past: Mutex::default(),
             live: broadcast::Sender::new(LIVE_BACKLOG),
             files,
         })))
@@ -177,27 +236,33 @@ impl Hub {
 
     /// The part of the hub that one daemon on one host speaks through.
     pub fn transcript(&self, daemon: &'static str, host: &str) -> Transcript {
-        Transcript { hub: self.clone(), daemon, host: host.into() }
+        let host = host.into();
+        let ring = self.past().ring(daemon, &host);
+        Transcript { hub: self.clone(), daemon, host, ring }
     }
 
-    /// The events of the ring, oldest first, and from now on every new one.
+    /// The events of all rings, oldest first, and from now on every new one.
     pub fn subscribe(&self) -> Subscription {
-        // The order matters: first be counted, then look, so that no event falls between ring and live stream.
+        // The order matters: first be counted, then look, so that no event falls between rings and live stream.
         self.0.listeners.fetch_add(1, Ordering::AcqRel);
-        let ring = self.ring();
-        Subscription { past: ring.iter().cloned().collect(), live: self.0.live.subscribe(), hub: self.clone() }
+        let (mut past, live) = {
+            let past = self.past();
+            (past.all(), self.0.live.subscribe())
+        };
+        past.sort_unstable_by_key(|(number, _)| *number);
+        Subscription { past: past.into_iter().map(|(_, event)| event).collect(), live, hub: self.clone() }
     }
 
-    fn ring(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Event>>> {
-        // A panic while the ring was locked leaves it whole: push and pop do not panic half-way.
-        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn past(&self) -> std::sync::MutexGuard<'_, Past> {
+        // A panic while the rings were locked leaves them whole: push and pop do not panic half-way.
+        self.0.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_heard(&self) -> bool {
         self.0.listeners.load(Ordering::Relaxed) > 0
     }
 
-    fn emit(&self, event: Event) {
+    fn emit(&self, ring: usize, event: Event) {
         tracing::debug!(target: "wire", daemon = &*event.daemon, host = &*event.host, connection = event.connection,
             remote = %event.remote, "{event}");
         let event = Arc::new(event);
@@ -206,20 +271,17 @@ impl Hub {
         {
             tracing::warn!(connection = event.connection, "transcript file sink is behind: a line was dropped");
         }
-        // Ring and live stream change under one lock, so that a new subscriber sees each event exactly once.
-        let mut ring = self.ring();
+        // Rings and live stream change under one lock, so that a new subscriber sees each event exactly once.
+        let mut past = self.past();
         if self.0.ring_max > 0 {
-            if ring.len() == self.0.ring_max {
-                ring.pop_front();
-            }
-            ring.push_back(Arc::clone(&event));
+            past.push(ring, &event, self.0.ring_max);
         }
         // No receiver is no error: the ring or a file may be the only listener.
         let _ = self.0.live.send(event);
     }
 }
 
-/// A stream of events: what the ring still had, then what comes.
+/// A stream of events: what the rings still had, then what comes.
 #[derive(Debug)]
 pub struct Subscription {
     past: VecDeque<Arc<Event>>,
@@ -237,6 +299,11 @@ pub enum Heard {
 }
 
 impl Subscription {
+    /// What the rings still had, oldest first; [`Subscription::next`] then begins with what is new.
+    pub fn take_past(&mut self) -> VecDeque<Arc<Event>> {
+        std::mem::take(&mut self.past)
+    }
+
     /// The next event; `None` when the hub is gone.
     pub async fn next(&mut self) -> Option<Heard> {
         if let Some(event) = self.past.pop_front() {
@@ -262,6 +329,7 @@ pub struct Transcript {
     hub: Hub,
     daemon: &'static str,
     host: Arc<str>,
+    ring: usize,
 }
 
 impl Transcript {
@@ -346,21 +414,21 @@ impl Conversation {
     /// The connection exists.
     pub fn opened(&self) {
         if self.is_heard() {
-            self.report(Kind::Open, "open".to_owned(), vec![], 0);
+            self.report(Kind::Open, "open".to_owned(), vec![], 0, None);
         }
     }
 
     /// The connection is gone.
     pub fn closed(&self) {
         if self.is_heard() {
-            self.report(Kind::Close, "close".to_owned(), vec![], 0);
+            self.report(Kind::Close, "close".to_owned(), vec![], 0, None);
         }
     }
 
     /// The client said `line` (without its line end), which took `octets` on the wire.
     pub fn client(&self, line: &[u8], octets: usize) {
         if self.is_heard() {
-            self.report(Kind::Client, readable(line), vec![], octets);
+            self.report(Kind::Client, readable(line), vec![], octets, None);
             if line.len() > 1 && tls::begins(line) {
                 self.note(
                     "this is how TLS begins: the client means another port, or should say in clear that it wants TLS",
@@ -372,27 +440,34 @@ impl Conversation {
     /// The server said `line` (without its line end), which took `octets` on the wire.
     pub fn server(&self, line: &[u8], octets: usize) {
         if self.is_heard() {
-            self.report(Kind::Server, readable(line), vec![], octets);
+            self.report(Kind::Server, readable(line), vec![], octets, None);
         }
     }
 
     /// A message of several lines: the first tells it, the others are its detail.
     pub fn message(&self, speaker: Kind, line: String, more: Vec<String>, octets: usize) {
         if self.is_heard() {
-            self.report(speaker, line, more, octets);
+            self.report(speaker, line, more, octets, None);
+        }
+    }
+
+    /// The head of a message, which took `octets`, and the octets of body that follow it, if that is known.
+    pub fn head(&self, speaker: Kind, line: String, fields: Vec<String>, octets: usize, body: Option<u64>) {
+        if self.is_heard() {
+            self.report(speaker, line, fields, octets, body);
         }
     }
 
     /// A remark: why the daemon did what it did.
     pub fn note(&self, text: &str) {
         if self.is_heard() {
-            self.report(Kind::Note, text.to_owned(), vec![], 0);
+            self.report(Kind::Note, text.to_owned(), vec![], 0, None);
         }
     }
 
-    fn report(&self, kind: Kind, line: String, more: Vec<String>, octets: usize) {
+    fn report(&self, kind: Kind, line: String, more: Vec<String>, octets: usize, body: Option<u64>) {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.transcript.hub.emit(Event {
+        let event = Event {
             micros: since_epoch.as_micros() as u64,
             daemon: Cow::Borrowed(self.transcript.daemon),
             host: Arc::clone(&self.transcript.host),
@@ -406,25 +481,32 @@ impl Conversation {
             line,
             more,
             octets: octets as u64,
-        });
+            body,
+        };
+        self.transcript.hub.emit(self.transcript.ring, event);
     }
 }
 
-/// Wire octets as one line of text: what is not printable is written `\x1b`, so that a hostile peer cannot paint on
-/// the terminal of whoever watches.
+/// Wire octets as one line of text: what is not printable is written `\x1b`, octet by octet, and `\t`, `\r`, `\n` by the names that
+/// everybody knows. So a hostile peer cannot paint on the terminal of whoever watches.
 pub fn readable(octets: &[u8]) -> String {
     let mut text = String::with_capacity(octets.len());
-    for chunk in octets.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            if character.is_control() {
-                character.escape_default().for_each(|escaped| text.push(escaped));
-            } else {
-                text.push(character);
-            }
-        }
-        for octet in chunk.invalid() {
+    let escape = |text: &mut String, octets: &[u8]| {
+        for octet in octets {
             write!(text, "\\x{octet:02x}").expect("writing into a String does not fail");
         }
+    };
+    for chunk in octets.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\t' => text.push_str("\\t"),
+                '\r' => text.push_str("\\r"),
+                '\n' => text.push_str("\\n"),
+                _ if character.is_control() => escape(&mut text, character.encode_utf8(&mut [0; 4]).as_bytes()),
+                _ => text.push(character),
+            }
+        }
+        escape(&mut text, chunk.invalid());
     }
     text
 }
@@ -493,6 +575,47 @@ mod tests {
         assert_eq!(heard, ["C: two", "C: three", "S: +OK"]);
     }
 
+    /// The lines of the past.
+    fn past(hub: &Hub) -> Vec<String> {
+        hub.subscribe().take_past().iter().map(|event| event.line.clone()).collect()
+    }
+
+    #[test]
+    fn a_flood_at_one_daemon_pushes_out_its_own_past_and_nobody_elses() {
+        let hub = Hub::new(&Config { ring: 3, ..Config::default() }).unwrap();
+        let talk = |daemon, host| hub.transcript(daemon, host).conversation(Transport::Udp, address(53), address(4000));
+        talk("smtp", "mail").client(b"the one mail", 14);
+        talk("dns", "mail").client(b"another daemon of the host", 28);
+        for number in 0..10 {
+            talk("dns", "resolver").client(format!("{number}").as_bytes(), 1);
+            if number == 8 {
+                talk("dns", "root").client(b"the same daemon elsewhere", 27);
+            }
+        }
+        let all = ["the one mail", "another daemon of the host", "7", "8", "the same daemon elsewhere", "9"];
+        assert_eq!(past(&hub), all);
+    }
+
+    #[test]
+    fn a_ring_has_its_bound_in_octets_too() {
+        let hub = Hub::new(&Config { ring: 1000, ..Config::default() }).unwrap();
+        let talk = hub.transcript("web", "www").conversation(Transport::Tcp, address(80), address(4000));
+        let head = |line: &str, octets| {
+            talk.message(Kind::Client, line.to_owned(), vec!["x".repeat(octets / 2); 2], octets);
+            hub.past().rings[0].octets
+        };
+        for number in 0..100 {
+            let octets = head(&number.to_string(), 30_000);
+            assert!(octets <= RING_OCTETS_MAX, "{octets}");
+        }
+        assert_eq!(past(&hub), (66..100).map(|number| number.to_string()).collect::<Vec<_>>());
+        // What is too large by itself is still the last thing that was said.
+        head("huge", 2 * RING_OCTETS_MAX);
+        assert_eq!(past(&hub), ["huge"]);
+        assert!(head("small", 2) < 1000);
+        assert_eq!(past(&hub), ["small"]);
+    }
+
     #[test]
     fn with_nobody_listening_nothing_is_kept() {
         let hub = Hub::quiet();
@@ -506,8 +629,9 @@ mod tests {
 
     #[test]
     fn hostile_octets_become_visible_text() {
-        assert_eq!(readable(b"a\x1b[2Jb\xff\0"), "a\\u{1b}[2Jb\\xff\\u{0}");
-        assert_eq!(readable("håll".as_bytes()), "håll");
+        assert_eq!(readable(b"a\x1b[2Jb\xff\r\0"), r"a\x1b[2Jb\xff\r\x00");
+        // What begins an escape sequence in one octet of ISO 8859-1 has two in UTF-8.
+        assert_eq!(readable("h\u{e5}ll\t\n\u{9b}".as_bytes()), r"håll\t\n\xc2\x9b");
     }
 
     #[test]

@@ -307,6 +307,38 @@ fn one_connection_can_be_followed_by_its_number() {
 }
 
 #[test]
+fn events_have_the_time_of_the_clock_on_the_wall() {
+    let lab = Lab::up().unwrap();
+    get(lab.address(SCHOOL, 8080), "/index.html", SCHOOL, "").unwrap();
+    // Five and a half hours ahead, told in a way that needs no file on disk.
+    let past = |flag: &[&str]| {
+        let ended = run(lab.tomte("events").unwrap().args(["--past"]).args(flag).env("TZ", "LAB-5:30")).unwrap();
+        ended.with_code(0).unwrap().out
+    };
+    let micros = events(&past(&["--json"])).first().unwrap()["micros"].as_u64().unwrap();
+    let seconds = micros / 1_000_000 + 5 * 3600 + 30 * 60;
+    let time = format!("{:02}:{:02}:{:02}.", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let shown = past(&[]);
+    assert!(shown.starts_with(&time), "{time} {shown}");
+}
+
+#[test]
+fn the_past_ends_by_itself_and_who_waits_for_a_connection_is_told_so() {
+    let lab = Lab::up().unwrap();
+    get(lab.address(SCHOOL, 8080), "/index.html", SCHOOL, "").unwrap();
+    let past = |flags: &[&str]| {
+        let ended = run(lab.tomte("events").unwrap().arg("--past").args(flags)).unwrap();
+        ended.with_code(0).unwrap()
+    };
+    let said = past(&["--daemon", "web"]);
+    assert!(said.out.contains("C: GET /index.html HTTP/1.1\n") && said.err.is_empty(), "{said:?}");
+    let nothing = past(&["--connection", "99999"]);
+    assert!(nothing.out.is_empty() && nothing.err.contains("nothing of that is remembered"), "{nothing:?}");
+    let mut waits = Running::start(lab.tomte("events").unwrap().args(["--connection", "99999"])).unwrap();
+    waits.wait_for("nothing is remembered of connection 99999; waiting for it").unwrap();
+}
+
+#[test]
 fn words_are_counted_over_tcp_and_udp_and_for_two_clients_at_once() {
     let lab = Lab::up().unwrap();
     let words = lab.address(WORDS, 7777);
@@ -393,14 +425,16 @@ fn who_asks_for_a_name_where_no_name_server_runs_is_told_to_start_one() {
 
 #[test]
 fn a_file_that_was_spoilt_can_be_had_back_as_it_was_shipped() {
-    let (folder, description) = (tempfile::tempdir().unwrap(), Description::own().unwrap());
-    let state = folder.path().join("state");
-    let zone = state.join("zones/crepes.fr.zone");
-    fs::create_dir_all(zone.parent().unwrap()).unwrap();
-    fs::write(&zone, "this is no zone").unwrap();
-    let refused = run(&mut up(&description, folder.path(), &state).unwrap()).unwrap();
-    let said = refused.with_code(78).unwrap().err;
-    assert!(said.contains(&zone.display().to_string()) && said.contains("tomte up --fresh"), "{said}");
+    for name in ["zones/crepes.fr.zone", "accounts.toml"] {
+        let (folder, description) = (tempfile::tempdir().unwrap(), Description::own().unwrap());
+        let state = folder.path().join("state");
+        let file = state.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "this is no such file").unwrap();
+        let refused = run(&mut up(&description, folder.path(), &state).unwrap()).unwrap();
+        let said = refused.with_code(78).unwrap().err;
+        assert!(said.contains(&format!("{}:1", file.display())) && said.contains("tomte up --fresh"), "{said}");
+    }
 }
 
 #[test]
@@ -622,6 +656,8 @@ fn changed_zones_are_served_after_reload_and_a_broken_one_keeps_the_old() {
     for words in [&format!("{NS}: "), &format!("crepes.fr.zone:{line}: "), "10.77.1", "the old zone stays", "1 of "] {
         assert!(said.err.contains(words), "no `{words}` in {said:?}");
     }
+    let begins_well = |line: &str| [NS, "  ", "tomte: "].iter().any(|begin| line.starts_with(begin));
+    assert!(said.err.lines().all(begins_well), "whose problem is it? {said:?}");
     assert!(said.out.contains("ns.nic.fr: reloaded"), "the others are reloaded: {said:?}");
     assert_eq!((rcode("newer.crepes.fr"), rcode("new.crepes.fr")), (3, 0));
 

@@ -116,7 +116,7 @@ fn talk(address: SocketAddr, lines: &[String]) -> Result<()> {
 /// A command in a shell. One that follows what happens is ended when it has told what is wanted.
 fn run(step: &Step, variables: &str, mut shell: Command) -> Result<()> {
     let mut wanted = Wanted(step.wanted.iter().cloned().collect());
-    let follows = step.typed.starts_with("tomte events");
+    let follows = step.typed.starts_with("tomte events") && !step.typed.contains("--past");
     let exec = if follows { "exec " } else { "" };
     shell.args(["-c", &format!("{variables}{exec}{}\n", step.typed)]).stdin(Stdio::null());
     let mut running = Running::start(&mut shell)?;

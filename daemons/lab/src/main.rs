@@ -41,6 +41,7 @@ const EXAMPLES: &str = "Examples:\n  \
     tomte up www.someschool.edu         one host of it\n  \
     tomte events                        what is said, live (in another terminal)\n  \
     tomte events --daemon web --full    only the web, with all header fields\n  \
+    tomte events --past | grep MX       what was said up to now\n  \
     tomte status                        who serves where\n  \
     tomte stop mail.hamburger.edu       one host goes off; start brings it back\n  \
     tomte zone reload ns.crepes.fr      after its zone file was changed\n  \
@@ -72,7 +73,7 @@ enum Command {
     /// Show who serves where
     #[command(before_help = status::EXAMPLES)]
     Status(status::Arguments),
-    /// Follow what is said on the wire
+    /// Follow what is said on the wire, with the time of your clock (--json has UTC)
     #[command(before_help = events::EXAMPLES)]
     Events(events::Arguments),
     /// Check zone files, and tell name servers to read them anew

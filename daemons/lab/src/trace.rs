@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Whom, get},
-    events::{Heard, follow},
+    events::{Heard, Stream},
 };
 use anyhow::{Context, anyhow, bail};
 use dns::{name::Name, rdata::Type, record::Message};
@@ -73,8 +73,9 @@ pub(crate) fn dns(Command::Trace(arguments): &Command) -> anyhow::Result<()> {
     // First listen, then ask: nothing that is said is missed.
     let (sender, heard) = mpsc::sync_channel(1024);
     let filter = Filter { daemon: Some("dns".to_owned()), host: Some(resolver.host.clone()), connection: None };
-    let (path, socket) = (format!("/events?{}", filter.to_query()), socket.clone());
-    thread::spawn(move || follow(&socket, &path, &sender));
+    let mut stream = Stream::open(socket, &format!("/events?{}", filter.to_query()))?;
+    stream.past()?;
+    thread::spawn(move || stream.follow(&sender));
     let client = UdpSocket::bind(if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" })?;
     client.connect(address)?;
     let local = client.local_addr()?;

@@ -23,6 +23,7 @@ use std::{
     io::Write,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
     time::Instant,
 };
@@ -32,7 +33,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How many events the lab remembers for a `tomte events` that starts later.
+/// How many events of each daemon on each host the lab remembers for a `tomte events` that starts later.
 const RING: usize = 1000;
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
@@ -149,7 +150,7 @@ async fn run(lab: Lab, state: &Path, arguments: &Arguments, began: Instant) -> a
         registers: Registers::default(),
         directory: Directory::default(),
         sockets: Sockets::default(),
-        accounts: Arc::new(Accounts::load(&accounts)?),
+        accounts: Arc::new(Accounts::load(&accounts).map_err(|error| StartError::unfit("accounts", error))?),
         workers: Workers::Inline,
     };
     process.accounts.on_reload(&process.directory, "the lab");
@@ -265,93 +266,107 @@ impl Hosts<'_> {
 struct Started {
     name: String,
     suggestion: String,
-    endpoints: Vec<(&'static str, Endpoint)>,
-    web: Option<web::Server>,
-    /// With what its zones are read from.
-    dns: Option<dns::Server>,
-    pop3: Option<pop3::Server>,
-    smtp: Option<smtp::Server>,
-    wordlength: Option<wordlength::Server>,
+    daemons: Vec<Daemon>,
+}
+
+/// One of them.
+struct Daemon {
+    name: &'static str,
+    endpoints: Vec<Endpoint>,
+    introduce: Introduction,
+    run: Box<dyn FnOnce(CancellationToken) -> Run>,
+}
+
+/// Tells the directory what can be asked of a daemon, at this host.
+type Introduction = Box<dyn FnOnce(&Directory, &str)>;
+
+/// A daemon that runs.
+type Run = Pin<Box<dyn Future<Output = Result<(), StartError>> + Send>>;
+
+impl Daemon {
+    fn new<F>(name: &'static str, endpoints: Vec<Endpoint>, run: impl FnOnce(CancellationToken) -> F + 'static) -> Self
+    where
+        F: Future<Output = Result<(), StartError>> + Send + 'static,
+    {
+        let run = Box::new(|stop| -> Run { Box::pin(run(stop)) });
+        Self { name, endpoints, introduce: Box::new(|_, _| {}), run }
+    }
+
+    /// One that can be asked something.
+    fn introduced(self, introduce: impl FnOnce(&Directory, &str) + 'static) -> Self {
+        Self { introduce: Box::new(introduce), ..self }
+    }
 }
 
 impl Started {
     fn bind(host: &Host, process: &Process, authority: &LabCa) -> anyhow::Result<Self> {
         let tls = authority.certificate_for(&host.names())?;
         let shared = |daemon| process.shared(daemon, &host.name, tls.clone());
-        let bind = || -> Result<Self, StartError> {
-            let web = host.web.as_ref().map(|config| web::Server::bind(config, &shared("web"))).transpose()?;
-            let dns = host.dns.clone();
-            let dns = dns.map(|config| dns::Server::bind(&config, &shared("dns")));
-            let dns = dns.transpose()?;
-            let pop3 = host.pop3.clone();
-            let pop3 = pop3.map(|config| pop3::Server::bind(config, &shared("pop3"))).transpose()?;
-            let smtp = host.smtp.clone();
-            let smtp = smtp.map(|config| smtp::Server::bind(config, &shared("smtp"))).transpose()?;
-            let wordlength = host.wordlength.clone();
-            let wordlength =
-                wordlength.map(|config| wordlength::Server::bind(config, &shared("wordlength"))).transpose()?;
-            let of = |daemon, endpoints: Vec<Endpoint>| endpoints.into_iter().map(move |endpoint| (daemon, endpoint));
-            let endpoints = web.iter().flat_map(|server| of("web", server.local_addrs()));
-            let endpoints = endpoints.chain(dns.iter().flat_map(|server| of("dns", server.local_addrs())));
-            let endpoints = endpoints.chain(smtp.iter().flat_map(|server| of("smtp", server.local_addrs())));
-            let endpoints = endpoints.chain(pop3.iter().flat_map(|server| of("pop3", server.local_addrs())));
-            let endpoints =
-                endpoints.chain(wordlength.iter().flat_map(|server| of("wordlength", server.local_addrs())));
-            let endpoints: Vec<_> = endpoints.collect();
-            let fill = |text: String, (_, Endpoint { protocol, address }): &(_, Endpoint)| {
-                // URLs have a colon before the port, nc and telnet a blank.
-                let blank = if protocol.starts_with("http") { ":" } else { " " };
-                text.replace(&format!("{{{protocol}}}"), &format!("{}{blank}{}", address.ip(), address.port()))
-            };
-            let suggestion = endpoints.iter().fold(host.r#try.clone(), fill);
-            // dig has the port apart.
-            let dig = endpoints.iter().find(|(daemon, _)| *daemon == "dns").map(|(_, endpoint)| endpoint.address);
-            let dig = dig.map(|address| format!("{} -p {}", address.ip(), address.port())).unwrap_or_default();
-            let suggestion = suggestion.replace("{dig}", &dig);
-            Ok(Self { name: host.name.clone(), suggestion, endpoints, web, dns, pop3, smtp, wordlength })
+        let bind = || -> Result<Vec<Daemon>, StartError> {
+            let mut daemons = vec![];
+            if let Some(config) = &host.web {
+                let server = web::Server::bind(config, &shared("web"))?;
+                daemons.push(Daemon::new("web", server.local_addrs(), |stop| server.run(stop)));
+            }
+            if let Some(config) = &host.dns {
+                let server = dns::Server::bind(config, &shared("dns"))?;
+                let (reloader, resolvers) = (server.reloader(), server.resolvers());
+                let daemon = Daemon::new("dns", server.local_addrs(), |stop| server.run(stop));
+                daemons.push(daemon.introduced(move |directory, host| {
+                    let reload = move || reloader.reload_zones().map_err(|error| error.to_string());
+                    directory.on_reload("dns", host, reload);
+                    if let Some(resolvers) = resolvers {
+                        directory.on_cache("dns", host, move |question| resolvers.about(question));
+                    }
+                }));
+            }
+            if let Some(config) = &host.smtp {
+                let server = smtp::Server::bind(config.clone(), &shared("smtp"))?;
+                let queue = server.queue();
+                let daemon = Daemon::new("smtp", server.local_addrs(), |stop| server.run(stop));
+                daemons.push(daemon.introduced(move |directory, host| {
+                    directory.on_queue("smtp", host, move |action, id| queue.about(action, id));
+                }));
+            }
+            if let Some(config) = &host.pop3 {
+                let server = pop3::Server::bind(config.clone(), &shared("pop3"))?;
+                daemons.push(Daemon::new("pop3", server.local_addrs(), |stop| server.run(stop)));
+            }
+            if let Some(config) = &host.wordlength {
+                let server = wordlength::Server::bind(config.clone(), &shared("wordlength"))?;
+                daemons.push(Daemon::new("wordlength", server.local_addrs(), |stop| server.run(stop)));
+            }
+            Ok(daemons)
         };
-        bind().map_err(|error| cure(&host.name, error))
+        let daemons = bind().map_err(|error| cure(&host.name, error))?;
+        let started = Self { name: host.name.clone(), suggestion: String::new(), daemons };
+        let fill = |text: String, Endpoint { protocol, address }: &Endpoint| {
+            // URLs have a colon before the port, nc and telnet a blank.
+            let blank = if protocol.starts_with("http") { ":" } else { " " };
+            text.replace(&format!("{{{protocol}}}"), &format!("{}{blank}{}", address.ip(), address.port()))
+        };
+        let suggestion = started.endpoints().fold(host.r#try.clone(), fill);
+        // dig has the port apart.
+        let dns = started.daemons.iter().find(|daemon| daemon.name == "dns").and_then(|dns| dns.endpoints.first());
+        let dig = dns.map(|dns| format!("{} -p {}", dns.address.ip(), dns.address.port())).unwrap_or_default();
+        let suggestion = suggestion.replace("{dig}", &dig);
+        Ok(Self { suggestion, ..started })
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.daemons.iter().flat_map(|daemon| &daemon.endpoints)
     }
 
     fn serve(self, process: &Process, tasks: &TaskTracker, shutdown: &CancellationToken) -> Running {
         let running = Running { stop: shutdown.child_token(), daemons: TaskTracker::new() };
-        let Running { stop, daemons } = &running;
-        for daemon in ["web", "dns", "smtp", "pop3", "wordlength"] {
-            let addresses = self.endpoints.iter().filter(|(of, _)| *of == daemon);
-            let addresses: Vec<String> = addresses.map(|(_, endpoint)| endpoint.to_string()).collect();
-            if !addresses.is_empty() {
-                process.directory.set(daemon, &self.name, State::Serving, addresses);
-            }
+        for Daemon { name, endpoints, introduce, run } in self.daemons {
+            let addresses = endpoints.iter().map(Endpoint::to_string).collect();
+            process.directory.set(name, &self.name, State::Serving, addresses);
+            introduce(&process.directory, &self.name);
+            let run = end(self.name.clone(), name, shutdown.clone(), run(running.stop.clone()));
+            tasks.spawn(running.daemons.track_future(run));
         }
-        if let Some(server) = self.web {
-            let run = server.run(stop.clone());
-            tasks.spawn(daemons.track_future(end(self.name.clone(), "web", shutdown.clone(), run)));
-        }
-        if let Some(server) = self.dns {
-            let reloader = server.reloader();
-            let reload = move || reloader.reload_zones().map_err(|error| error.to_string());
-            process.directory.on_reload("dns", &self.name, reload);
-            if let Some(resolvers) = server.resolvers() {
-                process.directory.on_cache("dns", &self.name, move |question| resolvers.about(question));
-            }
-            let run = server.run(stop.clone());
-            tasks.spawn(daemons.track_future(end(self.name.clone(), "dns", shutdown.clone(), run)));
-        }
-        if let Some(server) = self.smtp {
-            let queue = server.queue();
-            process.directory.on_queue("smtp", &self.name, move |action, id| queue.about(action, id));
-            let run = server.run(stop.clone());
-            tasks.spawn(daemons.track_future(end(self.name.clone(), "smtp", shutdown.clone(), run)));
-        }
-        if let Some(server) = self.pop3 {
-            let run = server.run(stop.clone());
-            tasks.spawn(daemons.track_future(end(self.name.clone(), "pop3", shutdown.clone(), run)));
-        }
-        if let Some(server) = self.wordlength {
-            let run = server.run(stop.clone());
-            tasks.spawn(daemons.track_future(end(self.name.clone(), "wordlength", shutdown.clone(), run)));
-        }
-        daemons.close();
+        running.daemons.close();
         running
     }
 }
@@ -397,23 +412,22 @@ fn print_table(hosts: &[Started], authority: &Path, state: &Path, began: Instant
     let count = if hosts.len() == 1 { "1 host".to_owned() } else { format!("{} hosts", hosts.len()) };
     writeln!(out, "{bold}The lab is up: {count} in {} ms.{plain}\n", began.elapsed().as_millis())?;
     let services = |host: &Started| {
-        let each =
-            host.endpoints.iter().map(|(_, endpoint)| format!("{} {}", endpoint.protocol, endpoint.address.port()));
+        let each = host.endpoints().map(|endpoint| format!("{} {}", endpoint.protocol, endpoint.address.port()));
         each.collect::<Vec<_>>()
     };
     let columns = terminal::width();
     let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{bold}{:width$}  {:<13} SERVICES, and what to try{plain}", "HOST", "ADDRESS")?;
     for host in hosts {
-        let address = host.endpoints.first().map(|(_, endpoint)| endpoint.address.ip().to_string()).unwrap_or_default();
+        let address = host.endpoints().next().map(|endpoint| endpoint.address.ip().to_string()).unwrap_or_default();
         let row = format!("{:width$}  {address:<13} ", host.name);
         writeln!(out, "{row}{}", fold(&services(host), "  ", row.len(), columns))?;
         if !host.suggestion.is_empty() {
             writeln!(out, "    {dim}{}{plain}", host.suggestion)?;
         }
     }
-    let telnet = hosts.iter().flat_map(|host| &host.endpoints).find(|(_, endpoint)| endpoint.protocol == "http");
-    if let Some((_, Endpoint { address, .. })) = telnet {
+    let telnet = hosts.iter().flat_map(Started::endpoints).find(|endpoint| endpoint.protocol == "http");
+    if let Some(Endpoint { address, .. }) = telnet {
         writeln!(
             out,
             "\nBy hand:       telnet {} {}      then type: GET / HTTP/1.0, and Return twice",

@@ -108,7 +108,8 @@ fn reload(Reload { host, whom }: &Reload) -> anyhow::Result<()> {
     for Reloaded { host, problem, doubts, .. } in &reloaded {
         match problem {
             None => writeln!(out, "{host}: reloaded")?,
-            Some(problem) => eprintln!("{host}: {problem}"),
+            // What is wrong with its zones is told zone by zone; it should be seen whose they are.
+            Some(problem) => eprintln!("{host}: {}", problem.trim_end().replace('\n', "\n  ")),
         }
         for doubt in doubts {
             eprintln!("warning: {doubt}");

@@ -233,7 +233,7 @@ mod tests {
             ("550 5.1.1234 no\r\n", 550, Class::Never, "550 5.1.1234 no", Status(5, 0, 0)),
             ("550 5.+1.1 no\r\n", 550, Class::Never, "550 5.+1.1 no", Status(5, 0, 0)),
             // What is not printable cannot paint on a terminal; UTF-8 stays (RFC 6531 §3.4).
-            ("250 a\x1b[31m\tå\r\n", 250, Class::Done, "250 a\\u{1b}[31m\\tå", Status(2, 0, 0)),
+            ("250 a\x1b[31m\tå\r\n", 250, Class::Done, "250 a\\x1b[31m\\tå", Status(2, 0, 0)),
         ] {
             let answers = in_every_chunk_size(text).unwrap();
             let [answer] = &answers[..] else { panic!("{answers:?}") };

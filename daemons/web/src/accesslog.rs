@@ -29,6 +29,8 @@ pub(crate) struct Entry<'a> {
     /// `HTTP/1.1`; empty where a line that was refused had none.
     pub version: &'a [u8],
     pub status: u16,
+    /// Octets of the answer's head.
+    pub head_octets: u64,
     /// Octets of the body that were sent.
     pub octets: u64,
     pub referer: Option<&'a [u8]>,
@@ -146,6 +148,7 @@ pub(crate) fn json(line: &mut Vec<u8>, clock: &mut Clock, entry: &Entry) {
     }
     let numbers = [
         (&b",\"status\":"[..], u64::from(entry.status)),
+        (b",\"head_octets\":", entry.head_octets),
         (b",\"octets\":", entry.octets),
         (b",\"micros\":", entry.micros),
         (b",\"connection\":", entry.connection),
@@ -242,6 +245,7 @@ mod tests {
             target: b"/index.html?a=b",
             version: b"HTTP/1.1",
             status: 200,
+            head_octets: 312,
             octets: 2652,
             referer: None,
             user_agent: Some(b"Mozilla/5.0 (X11)"),
@@ -287,7 +291,7 @@ mod tests {
             serde_json::json!({
                 "time": "2007-10-30T17:00:02Z", "remote": "127.77.9.1", "user": "alice", "method": "GET",
                 "target": "/index.html?a=b", "version": "HTTP/1.1", "host": "www.someschool.edu",
-                "referer": "http://a/", "user_agent": "Mozilla/5.0 (X11)", "status": 200, "octets": 2652,
+                "referer": "http://a/", "user_agent": "Mozilla/5.0 (X11)", "status": 200, "head_octets": 312, "octets": 2652,
                 "micros": 42, "connection": 7
             })
         );

@@ -6,7 +6,7 @@ use crate::{
     body::{Body, Transfer},
     config::Config,
     form,
-    gate::{FirstOctets, Gate, Link, Stream, Waits},
+    gate::{Counted, FirstOctets, Gate, Link, Stream, Waits},
     head::Limits,
     log::{Log, Ticket},
     origin::{self, After, Reply, Sites, Surroundings},
@@ -15,8 +15,8 @@ use crate::{
     shortcut::{self, DateLine, Fetch, title_case},
 };
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
-    header::{CONNECTION, EXPECT, HOST, REFERER, SERVER, USER_AGENT},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, REFERER, SERVER, USER_AGENT},
     request::Parts,
 };
 use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::service_fn};
@@ -33,7 +33,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -41,7 +41,7 @@ use std::{
 use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_util::sync::CancellationToken;
 
-const KEEP_ALIVE: http::HeaderName = http::HeaderName::from_static("keep-alive");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// What all connections of one worker share.
 #[derive(Debug)]
@@ -135,6 +135,10 @@ impl Serving {
         }
     }
 
+    fn date(&self) -> MutexGuard<'_, DateLine> {
+        self.date.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sites(&self) -> Arc<Sites> {
         Arc::clone(&self.sites.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -178,7 +182,7 @@ impl Serving {
             if matches!(wait, Ok(Ok(1))) && !tls::begins(&first) {
                 return Ok(Stream::Plain(tcp));
             }
-            let encrypted = acceptor.accept(tcp, self.waits.head, conversation.id()).await;
+            let encrypted = acceptor.accept(Counted::new(tcp), self.waits.head, conversation.id()).await;
             encrypted.map(|stream| Stream::Tls(Box::new(stream)))
         };
         match shutdown.run_until_cancelled(handshake).await {
@@ -424,7 +428,7 @@ impl Exchange<'_> {
         let common = &self.serving.common[word as usize];
         let now = SystemTime::now();
         let answer = {
-            let mut date = self.serving.date.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut date = self.serving.date();
             shortcut::Answer::new(&small, fetch.method, common, date.at(now), after)
         };
         self.count(StatusCode::OK, number);
@@ -441,6 +445,7 @@ impl Exchange<'_> {
                 target: fetch.target(),
                 version: b"HTTP/1.1",
                 status: StatusCode::OK.as_u16(),
+                head_octets: answer.head_octets as u64,
                 octets,
                 referer: fetch.referer(),
                 user_agent: fetch.user_agent(),
@@ -457,6 +462,8 @@ impl Exchange<'_> {
         let Reply { mut response, after, because, user } = reply;
         let after = if wants_to_stay(head) { after } else { After::Close };
         self.serving.common_fields(self.word(after, number, head.version), response.headers_mut());
+        // hyper would add it on the way out, where nobody sees it.
+        response.headers_mut().insert(DATE, self.serving.date().value(SystemTime::now()));
         if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
             response.extensions_mut().insert(ReasonPhrase::from_static(page::CONTENT_TOO_LARGE.as_bytes()));
         }
@@ -468,7 +475,7 @@ impl Exchange<'_> {
             if !because.is_empty() {
                 self.conversation.note(&because);
             }
-            report(self.conversation, head.version, &response);
+            report(self.conversation, head, &response);
         }
         response
     }
@@ -477,6 +484,7 @@ impl Exchange<'_> {
         let field = |name| head.headers.get(name).map(HeaderValue::as_bytes);
         let remote = self.conversation.remote().ip();
         let status = response.status();
+        let head_octets = head_octets(response) as u64;
         let RequestLine { method, target, version } = RequestLine::of(head);
         if let Body::Pieces(_) = response.body() {
             let owned = |name| field(name).map(<[u8]>::to_vec);
@@ -489,6 +497,7 @@ impl Exchange<'_> {
                 target: target.into_owned(),
                 version: head.version,
                 status,
+                head_octets,
                 referer: owned(REFERER),
                 user_agent: owned(USER_AGENT),
                 host: owned(HOST),
@@ -505,6 +514,7 @@ impl Exchange<'_> {
             target: &target,
             version,
             status: status.as_u16(),
+            head_octets,
             octets: response.body().octets(),
             referer: field(REFERER),
             user_agent: field(USER_AGENT),
@@ -550,7 +560,7 @@ fn is_timeout(error: &hyper::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
-/// RFC 9112 §9.3: HTTP/1.1 stays unless it says `close`, HTTP/1.0 goes unless it says `keep-alive`.
+/// RFC 9112 §9.3: HTTP/1.1 stays unless it says `close`, HTTP/1.0 goes unless it says `keep-alive`, and `close` counts first.
 fn wants_to_stay(head: &Parts) -> bool {
     let says = |word: &str| {
         head.headers.get_all(CONNECTION).iter().any(|line| {
@@ -560,7 +570,7 @@ fn wants_to_stay(head: &Parts) -> bool {
         })
     };
     match head.version {
-        Version::HTTP_10 => says("keep-alive"),
+        Version::HTTP_10 => says("keep-alive") && !says("close"),
         _ => !says("close"),
     }
 }
@@ -570,11 +580,22 @@ fn keep_alive(timeout: Duration, max: u64) -> HeaderValue {
     HeaderValue::try_from(format!("timeout={}, max={max}", timeout.as_secs())).expect("digits and plain words")
 }
 
-/// Shows a response head in the transcript. hyper adds `Date` on the way out.
-fn report(conversation: &Conversation, version: Version, response: &Response<Body>) {
+/// Shows a response head in the transcript.
+fn report(conversation: &Conversation, head: &Parts, response: &Response<Body>) {
     let status = response.status();
-    let line = format!("{} {} {}", accesslog::version(version), status.as_u16(), page::reason_phrase(status));
-    let fields = response.headers().iter();
+    let line = format!("{} {} {}", accesslog::version(head.version), status.as_u16(), page::reason_phrase(status));
+    // hyper writes the length of nothing last.
+    let is_last =
+        |name: &HeaderName| *name == CONTENT_LENGTH && head.method != Method::HEAD && response.body().octets() == 0;
+    let (last, fields): (Vec<_>, Vec<_>) = response.headers().iter().partition(|(name, _)| is_last(name));
+    let fields = fields.into_iter().chain(last);
     let fields = fields.map(|(name, value)| format!("{}: {}", title_case(name.as_str()), readable(value.as_bytes())));
-    conversation.message(Kind::Server, line, fields.collect(), response.body().octets() as usize);
+    conversation.head(Kind::Server, line, fields.collect(), head_octets(response), Some(response.body().octets()));
+}
+
+/// What the head of a response takes on the wire. All its fields are there: hyper adds none.
+fn head_octets(response: &Response<Body>) -> usize {
+    let line = "HTTP/1.1 200 ".len() + page::reason_phrase(response.status()).len() + "\r\n".len();
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    line + response.headers().iter().map(field).sum::<usize>() + "\r\n".len()
 }

@@ -166,7 +166,61 @@ impl Link {
 /// The socket, in the clear or encrypted.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Counted>>),
+}
+
+/// A socket below TLS that counts what it takes. Up to 64 KiB wait encrypted in the memory of rustls, and it says nothing of them until they
+/// all have gone: who takes them slowly and steadily would look like who takes nothing.
+pub(crate) struct Counted {
+    tcp: TcpStream,
+    taken: u64,
+}
+
+impl Counted {
+    pub(crate) fn new(tcp: TcpStream) -> Self {
+        Self { tcp, taken: 0 }
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(octets)) = written {
+            self.taken += octets as u64;
+        }
+        written
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write(cx, octets);
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, slices);
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
 }
 
 /// What became of the wait for a request.
@@ -227,6 +281,8 @@ pub(crate) struct Gate {
     passed: u64,
     /// The peer does not take what we send.
     stalled: bool,
+    /// What the socket below TLS had taken when we began to wait for more.
+    taken: u64,
     /// One timer for all waits. It is moved only when somebody begins to wait for an earlier time, or when it fires:
     /// in a busy connection every request would move it later, and it never fires.
     timer: Pin<Box<Sleep>>,
@@ -260,6 +316,7 @@ impl Gate {
             outgoing: None,
             passed: 0,
             stalled: false,
+            taken: 0,
             timer: Box::pin(sleep_until(deadline)),
             deadline,
             idle_until: deadline,
@@ -398,7 +455,12 @@ impl Gate {
                     Progress::Incomplete => break,
                     Progress::Complete { octets, framing, .. } => {
                         if self.conversation.is_heard() {
-                            report_head(&self.conversation, &rest[..octets]);
+                            let body = match framing {
+                                Framing::None => Some(0),
+                                Framing::Length(octets) => Some(octets),
+                                Framing::Chunked => None,
+                            };
+                            report_head(&self.conversation, &rest[..octets], body);
                         }
                         good += octets;
                         self.passed += 1;
@@ -410,7 +472,7 @@ impl Gate {
                     }
                     Progress::Refused(refused) => {
                         if self.conversation.is_heard() {
-                            report_head(&self.conversation, rest);
+                            report_head(&self.conversation, rest, None);
                         }
                         self.refuse(refused, rest);
                         break;
@@ -473,7 +535,7 @@ impl Gate {
             Place::Head(_) => {
                 let refusal = Refusal::HeadTimeout { after: self.waits.head };
                 if self.conversation.is_heard() {
-                    report_head(&self.conversation, &self.held);
+                    report_head(&self.conversation, &self.held, None);
                 }
                 let held = std::mem::take(&mut self.held);
                 self.refuse(Refused { refusal, answer: Answer::WithBody }, &held);
@@ -549,7 +611,7 @@ impl AsyncRead for Gate {
                     return Poll::Ready(Ok(()));
                 }
                 // Half a head and no more to come: say what is missing to a client that may still be reading.
-                report_head(&gate.conversation, &gate.held);
+                report_head(&gate.conversation, &gate.held, None);
                 let held = std::mem::take(&mut gate.held);
                 gate.refuse(Refused { refusal: Refusal::HeadCutOff, answer: Answer::WithBody }, &held);
                 continue;
@@ -589,26 +651,48 @@ impl Gate {
         match result {
             Poll::Ready(Ok(octets)) => {
                 self.link.sent.fetch_add(octets as u64, Ordering::Relaxed);
-                self.stalled = false;
-                match self.place {
-                    Place::Head(_) if !self.has_begun() => self.wait_for_next_request(),
-                    Place::Head(_) => self.wait(self.waits.head),
-                    Place::Body(_) | Place::Chunked(_) => self.wait(self.waits.body),
-                    Place::Refused(_) => {}
-                }
+                self.is_taken();
                 Poll::Ready(Ok(octets))
             }
-            Poll::Pending => {
-                if !self.stalled {
-                    self.stalled = true;
-                    self.wait(self.waits.send);
-                }
-                ready!(self.poll_deadline(cx));
-                self.conversation.note("the client did not take what we sent: closing");
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
+            Poll::Pending => self.poll_stalled(cx).map(Err),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
+    }
+
+    /// The same for what was written already and waits encrypted.
+    fn after_flush(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        match result {
+            Poll::Ready(Ok(())) if self.stalled => self.is_taken(),
+            Poll::Pending => return self.poll_stalled(cx).map(Err),
+            Poll::Ready(_) => {}
+        }
+        result
+    }
+
+    /// The peer takes what we send; what we wait for next is its own.
+    fn is_taken(&mut self) {
+        self.stalled = false;
+        match self.place {
+            Place::Head(_) if !self.has_begun() => self.wait_for_next_request(),
+            Place::Head(_) => self.wait(self.waits.head),
+            Place::Body(_) | Place::Chunked(_) => self.wait(self.waits.body),
+            Place::Refused(_) => {}
+        }
+    }
+
+    /// The peer does not take what we send; ready when it has taken nothing for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let taken = match &self.stream {
+            Stream::Plain(_) => 0,
+            Stream::Tls(tls) => tls.get_ref().0.taken,
+        };
+        if !self.stalled || taken > self.taken {
+            (self.stalled, self.taken) = (true, taken);
+            self.wait(self.waits.send);
+        }
+        ready!(self.poll_deadline(cx));
+        self.conversation.note("the client did not take what we sent: closing");
+        Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
     /// Sends up to `octets` octets of the file that is next.
@@ -681,9 +765,13 @@ impl AsyncWrite for Gate {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let gate = self.get_mut();
+        match &mut gate.stream {
             Stream::Plain(_) => Poll::Ready(Ok(())),
-            Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Stream::Tls(tls) => {
+                let result = Pin::new(tls).poll_flush(cx);
+                gate.after_flush(cx, result)
+            }
         }
     }
 
@@ -703,7 +791,10 @@ impl AsyncWrite for Gate {
                 // hyper drops us next, and closing the socket sends the FIN as well.
                 Stream::Plain(_) if clean => return Poll::Ready(Ok(())),
                 Stream::Plain(tcp) => ready!(Pin::new(tcp).poll_shutdown(cx))?,
-                Stream::Tls(tls) => ready!(Pin::new(tls).poll_shutdown(cx))?,
+                Stream::Tls(tls) => {
+                    let result = Pin::new(tls).poll_shutdown(cx);
+                    ready!(gate.after_flush(cx, result))?;
+                }
             }
             if clean {
                 return Poll::Ready(Ok(()));
@@ -788,12 +879,12 @@ fn first_line(head: &[u8]) -> &[u8] {
     &line[..line.len().min(LINE_OCTETS_MAX)]
 }
 
-/// Shows a head in the transcript: the request line tells it, the fields are the detail.
-fn report_head(conversation: &Conversation, head: &[u8]) {
+/// Shows a head in the transcript: the request line tells it, the fields are the detail. `body` is how much follows.
+fn report_head(conversation: &Conversation, head: &[u8], body: Option<u64>) {
     let mut lines = lines(head);
     let first = lines.next().unwrap_or_default();
     let fields = lines.map(|line| field(line, conversation.reveals_secrets()));
-    conversation.message(Kind::Client, readable(first), fields.collect(), head.len());
+    conversation.head(Kind::Client, readable(first), fields.collect(), head.len(), body);
 }
 
 /// A field line as it may be shown: passwords and sessions are starred.
@@ -813,12 +904,17 @@ fn field(line: &[u8], reveal_secrets: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::{Shared, transcript::Transport};
+    use shared::{
+        Shared,
+        tls::{LabCa, Service, client_config},
+        transcript::Transport,
+    };
     use std::future::poll_fn;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpSocket},
     };
+    use tokio_rustls::TlsConnector;
 
     const LIMITS: Limits = Limits { target_octets: 100, head_octets: 1000, fields: 10 };
 
@@ -887,6 +983,64 @@ mod tests {
             read.unwrap();
             assert_eq!(octets.len(), 5 + LARGE);
             assert!(octets.starts_with(b"head x") && octets[5..].iter().all(|octet| *octet == b'x'));
+        }
+    }
+
+    /// The same gate over TLS, with little room in the kernel.
+    async fn gate_over_tls() -> (tokio_rustls::client::TlsStream<TcpStream>, Gate) {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = LabCa::open_or_create(folder.path()).unwrap();
+        let mut shared = Shared::for_tests("web");
+        shared.tls = authority.certificate_for(&["localhost".to_owned()]).unwrap();
+        let service = Service { name: "https", alpn: &[], key: "web.listen_tls" };
+        let acceptor = service.acceptor(&shared, &[]).unwrap().unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 << 10).unwrap();
+        let near = socket.connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(near, listener.accept());
+        let (near, far) = (near.unwrap(), far.unwrap().0);
+        rustix::net::sockopt::set_socket_send_buffer_size(&far, 8 << 10).unwrap();
+        let connector = TlsConnector::from(client_config(&authority.certificate_file()).unwrap());
+        let near = connector.connect("localhost".try_into().unwrap(), near);
+        let far = acceptor.accept(Counted::new(far), Duration::from_mins(1), 1);
+        let (near, far) = tokio::join!(near, far);
+        let (_, mut gate) = gate().await;
+        gate.stream = Stream::Tls(Box::new(far.unwrap()));
+        (near.unwrap(), gate)
+    }
+
+    /// Writes until neither kernel nor rustls have room for more.
+    async fn fill(gate: &mut Gate) {
+        let octets = vec![b'x'; 16 << 10];
+        poll_fn(|cx| {
+            while Pin::new(&mut *gate).poll_write(cx, &octets).map(Result::unwrap).is_ready() {}
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn who_takes_a_little_of_what_waits_encrypted_is_seen_to_take_it() {
+        let (mut client, mut gate) = gate_over_tls().await;
+        fill(&mut gate).await;
+        let deadline = gate.deadline;
+        client.read_exact(&mut [0; 16 << 10]).await.unwrap();
+        if let Stream::Tls(tls) = &gate.stream {
+            tls.get_ref().0.tcp.writable().await.unwrap();
+        }
+        // There is no word of it: what has gone was not all that waits.
+        let flush = poll_fn(|cx| Poll::Ready(Pin::new(&mut gate).poll_flush(cx).is_pending())).await;
+        assert!(flush && gate.deadline > deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_encrypted_is_waited_for_no_longer_than_what_waits_in_clear() {
+        for goodbye in [false, true] {
+            let (_client, mut gate) = gate_over_tls().await;
+            fill(&mut gate).await;
+            let error = if goodbye { gate.shutdown().await } else { gate.flush().await };
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut, "{goodbye}");
         }
     }
 

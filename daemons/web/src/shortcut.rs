@@ -20,7 +20,7 @@ use crate::{
     origin::After,
 };
 use bytes::Bytes;
-use http::{HeaderMap, Version};
+use http::{HeaderMap, HeaderValue, Version};
 use std::{
     io::Write as _,
     ops::Range,
@@ -104,6 +104,7 @@ pub(crate) struct Answer {
     front: Vec<u8>,
     /// A longer body.
     rest: Bytes,
+    pub(crate) head_octets: usize,
     sent: usize,
     pub(crate) after: After,
 }
@@ -128,11 +129,11 @@ impl Answer {
             front.extend_from_slice(part);
         }
         front.extend_from_slice(joined);
-        Self::of(front, rest, after)
+        Self { head_octets, ..Self::of(front, rest, after) }
     }
 
     pub(crate) fn of(front: Vec<u8>, rest: Bytes, after: After) -> Self {
-        Self { front, rest, sent: 0, after }
+        Self { head_octets: front.len(), front, rest, sent: 0, after }
     }
 
     /// What is not sent yet.
@@ -172,28 +173,39 @@ pub(crate) fn title_case(name: &str) -> String {
     name.chars().map(case).collect()
 }
 
-/// The `Date` field line of the present second: to write it anew for each answer would cost more than the rest of the answer.
+/// The `Date` field of the present second: to write it anew for each answer would cost more than the rest of the answer.
 #[derive(Debug)]
 pub(crate) struct DateLine {
     second: u64,
+    value: HeaderValue,
     line: Vec<u8>,
 }
 
 impl DateLine {
     pub(crate) fn new() -> Self {
-        let mut date = Self { second: 0, line: vec![] };
+        let mut date = Self { second: 0, value: HeaderValue::from_static(""), line: vec![] };
         date.write();
         date
     }
 
     /// RFC 9110 §6.6.1: when the message was made.
     pub(crate) fn at(&mut self, now: SystemTime) -> &[u8] {
+        self.turn(now);
+        &self.line
+    }
+
+    /// The same without the field's name.
+    pub(crate) fn value(&mut self, now: SystemTime) -> HeaderValue {
+        self.turn(now);
+        self.value.clone()
+    }
+
+    fn turn(&mut self, now: SystemTime) {
         let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if second != self.second {
             self.second = second;
             self.write();
         }
-        &self.line
     }
 
     fn write(&mut self) {
@@ -201,6 +213,7 @@ impl DateLine {
         let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(self.second));
         // Writing to a Vec cannot fail.
         let _ = write!(self.line, "Date: {date}\r\n");
+        self.value = HeaderValue::try_from(date.to_string()).expect("letters, digits and blanks");
     }
 }
 

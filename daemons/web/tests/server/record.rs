@@ -164,6 +164,85 @@ fn who_watches_sees_heads_and_reasons_but_no_secrets() {
     assert_eq!(seen.len(), 6, "{seen:?}");
 }
 
+/// The lines of a head, its octets, and those of the body behind it.
+type Seen = (Vec<String>, u64, Option<u64>);
+
+#[test]
+fn who_watches_sees_each_head_as_it_is_on_the_wire_and_how_much_follows_it() {
+    let stage = Stage::with(logging(LogFormat::Json));
+    stage.write("large.bin", &pattern(1 << 20));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (request, body) in [
+        ("GET /hello.txt HTTP/1.1\r\nHost: x\r\n", 14),
+        ("GET /hello.txt HTTP/1.0\r\nConnection: keep-alive\r\n", 14),
+        ("GET /hello.txt HTTP/1.0\r\n", 14),
+        ("HEAD /hello.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", 0),
+        ("GET /empty.txt HTTP/1.1\r\nHost: x\r\n", 0),
+        ("HEAD /empty.txt HTTP/1.1\r\nHost: x\r\n", 0),
+        ("GET /hello.txt HTTP/1.1\r\nHost: x\r\nIf-None-Match: *\r\n", 0),
+        ("GET /large.bin HTTP/1.1\r\nHost: x\r\n", 1 << 20),
+        ("GET /large.bin HTTP/1.1\r\nHost: x\r\nRange: bytes=5-70004\r\n", 70_000),
+        ("OPTIONS * HTTP/1.1\r\nHost: x\r\n", 0),
+        ("GET /vault/plan.txt HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n", 0),
+        ("what is this\r\n", 0),
+        ("POST /hello.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n", 0),
+    ] {
+        let mut events = stage.shared.transcript.hub().subscribe();
+        let request = format!("{request}\r\n");
+        let sent = if request.starts_with("POST") { format!("{request}abc") } else { request.clone() };
+        let mut client = stage.connect();
+        client.send(&sent);
+        client.finish_sending();
+        let received = client.rest();
+        let end = received.windows(4).position(|octets| octets == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8(received[..end].to_vec()).unwrap();
+        // What a page of ours says of an error is as long as it is.
+        let body = if head.contains(" 4") && head.starts_with("HTTP/1.1 4") { received.len() - end } else { body };
+        assert_eq!(received.len() - end, body, "{request}");
+        let (mut asked, mut answered): (Option<Seen>, Option<Seen>) = (None, None);
+        runtime.block_on(async {
+            loop {
+                let Some(Heard::Event(event)) = events.next().await else { panic!("no events") };
+                let lines = std::iter::once(event.line.clone()).chain(event.more.clone()).collect();
+                let seen = (lines, event.octets, event.body);
+                match event.kind {
+                    Kind::Client => asked = Some(seen),
+                    Kind::Server => answered = Some(seen),
+                    Kind::Close => break,
+                    _ => {}
+                }
+            }
+        });
+        let lines = |head: &str| head.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let follows = match &*request {
+            "what is this\r\n\r\n" => None,
+            request => Some((sent.len() - request.len()) as u64),
+        };
+        assert_eq!(asked.unwrap(), (lines(&request), request.len() as u64, follows));
+        assert_eq!(answered.unwrap(), (lines(&head), end as u64, Some(body as u64)), "{request}");
+    }
+}
+
+#[test]
+fn the_log_has_the_octets_of_heads_as_well_whichever_way_an_answer_went() {
+    let mut stage = Stage::with(logging(LogFormat::Json));
+    stage.write("large.bin", &pattern(1 << 20));
+    let mut wanted = vec![];
+    // The second time it is in memory.
+    for target in ["/hello.txt", "/hello.txt", "/empty.txt", "/large.bin", "/nothing"] {
+        let mut client = stage.connect();
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        let received = client.rest();
+        let head = received.windows(4).position(|octets| octets == b"\r\n\r\n").unwrap() + 4;
+        wanted.push((head as u64, (received.len() - head) as u64));
+    }
+    let logged = lines(&mut stage);
+    let logged = logged.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let logged: Vec<_> =
+        logged.map(|line| (line["head_octets"].as_u64().unwrap(), line["octets"].as_u64().unwrap())).collect();
+    assert_eq!(logged, wanted);
+}
+
 #[test]
 fn waiting_in_vain_is_told_to_who_watches() {
     let stage = Stage::with(|config, _| config.keep_alive_timeout = shared::units::Span::secs(1));
