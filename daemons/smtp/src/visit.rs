@@ -497,6 +497,7 @@ impl Visit {
         let body = if incoming.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
         let (peer, connection) = (self.peer, talk.id());
         let octets = incoming.octets();
+        let is_safe = |id| talk.note(&format!("the message is safe on disk as {id}"));
         let outcome = match vessel {
             Vessel::Lost(trouble) => return Outcome::Trouble(trouble),
             Vessel::Queue(draft) => match commit(move || draft.commit(body)).await {
@@ -504,6 +505,8 @@ impl Visit {
                     let Stored { id, envelope, .. } = &stored;
                     let id = *id;
                     tracing::info!(%id, connection, %peer, %from, recipients = envelope.recipients.len(), octets, "accepted");
+                    // Before it goes on: a courier on another thread may have it at once.
+                    is_safe(id);
                     self.office.lasting.queue.add(stored, Some(talk.clone()));
                     Ok(id)
                 }
@@ -530,6 +533,7 @@ impl Visit {
                 placed.map(|_| {
                     tracing::info!(%id, connection, %peer, %from, recipients = 1, octets, "accepted");
                     tracing::info!(%id, %to, tries = 1, how = "while its client waited", "delivered");
+                    is_safe(id);
                     self.office.lasting.queue.counters().delivered.inc();
                     id
                 })
@@ -538,7 +542,6 @@ impl Visit {
         match outcome {
             Ok(id) => {
                 self.office.lasting.queue.counters().accepted.inc();
-                talk.note(&format!("the message is safe on disk as {id}"));
                 Outcome::Stored { id: id.to_string() }
             }
             Err(error) => {

@@ -677,6 +677,39 @@ async fn five_messages_for_one_site_are_one_connection_with_five_transactions() 
     assert_eq!(connections, 1);
 }
 
+/// Whoever reads along sees first that a message is safe, then where it goes. A connection to the other site waits, so it goes at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_told_to_be_safe_before_it_goes_on() {
+    const MESSAGES: usize = 100;
+    let (there, here) = (House::new(), House::new());
+    let sender = shared();
+    let mut listener = sender.transcript.hub().subscribe();
+    let mut order = vec![];
+    beside_a_server(there.config(), &shared(), async |hamburger, _| {
+        let routes = BTreeMap::from([("hamburger.edu".to_owned(), relay(&hamburger.to_string()))]);
+        let allow = vec!["127.0.0.1".parse().unwrap()];
+        let config = Config { domains: vec!["crepes.fr".to_owned()], routes, allow, ..here.config() };
+        beside_a_server(config, &sender, async |at, queue| {
+            let mut client = greeted(at).await;
+            for _ in 0..MESSAGES {
+                send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+                queue.empty().await;
+                order.extend(told(&mut listener).await.iter().map(|event| event.line.clone()));
+            }
+        })
+        .await;
+    })
+    .await;
+    let first = |words: &str| order.iter().position(|line| line.contains(words));
+    let ids = order.iter().filter_map(|line| line.strip_prefix("the message is safe on disk as "));
+    let ids: Vec<&str> = ids.collect();
+    assert_eq!(ids.len(), MESSAGES);
+    for id in ids {
+        let (safe, goes) = (first(&format!("safe on disk as {id}")), first(&format!("message {id}, because")));
+        assert!(safe.is_some() && safe < goes, "{id}: safe {safe:?}, goes {goes:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_courier_that_waits_for_another_message_leaves_when_the_server_stops() {
     let (there, here) = (House::new(), House::new());
