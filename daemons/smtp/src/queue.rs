@@ -17,7 +17,8 @@ use crate::{
     courier::{Connection, Couriers, Destination, Job},
     crash,
     envelope::{Account, Body, Envelope, Fate, OriginalRecipient, Recipient, Reports, Status},
-    local::{Mailboxes, Room},
+    local::{Mailboxes, Sent},
+    quota::Room,
     report::{Action, Addressee, Built, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
     route::{POSTMASTER, Target},
     schedule::{self, Schedule, Warn, Warned},
@@ -592,23 +593,21 @@ impl Queue {
             }
             Err(error) => tracing::warn!(%id, account, %error, "cannot read .forward; the mailbox gets the message"),
         }
+        // Before it is copied in vain.
         match mailboxes.room(&account, *octets) {
             Ok(Room::Enough) => {}
-            Ok(Room::NotNow) => {
-                return Fate::Deferred(ours(Status(4, 2, 2), "the mailbox is full; its owner can make room"));
-            }
-            Ok(Room::Never { quota }) => {
-                let text = format!("the message is larger than the mailbox, which has room for {quota} octets");
-                return Fate::Failed(ours(Status(5, 2, 2), text));
-            }
+            Ok(room) => return no_room(room),
             Err(error) => tracing::warn!(%id, account, %error, "cannot tell how full a mailbox is"),
         }
         let name = mailboxes.name(*id, *index);
         let placed =
             name.and_then(|name| mailboxes.deliver(&account, name, *attempt, &envelope.from, (file, *start, *octets)));
         match placed {
-            Ok(Placed::Now) => Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account}"))),
-            Ok(Placed::Before) => {
+            Ok(Sent::NoRoom(room)) => no_room(room),
+            Ok(Sent::Placed(Placed::Now)) => {
+                Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account}")))
+            }
+            Ok(Sent::Placed(Placed::Before)) => {
                 Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account} since an earlier try")))
             }
             Err(error) => {
@@ -955,6 +954,19 @@ struct Letter<'q> {
     /// Which recipient.
     index: usize,
     attempt: Attempt,
+}
+
+/// What a mailbox without room means for its message.
+fn no_room(room: Room) -> Fate {
+    match room {
+        Room::Enough | Room::NotNow => {
+            Fate::Deferred(ours(Status(4, 2, 2), "the mailbox is full; its owner can make room"))
+        }
+        Room::Never { quota } => {
+            let text = format!("the message is larger than the mailbox, which has room for {quota} octets");
+            Fate::Failed(ours(Status(5, 2, 2), text))
+        }
+    }
 }
 
 /// Whether others have their copy of a forwarded message.

@@ -7,7 +7,8 @@ use crate::{
     command::{Client, Last, mask},
     envelope::{Body, Envelope, Notify, Recipient},
     greylist::Verdict as Grey,
-    local::{Letter, Room},
+    local::{Letter, Sent},
+    quota::Room,
     reply::Reply,
     server::Office,
     session::{
@@ -106,7 +107,7 @@ enum Vessel {
     /// Into the queue.
     Queue(Draft),
     /// For one mailbox of ours, and nothing else is to be done with it: there it is as safe as in the queue, and is where it belongs.
-    Mailbox { letter: Letter, id: Id, to: Mailbox, account: String },
+    Mailbox { letter: Letter, id: Id, to: Mailbox },
     /// Nowhere: writing failed, and the rest is read so that the conversation stays in step.
     Lost(Trouble),
 }
@@ -373,7 +374,7 @@ impl Visit {
             Some(Sealed::Origin(client.clone()))
         };
         let mut vessel = match office.straight_to_mailbox(&envelope, id) {
-            Some((letter, to, account)) => Vessel::Mailbox { letter, id, to, account },
+            Some((letter, to)) => Vessel::Mailbox { letter, id, to },
             None => Vessel::Queue(office.lasting.queue.spool().draft(id, envelope)),
         };
         let mut waste = vec![];
@@ -512,25 +513,16 @@ impl Visit {
                 }
                 Err(error) => Err(error),
             },
-            Vessel::Mailbox { letter, id, to, account } => {
-                let mailboxes = Arc::clone(&self.office.mailboxes);
-                let placed = commit(move || {
-                    // Its size is known now. Other messages may have come meanwhile.
-                    let room = mailboxes.room(&account, octets)?;
-                    if room == Room::Enough {
-                        letter.commit()?;
-                    }
-                    Ok(room)
-                })
-                .await;
-                if let Ok(room) = placed
+            Vessel::Mailbox { letter, id, to } => {
+                let sent = commit(move || letter.commit()).await;
+                if let Ok(Sent::NoRoom(room)) = sent
                     && let Some(reply) = no_room(room, &ForwardPath::Mailbox(to.clone()))
                 {
                     // Its owner's affair and not ours: the disk is well.
                     tracing::info!(connection, %peer, %from, %to, octets, %reply, "no room in a mailbox");
                     return Outcome::Refused(reply);
                 }
-                placed.map(|_| {
+                sent.map(|_| {
                     tracing::info!(%id, connection, %peer, %from, recipients = 1, octets, "accepted");
                     tracing::info!(%id, %to, tries = 1, how = "while its client waited", "delivered");
                     is_safe(id);
@@ -554,7 +546,7 @@ impl Visit {
 
 impl Office {
     /// Where a message goes that is for one mailbox of ours and nothing else: no copy elsewhere, no report of success.
-    fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox, String)> {
+    fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox)> {
         let [Recipient { to, notify, .. }] = &envelope.recipients[..] else { return None };
         let house = &self.terms.house;
         if !house.is_ours(to.host()) || matches!(notify, Notify::Of(occasions) if occasions.success) {
@@ -564,7 +556,7 @@ impl Office {
         let name = self.mailboxes.name(id, 0).ok()?;
         let letter = self.mailboxes.letter(&account, name, Attempt::First, &envelope.from).ok()?;
         // One look at a directory that is in memory.
-        (!self.mailboxes.forwards(&account)).then(|| (letter, to.clone(), account))
+        (!self.mailboxes.forwards(&account)).then(|| (letter, to.clone()))
     }
 }
 
