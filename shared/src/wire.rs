@@ -200,7 +200,8 @@ pub struct Limits {
     pub line_octets_max: usize,
     /// How long we wait for a whole line. Octets that drip do not extend it.
     pub idle: Duration,
-    /// How long the peer may take to accept 4 KiB of what we said, or the rest of it. A whole message takes as long as it takes.
+    /// How long the peer may take to accept 4 KiB of what we said, or the rest of it; over TLS, where that is seen in larger steps, four times as
+    /// long for 16 KiB. A whole message takes as long as it takes.
     pub write: Duration,
 }
 
@@ -257,6 +258,8 @@ pub struct Wire<S> {
     output: BytesMut,
     crlf: Crlf,
     limits: Limits,
+    /// Of what we say, how much the stream may hold before it is seen to go.
+    held_octets: usize,
     alarm: Alarm,
     record: Record,
 }
@@ -268,6 +271,8 @@ const OUTPUT_OCTETS: usize = 16 * 1024;
 /// How much a peer must take within [`Limits::write`]. Who reads slowly reads more: a modem of 1200 bit/s takes it in half a minute. Who
 /// takes an octet now and then only wants to hold us; so 64 KiB can hold us for sixteen times the limit, and no longer.
 const PROGRESS_OCTETS: usize = 4096;
+/// What is held encrypted, and is seen to go when all of it has gone: a record (RFC 8446 §5.1). With a quarter of it mail goes half as fast.
+const RECORD_OCTETS: usize = 16 << 10;
 /// How long [`Wire::close`] waits for the peer to hang up first.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -282,7 +287,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     fn with(stream: S, limits: Limits, record: Record) -> Self {
         let crlf = Crlf::new(limits.line_end, limits.line_octets_max);
-        Self { stream, input: BytesMut::new(), output: BytesMut::new(), crlf, limits, alarm: Alarm::default(), record }
+        let (input, output, alarm) = (BytesMut::new(), BytesMut::new(), Alarm::default());
+        Self { stream, input, output, crlf, limits, held_octets: PROGRESS_OCTETS, alarm, record }
+    }
+
+    /// The stream is one of [`begin_tls`]: it may hold a whole record, and a peer takes its time for that.
+    #[must_use]
+    pub fn encrypted(mut self) -> Self {
+        self.held_octets = RECORD_OCTETS;
+        self
     }
 
     /// The next line. Before it waits for one, what was said leaves.
@@ -365,7 +378,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let limit = self.limits.write;
+        // The same pace for all: where it is seen in larger steps, each may take longer.
+        let step = self.held_octets;
+        let steps = self.output.len().min(step).div_ceil(PROGRESS_OCTETS);
+        let limit = self.limits.write * u32::try_from(steps).unwrap_or(1);
         let Self { stream, output, alarm, .. } = self;
         // Until when the peer must have taken some of what was left when we began to wait. Nobody looks at the clock before that.
         let mut wait: Option<(Instant, usize)> = None;
@@ -375,7 +391,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
             let left = output.len();
             let (until, octets) = wait.get_or_insert_with(|| (Instant::now() + limit, left));
-            if *octets - left >= PROGRESS_OCTETS {
+            if *octets - left >= step {
                 (*until, *octets) = (Instant::now() + limit, left);
             }
             alarm.poll(*until, cx).map(|()| Err(WireError::Stuck))
@@ -525,7 +541,7 @@ impl Rest {
     /// The same conversation over the encrypted stream.
     pub fn over<T: AsyncRead + AsyncWrite + Unpin>(mut self, encrypted: T) -> Wire<T> {
         self.record.conversation.now_encrypted();
-        Wire::with(encrypted, self.limits, self.record)
+        Wire::with(encrypted, self.limits, self.record).encrypted()
     }
 }
 
@@ -539,9 +555,8 @@ pub async fn begin_tls<S: AsyncRead + AsyncWrite + Unpin>(
     talk: &Conversation,
 ) -> Result<TlsStream<S>, NoTls> {
     let mut stream = acceptor.accept(stream, HANDSHAKE, talk.id()).await?;
-    // What waits encrypted is seen to go when all of it has gone. The 64 KiB that rustls holds otherwise would take a modem nine minutes,
-    // in which it would look as if nobody read.
-    stream.get_mut().1.set_buffer_limit(Some(PROGRESS_OCTETS));
+    // The 64 KiB that rustls holds otherwise would take a modem nine minutes, in which it would look as if nobody read.
+    stream.get_mut().1.set_buffer_limit(Some(RECORD_OCTETS));
     Ok(stream)
 }
 
@@ -1001,6 +1016,21 @@ mod tests {
         }
     }
 
+    /// Over TLS what is taken is seen in larger steps: each may take as much longer, and what is short may not.
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_given_up_after_as_long_as_it_might_need() {
+        for (octets, held, seconds) in [(100, 0, 30), (100_000, 0, 30), (100, 1, 30), (4097, 1, 60), (100_000, 1, 120)]
+        {
+            let (_client, stream) = duplex(16);
+            let wire = server(stream);
+            let mut wire = if held == 0 { wire } else { wire.encrypted() };
+            wire.output_mut().resize(octets, b'x');
+            let began = Instant::now();
+            assert!(matches!(wire.flush().await, Err(WireError::Stuck)));
+            assert_eq!(began.elapsed().as_secs(), seconds, "{octets} {held}");
+        }
+    }
+
     /// Carries what the server says at 1200 bit/s, and what the client says at once.
     async fn modem(near: DuplexStream, far: DuplexStream) {
         let ((mut near, mut ear), (mut far, mut mouth)) = (split(near), split(far));
@@ -1028,7 +1058,7 @@ mod tests {
             let talk = shared.transcript.conversation(Transport::Tls, address(995), address(4000));
             let stream = begin_tls(far, &acceptor, &talk).await.unwrap();
             let limits = Limits { write: Duration::from_mins(1), ..LIMITS };
-            let mut wire = Wire::new(stream, Role::Server, limits, nothing_is_secret, talk);
+            let mut wire = Wire::new(stream, Role::Server, limits, nothing_is_secret, talk).encrypted();
             wire.output_mut().resize(100_000, b'x');
             let sent = wire.flush().await;
             wire.close().await.unwrap();

@@ -104,7 +104,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Glance + Unpin + Send>(
         lookout: Lookout::default(),
         office,
     };
-    let mut wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
+    let wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
+    let mut wire = if channel == Channel::Encrypted { wire.encrypted() } else { wire };
     wire.say(greeting.to_string());
     match visit.converse(&mut wire, shutdown).await {
         End::Silence => {}

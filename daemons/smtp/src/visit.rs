@@ -163,7 +163,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let relay = office.may_relay(peer);
     let (session, greeting) = Session::new(Arc::clone(&office.terms), channel, purpose, relay);
     let mut visit = Visit { session, peer, receiving: None, office };
-    let mut wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
+    let wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
+    let mut wire = if channel == Channel::Encrypted { wire.encrypted() } else { wire };
     visit.say(&mut wire, &greeting);
     match visit.converse(&mut wire, shutdown).await {
         End::Silence => {}
