@@ -77,12 +77,29 @@ enum Extent {
 struct Receiving {
     incoming: Incoming,
     vessel: Vessel,
-    began: Instant,
-    octets: u64,
+    pace: Pace,
     from: ReversePath,
     shown: Shown,
     /// What is still to be done to its header.
     crown: Option<Crown>,
+}
+
+/// How fast octets come.
+struct Pace {
+    began: tokio::time::Instant,
+    octets: u64,
+}
+
+impl Pace {
+    fn begin() -> Self {
+        Self { began: tokio::time::Instant::now(), octets: 0 }
+    }
+
+    /// How long more of them may take.
+    fn left(&self) -> Duration {
+        let allowed = MESSAGE_TIME.max(Duration::from_secs(self.octets / OCTETS_PER_SECOND_MIN));
+        allowed.saturating_sub(self.began.elapsed())
+    }
 }
 
 /// What becomes of a header once it is there, and perhaps all of the message: what will stand on top depends on that.
@@ -387,8 +404,7 @@ impl Visit {
             crown,
             incoming: Incoming::text(office.config.bounds(), missing),
             vessel,
-            began: Instant::now(),
-            octets: 0,
+            pace: Pace::begin(),
             from: sender,
             shown: Shown::new(talk, Kind::Client),
         });
@@ -403,6 +419,10 @@ impl Visit {
     ) -> Result<Outcome, WireError> {
         let Some(mut receiving) = self.receiving.take() else { return Ok(Outcome::Trouble(Trouble::Disk)) };
         if let Some((octets, _)) = chunk {
+            // A message of very many chunks has no more time than any other.
+            if receiving.pace.left().is_zero() {
+                return Err(WireError::TimedOut);
+            }
             receiving.incoming.chunk(octets);
         }
         wire.flush().await?;
@@ -414,7 +434,7 @@ impl Visit {
             let watched = receiving.shown.wants_more().then(|| input.clone());
             let progress = receiving.incoming.take(input, receiving.vessel.buffer(&mut waste));
             let taken = before - input.len();
-            receiving.octets += taken as u64;
+            receiving.pace.octets += taken as u64;
             receiving.shown.push_some(watched.as_deref().map(|octets| &octets[..taken]), taken);
             if receiving.vessel.is_full() && receiving.incoming.flaw().is_none() {
                 let held = receiving.vessel.held().map_or(0, |held| held.len());
@@ -426,10 +446,8 @@ impl Visit {
             if progress == Progress::End {
                 break;
             }
-            let allowed = MESSAGE_TIME.max(Duration::from_secs(receiving.octets / OCTETS_PER_SECOND_MIN));
-            let left = allowed.saturating_sub(receiving.began.elapsed()).min(idle);
             input.reserve(CHUNK_OCTETS);
-            match timeout(left, stream.read_buf(input)).await {
+            match timeout(receiving.pace.left().min(idle), stream.read_buf(input)).await {
                 Err(_) => return Err(WireError::TimedOut),
                 Ok(Ok(0)) => return Err(WireError::Closed),
                 Ok(Ok(_)) => {}
@@ -599,14 +617,15 @@ async fn spill(mut vessel: Vessel) -> Vessel {
 
 /// RFC 3030 §2: reads and drops the octets of a chunk that was refused.
 async fn skip<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, mut octets: u64) -> Result<(), WireError> {
-    let idle = wire.idle();
+    let (idle, mut pace) = (wire.idle(), Pace::begin());
     while octets > 0 {
         let (stream, input) = wire.parts_mut();
         let now = usize::try_from(octets).unwrap_or(usize::MAX).min(input.len());
         drop(input.split_to(now));
         octets -= now as u64;
+        pace.octets += now as u64;
         if octets > 0 {
-            match timeout(idle, stream.read_buf(input)).await {
+            match timeout(pace.left().min(idle), stream.read_buf(input)).await {
                 Err(_) => return Err(WireError::TimedOut),
                 Ok(Ok(0)) => return Err(WireError::Closed),
                 Ok(Ok(_)) => {}

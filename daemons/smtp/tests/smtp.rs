@@ -278,6 +278,59 @@ fn a_flaw_is_a_refusal_that_names_the_rule() {
     }
 }
 
+/// How many times a session is told these lines before it says goodbye; none, if it never does.
+fn until_goodbye(world: &mut World, lines: &[&str]) -> Option<usize> {
+    (1..=500).find(|_| {
+        lines.iter().any(|line| {
+            let mut step = world.session.on_line(&Line::Text((*line).to_owned().into()));
+            while let Step::Perform(effect) = step {
+                step = world.session.on_outcome(World::perform(effect));
+            }
+            match step {
+                Step::Close(_) => true,
+                Step::ReadText(_) => {
+                    let step = world.session.on_outcome(Outcome::Stored { id: "ID".to_owned() });
+                    assert!(matches!(step, Step::Reply(_)), "{step:?}");
+                    false
+                }
+                _ => false,
+            }
+        })
+    })
+}
+
+/// Postfix has the same number (`smtpd_junk_command_limit`). Nobody who types comes near it.
+#[test]
+fn a_client_that_talks_and_brings_no_message_is_sent_away() {
+    let begin = |folder| {
+        let (mut world, _) = World::new(folder);
+        world.hear(&Line::Text("EHLO crepes.fr".into()));
+        world
+    };
+    for talk in [
+        "NOOP",
+        "RSET",
+        "VRFY bob",
+        "EXPN info",
+        "HELP",
+        "HELO crepes.fr",
+        "EHLO crepes.fr",
+        "MAIL FROM:<a@b> SIZE=3000",
+    ] {
+        assert_eq!(until_goodbye(&mut begin(""), &[talk]), Some(100), "{talk}");
+    }
+    for talk in [&["AUTH PLAIN", "*"][..], &["MAIL FROM:<a@b>", "RCPT TO:<bob@hamburger.edu>", "RSET"]] {
+        assert_eq!(until_goodbye(&mut begin(""), talk), Some(100), "{talk:?}");
+    }
+    // Far beyond the longest list.
+    let mut world = begin("");
+    world.hear(&Line::Text("MAIL FROM:<a@b>".into()));
+    assert_eq!(until_goodbye(&mut world, &["RCPT TO:<bob@hamburger.edu>"; 10]), Some(111));
+    // Who brings messages may stay, and err now and then.
+    let message = &["NOOP", "NONSENSE", "MAIL FROM:<a@b>", "RCPT TO:<bob@hamburger.edu>", "DATA"];
+    assert_eq!(until_goodbye(&mut begin(""), message), None);
+}
+
 // --- Over a stream, and over TCP -------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -424,6 +477,37 @@ async fn a_message_that_is_cut_off_at_any_octet_leaves_nothing() {
     })
     .await;
     assert_eq!((house.mail("bob"), house.queue(), house.begun()), (vec![], vec![], vec![]));
+}
+
+/// After the words, the octets that come are read and counted, too: those of a message, and those of a chunk that is refused. Each of these
+/// ends within an hour, however steadily they drip.
+#[tokio::test(start_paused = true)]
+async fn octets_that_drip_keep_nobody_for_ever() {
+    let opening =
+        "HELO crepes.fr\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@hamburger.edu>\r\nRCPT TO:<bob+1@hamburger.edu>\r\n";
+    for words in [format!("{opening}DATA\r\n"), "BDAT 1500 LAST\r\n".to_owned(), format!("{opening}BDAT 1500 LAST\r\n")]
+    {
+        let (house, shared) = (House::new(), shared());
+        let server = Server::bind(house.config(), &shared).unwrap();
+        let at = SocketAddr::from(([127, 0, 0, 1], 25));
+        let talk = shared.transcript.conversation(Transport::Tcp, at, at);
+        let (mut near, far) = duplex(1 << 16);
+        near.write_all(words.as_bytes()).await.unwrap();
+        let drip = async {
+            // Four minutes are within the idle timeout.
+            while near.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_mins(4)).await;
+            }
+        };
+        let serving = server.serve_stream(far, (Channel::Clear, Purpose::Relay), talk, CancellationToken::new());
+        let began = tokio::time::Instant::now();
+        tokio::select! {
+            () = serving => {}
+            () = drip => {}
+        }
+        let minutes = began.elapsed().as_secs() / 60;
+        assert!((59..=65).contains(&minutes), "{words}: {minutes} minutes");
+    }
 }
 
 #[tokio::test]
