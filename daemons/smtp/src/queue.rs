@@ -274,6 +274,30 @@ impl Queue {
         self.line_up(id, SystemTime::now());
     }
 
+    /// The same for a message to lists whose sender wants to hear of success: that they were expanded is known now, and the report is safe
+    /// before anybody is told that the message is. Blocks.
+    pub(crate) fn add_expanded(&self, stored: Stored, lists: Vec<Recipient>, cause: &Conversation) -> io::Result<()> {
+        let account = ours(Status(2, 0, 0), "it goes on to each of them");
+        let piece = |recipient| News { recipient, action: Action::Expanded, account: account.clone() };
+        let news: Vec<News> = (0..lists.len()).map(piece).collect();
+        let envelope = Envelope { recipients: lists, ..Envelope::clone(&stored.envelope) };
+        let about = Stored { envelope: Arc::new(envelope), ..stored.clone() };
+        match self.report(&about, &news.iter().collect::<Vec<_>>(), SystemTime::now(), Some(cause)) {
+            Ok(report) => {
+                self.add(stored, Some(cause.clone()));
+                if let Some(report) = report {
+                    self.add(report, Some(cause.clone()));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Its client hears that it is not, and comes again.
+                self.0.spool.remove(stored.id)?;
+                Err(error)
+            }
+        }
+    }
+
     fn enter(&self, stored: Stored, state: State, cause: Option<Conversation>, attempt: Attempt) {
         let (id, pen) = (stored.id, Arc::default());
         let message = Message { stored, state, cause, under_way: BTreeSet::new(), attempt, pen };
@@ -578,6 +602,7 @@ impl Queue {
             Ok(None) => {}
             Ok(Some(targets)) => {
                 let (others, keeps) = self.forwarding(recipient, &account, &targets);
+                let several = others.len() > 1;
                 // It is sent on once, however often its mailbox has to be tried.
                 if copy == Copy::Due
                     && !others.is_empty()
@@ -586,8 +611,11 @@ impl Queue {
                     return fate;
                 }
                 if keeps == Keeps::Nothing {
-                    // RFC 3461 §5.2.7: the copy goes on with what its sender wants to hear, and is what will be reported.
                     let account = ours(Status(2, 0, 0), "forwarded");
+                    if several {
+                        return Fate::Expanded(account);
+                    }
+                    // RFC 3461 §5.2.7.2: the copy goes on with what its sender wants to hear, and is what will be reported.
                     return Fate::Relayed { account, reports: Reports::Itself };
                 }
             }
@@ -638,6 +666,12 @@ impl Queue {
         }
         if others.is_empty() {
             keeps = Keeps::Message;
+        }
+        // §5.2.7.3: of success is told once, where the message stays, or that it went to several.
+        if others.len() > 1 || keeps == Keeps::Message {
+            for other in &mut others {
+                other.notify = other.notify.without_success();
+            }
         }
         (others, keeps)
     }
@@ -744,7 +778,7 @@ impl Queue {
                         (progress.done, progress.next_try) = (false, unix(now + self.report_again()));
                     }
                     Some(Action::Delayed { .. }) => progress.warned = false,
-                    Some(Action::Delivered | Action::Relayed) | None => {}
+                    Some(Action::Delivered | Action::Relayed | Action::Expanded) | None => {}
                 }
                 message.state.recipients[recipient] = progress;
                 message.under_way.remove(&recipient);
@@ -822,6 +856,11 @@ impl Queue {
                 tracing::info!(%id, %to, tries, how = %account, "relayed");
                 let told = notify.of_success() && reports == Reports::NotItself;
                 if told { news(Action::Relayed, account) } else { None }
+            }
+            Fate::Expanded(account) => {
+                counters.relayed.inc();
+                tracing::info!(%id, %to, tries, how = %account, "expanded");
+                if notify.of_success() { news(Action::Expanded, account) } else { None }
             }
             Fate::Failed(account) => {
                 counters.failed.inc();

@@ -15,7 +15,7 @@ use crate::{
     command::{Client, Command, Last, MECHANISMS, Mail, Rcpt},
     envelope::{Charset, Envelope, OriginalRecipient, Recipient},
     reply::{Codes, Reply},
-    route::{EXPANDED_MAX, House, MayRelay, Meant},
+    route::{EXPANDED_MAX, House, MayRelay, Meant, POSTMASTER},
 };
 use shared::{
     sasl::{self, Answer, Credentials, Exchange, Next, Refusal},
@@ -147,6 +147,8 @@ pub struct Opening {
     pub with: &'static str,
     /// What the port is for.
     pub purpose: Purpose,
+    /// Addresses that stood for several, as they were said, where success is to be told.
+    pub expanded: Vec<Recipient>,
 }
 
 /// What came of an [`Effect`].
@@ -199,6 +201,8 @@ impl From<Trouble> for Reply {
 struct Transaction {
     mail: Mail,
     recipients: Vec<Recipient>,
+    /// Addresses that stand for several, where success is to be told: once, and not by each of them.
+    expanded: Vec<Recipient>,
     /// RCPT commands that were accepted; one may mean many recipients.
     accepted: usize,
     /// RFC 5321 §3.3: what DATA without recipients is told depends on whether any was tried.
@@ -480,7 +484,8 @@ impl Session {
             return self.in_vain(Reply::too_large(self.terms.message_octets_max));
         }
         let reply = Reply::sender_ok(&mail.from);
-        self.state = State::Transaction(Transaction { mail, recipients: vec![], accepted: 0, tried: 0 });
+        self.state =
+            State::Transaction(Transaction { mail, recipients: vec![], expanded: vec![], accepted: 0, tried: 0 });
         Step::Reply(reply)
     }
 
@@ -520,7 +525,8 @@ impl Session {
 
     /// The recipients are known, the message may come.
     fn open(&mut self, then: Then) -> Step {
-        let State::Transaction(Transaction { mail, recipients, .. }) = replace(&mut self.state, State::Opening(then))
+        let State::Transaction(Transaction { mail, recipients, expanded, .. }) =
+            replace(&mut self.state, State::Opening(then))
         else {
             return self.wrong(Reply::mail_first());
         };
@@ -528,7 +534,7 @@ impl Session {
         let Mail { from, body, charset, ret, envid, .. } = mail;
         let with = self.protocol(charset);
         let envelope = Envelope { from, body, charset, ret, envid, recipients };
-        Step::Perform(Effect::Open(Box::new(Opening { envelope, client, with, purpose: self.purpose })))
+        Step::Perform(Effect::Open(Box::new(Opening { envelope, client, with, purpose: self.purpose, expanded })))
     }
 
     /// RFC 3848 §1, RFC 6531 §4.3: what `Received:` calls the protocol.
@@ -601,7 +607,7 @@ impl Session {
                 let step = match outcome {
                     Outcome::Admitted => {
                         let reply = Reply::recipient_ok(&rcpt.to);
-                        add(&mut transaction.recipients, &rcpt, mailboxes);
+                        add(&mut transaction, rcpt, mailboxes, &self.terms.house);
                         transaction.accepted += 1;
                         Step::Reply(reply)
                     }
@@ -734,16 +740,23 @@ impl Session {
 }
 
 /// Adds the mailboxes that RCPT's address means, each once. Whom it meant first is kept for reports (RFC 3461 §5.2.7).
-fn add(recipients: &mut Vec<Recipient>, rcpt: &Rcpt, mailboxes: Vec<Mailbox>) {
-    let said = match &rcpt.to {
-        ForwardPath::Postmaster => None,
+fn add(transaction: &mut Transaction, rcpt: Rcpt, mailboxes: Vec<Mailbox>, house: &House) {
+    let Rcpt { to, mut notify, orcpt } = rcpt;
+    let said = match to {
+        ForwardPath::Postmaster => format!("{POSTMASTER}@{}", house.name).parse().ok(),
         ForwardPath::Mailbox(mailbox) => Some(mailbox),
     };
+    // §5.2.7.3 (c): whoever has asked for one report of success gets one, not as many as there are members.
+    if mailboxes.len() > 1 && notify.of_success() {
+        let alias = said.clone().map(|to| Recipient { to, notify, orcpt: orcpt.clone() });
+        transaction.expanded.extend(alias.filter(|alias| transaction.expanded.iter().all(|it| it.to != alias.to)));
+        notify = notify.without_success();
+    }
     for to in mailboxes {
-        if recipients.iter().any(|recipient| recipient.to == to) {
+        if transaction.recipients.iter().any(|recipient| recipient.to == to) {
             continue;
         }
-        let renamed = said.filter(|said| **said != to).and_then(OriginalRecipient::of);
-        recipients.push(Recipient { to, notify: rcpt.notify, orcpt: rcpt.orcpt.clone().or(renamed) });
+        let renamed = said.as_ref().filter(|said| **said != to).and_then(OriginalRecipient::of);
+        transaction.recipients.push(Recipient { to, notify, orcpt: orcpt.clone().or(renamed) });
     }
 }

@@ -79,6 +79,7 @@ struct Receiving {
     vessel: Vessel,
     pace: Pace,
     from: ReversePath,
+    expanded: Vec<Recipient>,
     shown: Shown,
     /// What is still to be done to its header.
     crown: Option<Crown>,
@@ -361,7 +362,7 @@ impl Visit {
     // --- A message comes in ------------------------------------------------------------------------------------------
 
     fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
-        let Opening { envelope, client, with, purpose } = opening;
+        let Opening { envelope, client, with, purpose, expanded } = opening;
         let office = &self.office;
         if office.lasting.queue.is_full() {
             return Outcome::Trouble(Trouble::QueueFull);
@@ -392,8 +393,8 @@ impl Visit {
             Some(Sealed::Origin(client.clone()))
         };
         let mut vessel = match office.straight_to_mailbox(&envelope, id) {
-            Some((letter, to)) => Vessel::Mailbox { letter, id, to },
-            None => Vessel::Queue(office.lasting.queue.spool().draft(id, envelope)),
+            Some((letter, to)) if expanded.is_empty() => Vessel::Mailbox { letter, id, to },
+            _ => Vessel::Queue(office.lasting.queue.spool().draft(id, envelope)),
         };
         let mut waste = vec![];
         let buffer = vessel.buffer(&mut waste);
@@ -406,6 +407,7 @@ impl Visit {
             vessel,
             pace: Pace::begin(),
             from: sender,
+            expanded,
             shown: Shown::new(talk, Kind::Client),
         });
         Outcome::Opened
@@ -507,7 +509,7 @@ impl Visit {
         if receiving.incoming.flaw().is_none() {
             self.crown(&mut receiving, Extent::Whole).await;
         }
-        let Receiving { incoming, vessel, from, shown, .. } = receiving;
+        let Receiving { incoming, vessel, from, expanded, shown, .. } = receiving;
         shown.tell(talk);
         if let Some(flaw) = incoming.flaw() {
             return Outcome::Flawed(flaw);
@@ -527,8 +529,13 @@ impl Visit {
                     tracing::info!(%id, connection, %peer, %from, recipients = envelope.recipients.len(), octets, "accepted");
                     // Before it goes on: a courier on another thread may have it at once.
                     is_safe(id);
-                    self.office.lasting.queue.add(stored, Some(talk.clone()));
-                    Ok(id)
+                    let (queue, cause) = (self.office.lasting.queue.clone(), talk.clone());
+                    if expanded.is_empty() {
+                        queue.add(stored, Some(cause));
+                        Ok(id)
+                    } else {
+                        commit(move || queue.add_expanded(stored, expanded, &cause)).await.map(|()| id)
+                    }
                 }
                 Err(error) => Err(error),
             },

@@ -1273,6 +1273,71 @@ async fn success_is_told_by_whoever_has_the_copy_and_names_the_address_that_was_
     }
 }
 
+/// RFC 3461 §5.2.7.3 (c): who has asked for one report gets one, and not as many as the list has members.
+#[tokio::test]
+async fn success_of_a_list_is_told_once_that_it_was_expanded() {
+    let success = ["RCPT TO:<info@hamburger.edu> NOTIFY=SUCCESS,FAILURE", "RCPT TO:<bob@hamburger.edu> NOTIFY=SUCCESS"];
+    let original = "Original-Recipient: rfc822;info@hamburger.edu";
+    for (rcpt, forward, mail, final_recipient, original) in [
+        (success[0], None, [1, 0, 1], "Final-Recipient: rfc822;info@hamburger.edu", ""),
+        (
+            &format!("{} ORCPT=rfc822;info@hamburger.edu", success[0]),
+            None,
+            [1, 0, 1],
+            "rfc822;info@hamburger.edu",
+            original,
+        ),
+        // The same for a .forward file that names several, and keeps nothing.
+        (success[1], Some("carol, dave"), [0, 1, 1], "Final-Recipient: rfc822;bob@hamburger.edu", ""),
+    ] {
+        let (house, shared) = (House::new(), shared());
+        let bob = house.0.path().join("mail/bob");
+        fs::create_dir_all(&bob).unwrap();
+        if let Some(forward) = forward {
+            fs::write(bob.join(".forward"), forward).unwrap();
+        }
+        let aliases = BTreeMap::from([("info".to_owned(), ["bob", "dave"].map(str::to_owned).to_vec())]);
+        let users = ["alice", "bob", "carol", "dave"].map(str::to_owned).to_vec();
+        beside_a_server(Config { users, aliases, ..house.config() }, &shared, async |at, queue| {
+            let mut client = greeted(at).await;
+            say(&mut client, "MAIL FROM:<alice@hamburger.edu> ENVID=x1").await;
+            say(&mut client, rcpt).await;
+            say(&mut client, "DATA").await;
+            let heard = say(&mut client, "Subject: to all\r\n\r\n.").await;
+            assert!(heard.starts_with("250 "), "{heard}");
+            queue.empty().await;
+        })
+        .await;
+        assert_eq!(["bob", "carol", "dave"].map(|user| house.mail(user).len()), mail, "{rcpt}");
+        let reports = house.mail("alice");
+        assert_eq!(reports.len(), 1, "{reports:?}");
+        for words in ["Action: expanded", "Original-Envelope-Id: x1", final_recipient, original] {
+            assert!(reports[0].contains(words), "{words}: {reports:?}");
+        }
+    }
+}
+
+/// As for a program that answers in its owner's stead: what is kept is what is told of (RFC 3461 §5.2.7.3 (b)).
+#[tokio::test]
+async fn success_of_a_forwarder_that_keeps_a_copy_is_told_once() {
+    let (house, shared) = (House::new(), shared());
+    fs::create_dir_all(house.0.path().join("mail/bob")).unwrap();
+    fs::write(house.0.path().join("mail/bob/.forward"), "\\bob, carol").unwrap();
+    let users = ["alice", "bob", "carol"].map(str::to_owned).to_vec();
+    beside_a_server(Config { users, ..house.config() }, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        say(&mut client, "MAIL FROM:<alice@hamburger.edu>").await;
+        say(&mut client, "RCPT TO:<bob@hamburger.edu> NOTIFY=SUCCESS").await;
+        say(&mut client, "DATA").await;
+        say(&mut client, "Subject: kept\r\n\r\n.").await;
+        queue.empty().await;
+    })
+    .await;
+    let reports = house.mail("alice");
+    assert_eq!([house.mail("bob").len(), house.mail("carol").len(), reports.len()], [1, 1, 1], "{reports:?}");
+    assert!(reports[0].contains("Final-Recipient: rfc822;bob@hamburger.edu"), "{reports:?}");
+}
+
 #[tokio::test]
 async fn what_was_held_over_a_restart_is_tried_when_it_is_released() {
     let (house, shared) = (House::new(), shared());
