@@ -4,7 +4,7 @@ use crate::{
     address::{ForwardPath, Host, Mailbox, ReversePath},
     authenticity::{HELD_OCTETS_MAX, Signer, cut_forged_results},
     body::{Incoming, Missing, Progress},
-    command::{Client, Last, mask},
+    command::{Client, Last},
     envelope::{Body, Envelope, Notify, Recipient},
     greylist::Verdict as Grey,
     local::{Letter, Sent},
@@ -21,7 +21,7 @@ use shared::{
     maildir::Attempt,
     message::Shown,
     transcript::{Conversation, Kind},
-    wire::{Role, Wire, WireError},
+    wire::{Wire, WireError},
 };
 use std::{
     io,
@@ -172,17 +172,14 @@ impl Vessel {
 /// Serves a client until it leaves, falls silent, or we stop.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     office: Arc<Office>,
-    stream: S,
+    mut wire: Wire<S>,
     (channel, purpose): (Channel, Purpose),
-    talk: Conversation,
     shutdown: &CancellationToken,
 ) {
-    let peer = talk.remote().ip();
+    let peer = wire.conversation().remote().ip();
     let relay = office.may_relay(peer);
     let (session, greeting) = Session::new(Arc::clone(&office.terms), channel, purpose, relay);
     let mut visit = Visit { session, peer, receiving: None, office };
-    let wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
-    let mut wire = if channel == Channel::Encrypted { wire.encrypted() } else { wire };
     visit.say(&mut wire, &greeting);
     match visit.converse(&mut wire, shutdown).await {
         End::Silence => {}
