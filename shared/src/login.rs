@@ -90,12 +90,19 @@ impl Logins {
     }
 }
 
-/// The account that `user` means: mail programs offer the whole address, and its domain is left out if it is one of `ours`.
+/// The account that `user` means: mail programs offer the whole address, and its domain is left out if it is one of `ours`, in letters or as
+/// the DNS has it.
 pub fn account<'a>(user: &'a str, ours: &[String]) -> &'a str {
     match user.rsplit_once('@') {
-        Some((name, domain)) if ours.iter().any(|ours| ours.eq_ignore_ascii_case(domain)) => name,
+        Some((name, domain)) if ours.iter().any(|ours| is_same(ours, domain)) => name,
         _ => user,
     }
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    // What is no domain is only itself.
+    let in_dns = |domain: &str| idna::domain_to_ascii(domain).ok();
+    one.eq_ignore_ascii_case(other) || in_dns(one).is_some_and(|one| in_dns(other) == Some(one))
 }
 
 /// A nonce for SCRAM; none without randomness. Base64 has no comma (RFC 5802 §7).
@@ -135,8 +142,22 @@ mod tests {
             ("a@b@hamburger.edu", "a@b"),
             ("@hamburger.edu", ""),
             ("bob@", "bob@"),
+            ("bob@ham burger.edu", "bob@ham burger.edu"),
         ] {
             assert_eq!(account(user, &ours), means);
+        }
+        // RFC 5890 §2.3.2.5: the same domain, however its letters are written.
+        for ours in ["exämple.se", "xn--exmple-cua.se"].map(|ours| [ours.to_owned()]) {
+            for user in [
+                "bob@exämple.se",
+                "bob@xn--exmple-cua.se",
+                "bob@XN--EXMPLE-CUA.SE",
+                "bob@EXÄMPLE.se",
+                "bob@exa\u{308}mple.se",
+            ] {
+                assert_eq!(account(user, &ours), "bob", "{user} {ours:?}");
+            }
+            assert_eq!(account("bob@example.se", &ours), "bob@example.se");
         }
     }
 

@@ -180,7 +180,11 @@ impl Maildir {
     pub fn octets(&self) -> io::Result<u64> {
         let mut octets = 0;
         for folder in ["new", "cur"] {
-            let dir = self.folder(folder)?;
+            let dir = match self.folder(folder) {
+                // Other agents make a directory when they need it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                dir => dir?,
+            };
             read_dir(dir.as_fd(), |name| {
                 let told =
                     base(name).split(|octet| *octet == b',').skip(1).find_map(|f| number(f.strip_prefix(b"S=")?));
@@ -192,6 +196,36 @@ impl Maildir {
             })?;
         }
         Ok(octets)
+    }
+}
+
+/// When the directories of a mailbox were last changed: a message came, went or was moved. [`Maildir::changed`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed([SystemTime; 2]);
+
+impl Changed {
+    /// The later one.
+    pub fn latest(&self) -> SystemTime {
+        self.0[0].max(self.0[1])
+    }
+}
+
+impl Maildir {
+    /// When messages last came, went or were moved; a directory that is not there has never changed.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn changed(&self) -> io::Result<Changed> {
+        let time = |folder| -> io::Result<SystemTime> {
+            let stat = match statat(&self.root, folder, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok(SystemTime::UNIX_EPOCH),
+                stat => stat?,
+            };
+            let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+            let nanos = Duration::from_nanos(stat.st_mtime_nsec);
+            Ok(SystemTime::UNIX_EPOCH + seconds + nanos)
+        };
+        Ok(Changed([time("new")?, time("cur")?]))
     }
 }
 
@@ -752,6 +786,7 @@ pub struct Delivery {
     octets: u64,
     on_the_wire: WireOctets,
     is_in_tmp: bool,
+    is_durable: bool,
 }
 
 impl Maildir {
@@ -774,7 +809,7 @@ impl Maildir {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | SAFELY;
         let file = File::from(openat(&tmp, &name.0, flags, Mode::RUSR | Mode::WUSR)?);
         let on_the_wire = WireOctets::default();
-        Ok(Delivery { tmp, new, cur, file, name, octets: 0, on_the_wire, is_in_tmp: true })
+        Ok(Delivery { tmp, new, cur, file, name, octets: 0, on_the_wire, is_in_tmp: true, is_durable: false })
     }
 }
 
@@ -782,6 +817,7 @@ impl Write for Delivery {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         let written = self.file.write(octets)?;
         self.octets += written as u64;
+        self.is_durable = false;
         self.on_the_wire.push(&octets[..written]);
         Ok(written)
     }
@@ -792,12 +828,29 @@ impl Write for Delivery {
 }
 
 impl Delivery {
+    /// What the file has.
+    pub fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Makes the message durable. Nobody sees it yet; [`Delivery::place`] then takes no time.
+    ///
+    /// # Errors
+    /// The system refused. A failed fsync is never tried again: the file is to be discarded.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if !self.is_durable {
+            fdatasync(&self.file)?;
+            self.is_durable = true;
+        }
+        Ok(())
+    }
+
     /// Makes the message durable and shows it to readers. Its name is durable after [`Delivery::sync_name`].
     ///
     /// # Errors
     /// The system refused; the message is not there. A failed fsync is never tried again: the file is discarded.
     pub fn place(&mut self) -> io::Result<Placed> {
-        fdatasync(&self.file)?;
+        self.sync()?;
         let (name, unique_name) = (self.placed_name(), &self.name.0);
         if let Some(cur) = &self.cur {
             let mut found = false;

@@ -25,9 +25,13 @@ use std::{
     borrow::Cow,
     collections::VecDeque,
     future::poll_fn,
-    io,
+    io::{self, IoSlice},
     mem::{MaybeUninit, replace},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -257,6 +261,8 @@ pub struct Wire<S> {
     output: BytesMut,
     crlf: Crlf,
     limits: Limits,
+    /// How much has left, where the stream holds what we say before it sends it.
+    gone: Option<Gone>,
     alarm: Alarm,
     record: Record,
 }
@@ -267,7 +273,7 @@ const READ_OCTETS: usize = 4096;
 const OUTPUT_OCTETS: usize = 16 * 1024;
 /// How much a peer must take within [`Limits::write`]. Who reads slowly reads more: a modem of 1200 bit/s takes it in half a minute. Who
 /// takes an octet now and then only wants to hold us; so 64 KiB can hold us for sixteen times the limit, and no longer.
-const PROGRESS_OCTETS: usize = 4096;
+const PROGRESS_OCTETS: u64 = 4096;
 /// How long [`Wire::close`] waits for the peer to hang up first.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -282,7 +288,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     fn with(stream: S, limits: Limits, record: Record) -> Self {
         let crlf = Crlf::new(limits.line_end, limits.line_octets_max);
-        Self { stream, input: BytesMut::new(), output: BytesMut::new(), crlf, limits, alarm: Alarm::default(), record }
+        let (input, output, alarm) = (BytesMut::new(), BytesMut::new(), Alarm::default());
+        Self { stream, input, output, crlf, limits, gone: None, alarm, record }
     }
 
     /// The next line. Before it waits for one, what was said leaves.
@@ -366,17 +373,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             return Ok(());
         }
         let limit = self.limits.write;
-        let Self { stream, output, alarm, .. } = self;
-        // Until when the peer must have taken some of what was left when we began to wait. Nobody looks at the clock before that.
-        let mut wait: Option<(Instant, usize)> = None;
+        let Self { stream, output, gone, alarm, .. } = self;
+        let all = output.len();
+        // Until when the peer must have taken more than it had when we began to wait. Nobody looks at the clock before that.
+        let mut wait: Option<(Instant, u64)> = None;
         let sent = poll_fn(|cx| {
             if let Poll::Ready(sent) = poll_write_all(stream, output, cx) {
                 return Poll::Ready(sent.map_err(WireError::from));
             }
-            let left = output.len();
-            let (until, octets) = wait.get_or_insert_with(|| (Instant::now() + limit, left));
-            if *octets - left >= PROGRESS_OCTETS {
-                (*until, *octets) = (Instant::now() + limit, left);
+            let taken = gone.as_ref().map_or((all - output.len()) as u64, Gone::octets);
+            let (until, before) = wait.get_or_insert_with(|| (Instant::now() + limit, taken));
+            if taken - *before >= PROGRESS_OCTETS {
+                (*until, *before) = (Instant::now() + limit, taken);
             }
             alarm.poll(*until, cx).map(|()| Err(WireError::Stuck))
         })
@@ -470,12 +478,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Begins TLS as the server; nothing, if that cannot be done. What the client sent in clear after its last command is dropped:
     /// see [`Wire::into_stream_for_tls`].
-    pub async fn over_tls(self, acceptor: &Acceptor) -> Option<Wire<TlsStream<S>>> {
+    pub async fn over_tls(self, acceptor: &Acceptor) -> Option<Wire<TlsStream<Counted<S>>>> {
         let Unwired { stream, rest, .. } = self.into_stream_for_tls().await.ok()?;
         let talk = &rest.record.conversation;
         let encrypted = begin_tls(stream, acceptor, talk).await;
-        let encrypted = encrypted.inspect_err(|failed| talk.note(&failed.to_string())).ok()?;
-        Some(rest.over(encrypted))
+        let Encrypted { stream, gone } = encrypted.inspect_err(|failed| talk.note(&failed.to_string())).ok()?;
+        Some(Wire { gone: Some(gone), ..rest.over(stream) })
     }
 
     /// The peer left without its protocol's goodbye, and this is how: for the log.
@@ -537,12 +545,85 @@ pub async fn begin_tls<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     acceptor: &Acceptor,
     talk: &Conversation,
-) -> Result<TlsStream<S>, NoTls> {
-    let mut stream = acceptor.accept(stream, HANDSHAKE, talk.id()).await?;
-    // What waits encrypted is seen to go when all of it has gone. The 64 KiB that rustls holds otherwise would take a modem nine minutes,
-    // in which it would look as if nobody read.
-    stream.get_mut().1.set_buffer_limit(Some(PROGRESS_OCTETS));
-    Ok(stream)
+) -> Result<Encrypted<S>, NoTls> {
+    let gone = Gone::default();
+    let stream = acceptor.accept(Counted { stream, gone: gone.clone() }, HANDSHAKE, talk.id()).await?;
+    Ok(Encrypted { stream, gone })
+}
+
+/// A connection over TLS, before it is a [`Wire`].
+#[derive(Debug)]
+pub struct Encrypted<S> {
+    stream: TlsStream<Counted<S>>,
+    gone: Gone,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Encrypted<S> {
+    /// As [`Wire::new`], for a server.
+    pub fn wire(self, limits: Limits, mask: Mask, conversation: Conversation) -> Wire<TlsStream<Counted<S>>> {
+        Wire { gone: Some(self.gone), ..Wire::new(self.stream, Role::Server, limits, mask, conversation) }
+    }
+}
+
+/// How many octets have left.
+#[derive(Clone, Debug, Default)]
+struct Gone(Arc<AtomicU64>);
+
+impl Gone {
+    fn octets(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection below TLS that counts what leaves. TLS holds up to 64 KiB, for which a modem takes nine minutes: what it takes is only seen
+/// here. To let TLS hold less makes large messages slower, by half at 4 KiB.
+#[derive(Debug)]
+pub struct Counted<S> {
+    stream: S,
+    gone: Gone,
+}
+
+impl<S> Counted<S> {
+    fn count(&self, sent: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(octets)) = sent {
+            self.gone.0.fetch_add(octets as u64, Ordering::Relaxed);
+        }
+        sent
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write(cx, octets);
+        self.count(sent)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.count(sent)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// Reads once into a buffer on the stack and appends what came, so that waiting needs no memory of its own.
@@ -1006,17 +1087,21 @@ mod tests {
         let ((mut near, mut ear), (mut far, mut mouth)) = (split(near), split(far));
         let down = async {
             let mut second = [0; 120];
-            while let Ok(octets @ 1..) = far.read(&mut second).await {
-                ear.write_all(&second[..octets]).await.unwrap();
+            while let Ok(octets @ 1..) = far.read(&mut second).await
+                && ear.write_all(&second[..octets]).await.is_ok()
+            {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            ear.shutdown().await.unwrap();
+            // Whoever has hung up hears no end.
+            let _ = ear.shutdown().await;
         };
         let _ = tokio::join!(down, copy(&mut near, &mut mouth));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_reads_slowly_and_steadily_gets_it_all_over_tls_too() {
+    /// What comes of 100,000 octets over TLS to a client behind a modem that does this with its connection, and after how many seconds.
+    async fn told_over_tls<F: Future<Output = ()>>(
+        client: impl FnOnce(tokio_rustls::client::TlsStream<DuplexStream>) -> F,
+    ) -> (Result<(), WireError>, u64) {
         let folder = tempfile::tempdir().unwrap();
         let authority = LabCa::open_or_create(folder.path()).unwrap();
         let mut shared = Shared::for_tests("pop3");
@@ -1026,23 +1111,45 @@ mod tests {
         let ((near, near_modem), (far_modem, far)) = (duplex(1024), duplex(1024));
         let serve = async {
             let talk = shared.transcript.conversation(Transport::Tls, address(995), address(4000));
-            let stream = begin_tls(far, &acceptor, &talk).await.unwrap();
+            let encrypted = begin_tls(far, &acceptor, &talk).await.unwrap();
             let limits = Limits { write: Duration::from_mins(1), ..LIMITS };
-            let mut wire = Wire::new(stream, Role::Server, limits, nothing_is_secret, talk);
+            let mut wire = encrypted.wire(limits, nothing_is_secret, talk);
             wire.output_mut().resize(100_000, b'x');
+            let began = Instant::now();
             let sent = wire.flush().await;
-            wire.close().await.unwrap();
-            sent
+            let took = began.elapsed().as_secs();
+            let _ = wire.close().await;
+            (sent, took)
         };
         let read = async {
-            let client = client_config(&authority.certificate_file()).unwrap();
-            let mut stream = TlsConnector::from(client).connect("localhost".try_into().unwrap(), near).await.unwrap();
-            let mut heard = vec![];
-            stream.read_to_end(&mut heard).await.unwrap();
-            heard.len()
+            let config = client_config(&authority.certificate_file()).unwrap();
+            client(TlsConnector::from(config).connect("localhost".try_into().unwrap(), near).await.unwrap()).await;
         };
-        let (sent, heard, ()) = tokio::join!(serve, read, modem(near_modem, far_modem));
-        assert!(sent.is_ok() && heard == 100_000, "{sent:?} after {heard} octets");
+        let others = async { tokio::join!(read, modem(near_modem, far_modem)) };
+        let (told, _) = tokio::join!(serve, others);
+        told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_and_steadily_gets_it_all_over_tls_too() {
+        let mut heard = vec![];
+        let (sent, _) = told_over_tls(async |mut stream| {
+            stream.read_to_end(&mut heard).await.unwrap();
+        })
+        .await;
+        assert!(sent.is_ok() && heard.len() == 100_000, "{sent:?} after {} octets", heard.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_nothing_is_given_up_as_soon_over_tls() {
+        let (sent, took) = told_over_tls(async |stream| {
+            // Long enough for anybody, then gone.
+            tokio::time::sleep(Duration::from_hours(1)).await;
+            drop(stream);
+        })
+        .await;
+        // What fits on the way goes; then nothing does for a minute.
+        assert!(matches!(sent, Err(WireError::Stuck)) && (60..90).contains(&took), "{sent:?} after {took} s");
     }
 
     #[tokio::test]

@@ -576,6 +576,9 @@ fn delv_validates_through_our_resolver_when_the_lab_is_signed() {
             ("www.someschool.edu", "A", "127.77.3.80"),
             ("www.ibm.com", "A", "servereast.backup2.ibm.com."),
             ("crepes.fr", "MX", "mail.crepes.fr."),
+            ("crepes.fr", "TXT", "\"v=spf1 mx -all\""),
+            ("_dmarc.crepes.fr", "TXT", "\"v=DMARC1; p=reject\""),
+            ("_dmarc.hamburger.edu", "TXT", "\"v=DMARC1; p=reject\""),
             ("nobody.someschool.edu", "A", "NXDOMAIN"),
             ("www.someschool.edu", "AAAA", "NXRRSET"),
         ] {

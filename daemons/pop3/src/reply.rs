@@ -228,6 +228,9 @@ impl Reply {
     pub fn deleted_already(number: usize) -> Self {
         err(format!("message {number} is deleted; RSET brings it back"))
     }
+    pub fn no_login() -> Self {
+        err("you have said much and not logged in, good bye")
+    }
     pub fn too_many_errors() -> Self {
         err("too many errors, good bye")
     }

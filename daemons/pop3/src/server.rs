@@ -1,6 +1,7 @@
 //! The sockets, and what all sessions share.
 
 use crate::{
+    command::mask,
     config::Config,
     session::{Channel, Offer, Plaintext, Stls},
     visit,
@@ -15,7 +16,7 @@ use shared::{
     lookout::{Glance, Lookouts},
     tls,
     transcript::{Conversation, Transcript, Transport},
-    wire::begin_tls,
+    wire::{Role, Wire, begin_tls},
 };
 use std::{
     collections::HashMap,
@@ -200,7 +201,9 @@ impl Server {
         talk: Conversation,
         shutdown: CancellationToken,
     ) {
-        visit::serve(self.office.get(), stream, channel, talk, &shutdown).await;
+        let office = self.office.get();
+        let wire = Wire::new(stream, Role::Server, office.config.limits(), mask, talk);
+        visit::serve(office, wire, channel, &shutdown).await;
     }
 }
 
@@ -215,13 +218,17 @@ async fn serve_connection(
     let local = stream.local_addr().unwrap_or(peer);
     let (Channel::Encrypted, Some(acceptor)) = (channel, office.acceptor.clone()) else {
         let talk = transcript.conversation(Transport::Tcp, local, peer);
-        return visit::serve(office, stream, Channel::Clear, talk, &shutdown).await;
+        let wire = Wire::new(stream, Role::Server, office.config.limits(), mask, talk);
+        return visit::serve(office, wire, Channel::Clear, &shutdown).await;
     };
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
         match begin_tls(stream, &acceptor, &talk).await {
-            Ok(stream) => visit::serve(office, stream, channel, talk, &shutdown).await,
+            Ok(encrypted) => {
+                let wire = encrypted.wire(office.config.limits(), mask, talk);
+                visit::serve(office, wire, channel, &shutdown).await;
+            }
             Err(failed) => failed.tell(&talk),
         }
     });

@@ -26,6 +26,9 @@ pub use shared::sasl::{AUTH_LINE_OCTETS_MAX, Channel, Plaintext};
 pub const LINE_OCTETS_MAX: usize = 255;
 /// A client that has said so many lines that are none, or at the wrong time, does not speak POP3.
 const ERRORS_MAX: u32 = 100;
+/// Lines before a login: whoever types says ten of them. With all its pauses a client that has no account holds its connection for a day, and
+/// not for ever. One that has logged in may stay: it keeps nobody but itself from its mailbox.
+const BEFORE_LOGIN_MAX: u32 = 100;
 /// Wrong passwords before we hang up.
 const DENIED_MAX: u32 = 5;
 
@@ -229,6 +232,7 @@ pub struct Session {
     channel: Channel,
     stamp: Option<Arc<str>>,
     encoding: Encoding,
+    before_login: u32,
     errors: u32,
     denied: u32,
 }
@@ -245,7 +249,8 @@ impl Session {
     pub fn new(offer: Arc<Offer>, channel: Channel, stamp: Option<Arc<str>>) -> (Self, Reply) {
         let greeting = Reply::greeting(stamp.as_deref());
         let state = State::Authorization { user: None };
-        let session = Self { state, offer, channel, stamp, encoding: Encoding::Ascii, errors: 0, denied: 0 };
+        let (encoding, before_login, errors, denied) = (Encoding::Ascii, 0, 0, 0);
+        let session = Self { state, offer, channel, stamp, encoding, before_login, errors, denied };
         (session, greeting)
     }
 
@@ -262,6 +267,12 @@ impl Session {
 
     /// What the client said.
     pub fn on_line(&mut self, line: &Line) -> Step {
+        if let State::Authorization { .. } | State::Authenticating(_) = self.state {
+            self.before_login += 1;
+            if self.before_login > BEFORE_LOGIN_MAX {
+                return Step::Close(Reply::no_login());
+            }
+        }
         let line = match line {
             Line::Text(line) => line,
             Line::TooLong => {

@@ -11,7 +11,6 @@
 
 use crate::{
     body::{Cut, header},
-    command::mask,
     md5::md5,
     reply::Reply,
     server::Office,
@@ -27,8 +26,8 @@ use shared::{
     maildir::{Listing, LockError, Locked, Maildir, Removal, Source},
     message::{CHUNK_OCTETS, Patience, Shown, Stuffing, read, read_at},
     sasl::prepare,
-    transcript::{Conversation, Kind},
-    wire::{Line, Role, Wire, WireError},
+    transcript::Kind,
+    wire::{Line, Wire, WireError},
 };
 use std::{io, net::IpAddr, path::Path, sync::Arc, time::Instant};
 use tokio::{
@@ -87,12 +86,11 @@ enum Ahead {
 /// Serves a client until it leaves, falls silent, or we stop.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Glance + Unpin + Send>(
     office: Arc<Office>,
-    stream: S,
+    mut wire: Wire<S>,
     channel: Channel,
-    talk: Conversation,
     shutdown: &CancellationToken,
 ) {
-    let (connection, peer) = (talk.id(), talk.remote().ip());
+    let (connection, peer) = (wire.conversation().id(), wire.conversation().remote().ip());
     let (session, greeting) = Session::new(Arc::clone(&office.offer), channel, office.stamp(connection));
     let mut visit = Visit {
         session,
@@ -104,7 +102,6 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Glance + Unpin + Send>(
         lookout: Lookout::default(),
         office,
     };
-    let mut wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
     wire.say(greeting.to_string());
     match visit.converse(&mut wire, shutdown).await {
         End::Silence => {}

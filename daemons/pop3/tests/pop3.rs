@@ -623,6 +623,31 @@ fn a_client_that_only_errs_or_guesses_is_sent_away() {
     assert_eq!(guesses, Some(5));
 }
 
+/// Nobody who types comes near it. Who has logged in holds nothing but a mailbox of its own.
+#[test]
+fn a_client_that_talks_and_does_not_log_in_is_sent_away() {
+    let offer = || Offer { plaintext: Plaintext::Allowed, stls: Stls::No, login_delay: Duration::ZERO };
+    let text = |text: &str| Line::Text(text.to_owned().into());
+    let closes = |step: Step| matches!(step, Step::Close(_));
+    for talk in ["CAPA", "USER bob", "UTF8"] {
+        let (mut world, _) = World::new(offer(), None);
+        assert_eq!((1..1000).find(|_| closes(world.session.on_line(&text(talk)))), Some(101), "{talk}");
+    }
+    let (mut world, _) = World::new(offer(), None);
+    let exchanges =
+        (1..1000).find(|_| ["AUTH PLAIN", "*"].iter().any(|line| closes(world.session.on_line(&text(line)))));
+    assert_eq!(exchanges, Some(51));
+    let (mut world, _) = World::new(offer(), None);
+    for line in ["USER bob", "PASS hungry"] {
+        let mut step = world.session.on_line(&text(line));
+        while let Step::Perform(effect) = step {
+            let outcome = world.perform(effect);
+            step = world.session.on_outcome(outcome);
+        }
+    }
+    assert!((1..1000).all(|_| !closes(world.session.on_line(&text("NOOP")))));
+}
+
 #[test]
 fn scram_in_the_session_proves_both_sides_before_the_maildrop_opens() {
     let offer = Offer { plaintext: Plaintext::OverTls, stls: Stls::No, login_delay: Duration::ZERO };

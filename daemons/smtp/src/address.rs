@@ -62,7 +62,8 @@ impl Domain {
         &self.text
     }
 
-    fn known_as(&self) -> &str {
+    /// As the DNS has it.
+    pub(crate) fn in_dns(&self) -> &str {
         self.a_labels.as_deref().unwrap_or(&self.text)
     }
 }
@@ -100,7 +101,7 @@ impl FromStr for Domain {
 
 impl PartialEq for Domain {
     fn eq(&self, other: &Self) -> bool {
-        self.known_as().eq_ignore_ascii_case(other.known_as())
+        self.in_dns().eq_ignore_ascii_case(other.in_dns())
     }
 }
 
@@ -108,7 +109,7 @@ impl Eq for Domain {}
 
 impl std::hash::Hash for Domain {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.known_as().bytes().for_each(|octet| state.write_u8(octet.to_ascii_lowercase()));
+        self.in_dns().bytes().for_each(|octet| state.write_u8(octet.to_ascii_lowercase()));
     }
 }
 

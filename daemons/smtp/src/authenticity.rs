@@ -14,7 +14,7 @@
 //! ```
 
 use crate::{
-    address::{Host, ReversePath},
+    address::{Domain, Host, ReversePath},
     body::{HEADER_OCTETS_MAX, field_name},
     command::Client,
     mx::Resolver,
@@ -211,7 +211,7 @@ fn without_comments(mut text: &[u8]) -> &[u8] {
 /// Signs our users' messages.
 #[derive(Debug)]
 pub(crate) struct Signer {
-    domain: String,
+    domain: Domain,
     key: SigningKey,
 }
 
@@ -236,24 +236,26 @@ impl Signer {
     /// # Errors
     /// What is wrong with the file, in words.
     pub(crate) fn new(config: &DkimKey) -> Result<Self, String> {
+        let domain: Domain = config.domain.parse().map_err(|error| format!("`{}`: {error}", config.domain))?;
         let file = config.key.display();
         let der = || PrivateKeyDer::from_pem_file(&config.key).map_err(|error| format!("{file}: {error}"));
-        let (domain, selector) = (config.domain.clone(), config.selector.clone());
+        // RFC 6376 §3.5: in `d=` a domain stands as the DNS has it.
+        let (in_dns, selector) = (domain.in_dns().to_owned(), config.selector.clone());
         let key = if let Ok(key) = RsaKey::<Sha256>::from_key_der(der()?) {
-            let signer = DkimSigner::from_key(key).domain(domain).selector(selector).headers(SIGNED);
+            let signer = DkimSigner::from_key(key).domain(in_dns).selector(selector).headers(SIGNED);
             SigningKey::Rsa(Box::new(signer))
         } else {
             let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(der()?.secret_der())
                 .map_err(|error| format!("{file}: {error}; it must be an RSA or Ed25519 key in PKCS #8"))?;
-            SigningKey::Ed25519(Box::new(DkimSigner::from_key(key).domain(domain).selector(selector).headers(SIGNED)))
+            SigningKey::Ed25519(Box::new(DkimSigner::from_key(key).domain(in_dns).selector(selector).headers(SIGNED)))
         };
-        Ok(Self { domain: config.domain.clone(), key })
+        Ok(Self { domain, key })
     }
 
     /// Whether it signs for this sender.
     pub(crate) fn is_for(&self, from: &ReversePath) -> bool {
         let ReversePath::Mailbox(mailbox) = from else { return false };
-        matches!(mailbox.host(), Host::Domain(domain) if domain.as_str().eq_ignore_ascii_case(&self.domain))
+        matches!(mailbox.host(), Host::Domain(domain) if *domain == self.domain)
     }
 
     /// The header field that signs a message, with its line end.
@@ -334,5 +336,28 @@ mod tests {
         for message in ["", "\r\n", " text\r\n", "A: b"] {
             assert_eq!(without_forged_results(message), message);
         }
+    }
+
+    #[test]
+    fn a_domain_beyond_ascii_signs_for_both_of_its_forms_and_under_the_name_that_the_dns_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("dkim.pem");
+        // RFC 8410 §10.3.
+        let text = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+        std::fs::write(&key, text).unwrap();
+        let new = |domain: &str| {
+            Signer::new(&DkimKey { domain: domain.to_owned(), selector: "lab".to_owned(), key: key.clone() })
+        };
+        for domain in ["exämple.se", "xn--exmple-cua.se"] {
+            let signer = new(domain).unwrap();
+            for (from, is_for) in
+                [("<å@exämple.se>", true), ("<a@XN--exmple-cua.se>", true), ("<a@example.se>", false), ("<>", false)]
+            {
+                assert_eq!(signer.is_for(&from.parse().unwrap()), is_for, "{domain} {from}");
+            }
+            let field = signer.sign(b"From: a@xn--exmple-cua.se\r\n\r\nx\r\n").unwrap();
+            assert!(field.contains("d=xn--exmple-cua.se;"), "{field}");
+        }
+        assert!(new("no domain").unwrap_err().starts_with("`no domain`: "));
     }
 }

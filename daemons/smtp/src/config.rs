@@ -56,7 +56,7 @@ pub struct Config {
     pub separator: String,
     /// The directory with the mailboxes, one Maildir for each user: `MAILBOXES/bob/{cur,new,tmp}`. Postmaster's is there too.
     pub mailboxes: PathBuf,
-    /// The most that a mailbox may hold; `"0 B"` sets no limit.
+    /// The most that a mailbox may hold; `"0 B"` sets no limit. What other programs put there is seen within a second.
     pub quota: Size,
     /// The directory of the queue. A message is answered 250 when it is safe there, or in a mailbox.
     pub spool: PathBuf,

@@ -699,7 +699,7 @@ impl Connection {
         let Counters { relayed, deferred, failed, .. } = &self.couriers.0.counters;
         for fate in &fates {
             match fate {
-                Fate::Relayed { .. } | Fate::Delivered(_) => relayed.inc(),
+                Fate::Relayed { .. } | Fate::Expanded(_) | Fate::Delivered(_) => relayed.inc(),
                 Fate::Deferred(_) => deferred.inc(),
                 Fate::Failed(_) => failed.inc(),
             };

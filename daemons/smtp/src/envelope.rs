@@ -106,6 +106,16 @@ impl Notify {
         }
     }
 
+    /// The same without a word about success, which whoever speaks for all of them tells.
+    #[must_use]
+    pub fn without_success(self) -> Self {
+        match self {
+            Notify::Of(Occasions { success: true, failure: false, delay: false }) => Notify::Never,
+            Notify::Of(occasions) => Notify::Of(Occasions { success: false, ..occasions }),
+            Notify::Unsaid | Notify::Never => self,
+        }
+    }
+
     /// Whether the sender wants to hear that it was delivered.
     pub fn of_success(self) -> bool {
         matches!(self, Notify::Of(Occasions { success: true, .. }))
@@ -247,6 +257,8 @@ pub enum Fate {
         /// RFC 3461 §5.2.2: whether the other server has promised to report success.
         reports: Reports,
     },
+    /// RFC 3461 §5.2.7.3: it goes on to several, and that is all that will be told of success.
+    Expanded(Account),
     /// Not now; it is tried again.
     Deferred(Account),
     /// Never; its sender is told.
@@ -259,6 +271,7 @@ impl Fate {
         match self {
             Fate::Delivered(account)
             | Fate::Relayed { account, .. }
+            | Fate::Expanded(account)
             | Fate::Deferred(account)
             | Fate::Failed(account) => account,
         }

@@ -38,7 +38,7 @@
 //!
 //! Reading order: [`address`] and [`envelope`] (the nouns), [`command`], [`reply`], [`route`] (whom an address means), [`session`]
 //! (the state machine, with no socket), [`body`] (what a message is, to the octet). Then [`spool`] (the queue on disk), [`queue`]
-//! (at work), `local` (mailboxes). Then the other side: [`answer`], [`client`] (the same dialogue from the other end), [`mx`],
+//! (at work), `local` (mailboxes) and `quota` (how full they are). Then the other side: [`answer`], [`client`] (the same dialogue from the other end), [`mx`],
 //! [`relay`], [`courier`], [`schedule`], [`report`]. `visit` and `server` move the octets.
 
 pub mod address;
@@ -60,6 +60,7 @@ mod greylist;
 mod group;
 mod local;
 pub mod queue;
+mod quota;
 pub mod spool;
 
 // --- Sending ---

@@ -7,6 +7,7 @@ use crate::{
     address::ReversePath,
     crash,
     group::Group,
+    quota::{Room, Stock},
     route::Target,
     spool::{BUFFER_OCTETS, Id},
 };
@@ -21,7 +22,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -44,19 +45,17 @@ pub(crate) struct Mailboxes {
 #[derive(Debug)]
 struct Known {
     group: Arc<Group>,
+    stock: Arc<Mutex<Stock>>,
     swept: Option<Instant>,
 }
 
-/// Whether there is room in a mailbox.
+/// What came of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    Enough,
-    /// Not now.
-    NotNow,
-    /// The message is larger than the mailbox may ever be.
-    Never {
-        quota: u64,
-    },
+pub(crate) enum Sent {
+    /// The message is in the mailbox, and stays there.
+    Placed(Placed),
+    /// It is not: there is no room for it.
+    NoRoom(Room),
 }
 
 impl Mailboxes {
@@ -82,15 +81,8 @@ impl Mailboxes {
     /// Whether there is room for `octets` more.
     pub(crate) fn room(&self, account: &str, octets: u64) -> io::Result<Room> {
         let Some(quota) = self.quota else { return Ok(Room::Enough) };
-        if octets > quota {
-            return Ok(Room::Never { quota });
-        }
-        let held = match Maildir::open(&self.path(account)?).and_then(|maildir| maildir.octets()) {
-            Ok(held) => held,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        Ok(if held + octets > quota { Room::NotNow } else { Room::Enough })
+        let path = self.path(account)?;
+        locked(&self.stock(&path)).room(&path, octets, quota, Instant::now())
     }
 
     /// Whether a quota is set, so that [`Mailboxes::room`] is worth asking.
@@ -129,14 +121,24 @@ impl Mailboxes {
         self.path(account).is_ok_and(|path| path.join(".forward").exists())
     }
 
-    fn group(&self, path: &Path, now: Instant) -> (Arc<Group>, bool) {
+    fn known<T>(&self, path: &Path, of: impl FnOnce(&mut Known) -> T) -> T {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.entry(path.to_owned()).or_insert_with(|| Known { group: Arc::default(), swept: None });
-        let due = known.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP_EVERY);
-        if due {
-            known.swept = Some(now);
-        }
-        (Arc::clone(&known.group), due)
+        let new = || Known { group: Arc::default(), stock: Arc::default(), swept: None };
+        of(known.entry(path.to_owned()).or_insert_with(new))
+    }
+
+    fn stock(&self, path: &Path) -> Arc<Mutex<Stock>> {
+        self.known(path, |known| Arc::clone(&known.stock))
+    }
+
+    fn group(&self, path: &Path, now: Instant) -> (Arc<Group>, bool) {
+        self.known(path, |known| {
+            let due = known.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP_EVERY);
+            if due {
+                known.swept = Some(now);
+            }
+            (Arc::clone(&known.group), due)
+        })
     }
 
     /// A message that begins to go into a mailbox. Nothing is on disk yet.
@@ -161,7 +163,7 @@ impl Mailboxes {
         attempt: Attempt,
         from: &ReversePath,
         (message, start, octets): (&File, u64, u64),
-    ) -> io::Result<Placed> {
+    ) -> io::Result<Sent> {
         let mut letter = self.letter(account, name, attempt, from)?;
         let mut at = 0;
         while at < octets {
@@ -222,18 +224,21 @@ impl Letter {
         Ok(())
     }
 
-    /// Delivers: when this returns, the message is in the mailbox, and stays there. After an error it is not, as far as that can be
-    /// undone; whoever tries again under the same name makes no second one in any case.
-    pub(crate) fn commit(self) -> io::Result<Placed> {
+    /// Delivers: when this returns, the message is in the mailbox, and stays there; or there is no room. After an error it is not, as far as
+    /// that can be undone; whoever tries again under the same name makes no second one in any case.
+    pub(crate) fn commit(self) -> io::Result<Sent> {
         self.commit_by(Delivery::sync_name)
     }
 
     /// The same with another way to make the name durable, so that a test can have it fail.
-    fn commit_by(mut self, sync: impl FnOnce(&Delivery) -> io::Result<()>) -> io::Result<Placed> {
+    fn commit_by(mut self, sync: impl FnOnce(&Delivery) -> io::Result<()>) -> io::Result<Sent> {
         self.spill()?;
         let Some((maildir, mut delivery)) = self.begun.take() else { return Err(io::ErrorKind::Other.into()) };
         crash::here("letter written");
-        let placed = delivery.place()?;
+        let placed = match self.place(&mut delivery)? {
+            Sent::Placed(placed) => placed,
+            full @ Sent::NoRoom(_) => return Ok(full),
+        };
         crash::here("letter placed");
         let (group, sweep) = self.mailboxes.group(&self.path, Instant::now());
         if let Err(error) = group.sync(|| sync(&delivery)) {
@@ -245,19 +250,50 @@ impl Letter {
         if sweep && let Err(error) = maildir.sweep(SystemTime::now()) {
             tracing::debug!(mailbox = %self.path.display(), %error, "cannot look through tmp/");
         }
-        Ok(placed)
+        Ok(Sent::Placed(placed))
+    }
+
+    /// Shows the message to readers, if there is room for it.
+    fn place(&self, delivery: &mut Delivery) -> io::Result<Sent> {
+        let Some(quota) = self.mailboxes.quota else { return delivery.place().map(Sent::Placed) };
+        let (stock, octets) = (self.mailboxes.stock(&self.path), delivery.octets());
+        let full = |stock: &mut Stock| {
+            let room = stock.room(&self.path, octets, quota, Instant::now())?;
+            Ok::<_, io::Error>((room != Room::Enough).then_some(Sent::NoRoom(room)))
+        };
+        if let Some(full) = full(&mut locked(&stock))? {
+            return Ok(full);
+        }
+        delivery.sync()?;
+        // Others may have come meanwhile. Now nobody can: what is looked at and what is added are the same, however many come at once.
+        let mut stock = locked(&stock);
+        if let Some(full) = full(&mut stock)? {
+            return Ok(full);
+        }
+        let placed = delivery.place()?;
+        if placed == Placed::Now {
+            stock.add(octets);
+        }
+        Ok(Sent::Placed(placed))
     }
 
     /// Nobody was told 250. A client that waits for it comes again with the same message under another name, and its owner would have two.
     fn take_back(&self, delivery: &Delivery) {
         let (mailbox, name) = (self.path.display(), &self.name);
         match delivery.take_back() {
-            Ok(()) => tracing::warn!(%mailbox, %name, "took back a message whose name cannot be made durable"),
+            Ok(()) => {
+                locked(&self.mailboxes.stock(&self.path)).forget();
+                tracing::warn!(%mailbox, %name, "took back a message whose name cannot be made durable");
+            }
             Err(error) => {
                 tracing::error!(%mailbox, %name, %error, "cannot take back a message; there may be two of it");
             }
         }
     }
+}
+
+fn locked(stock: &Mutex<Stock>) -> MutexGuard<'_, Stock> {
+    stock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -286,8 +322,8 @@ mod tests {
             let name = mailboxes.name(id, 0).unwrap();
             mailboxes.deliver("bob", name, attempt, &from, (&message, 4, 15)).unwrap()
         };
-        assert_eq!(deliver(Attempt::First), Placed::Now);
-        assert_eq!(deliver(Attempt::Again), Placed::Before);
+        assert_eq!(deliver(Attempt::First), Sent::Placed(Placed::Now));
+        assert_eq!(deliver(Attempt::Again), Sent::Placed(Placed::Before));
         let files = new(&folder);
         assert_eq!(files.len(), 1);
         let text = fs::read_to_string(&files[0]).unwrap();
@@ -319,20 +355,92 @@ mod tests {
         let fails = |_: &Delivery| Err(io::Error::from_raw_os_error(5));
         let error = letter(Attempt::First).commit_by(fails).unwrap_err();
         assert_eq!((error.raw_os_error(), new(&folder)), (Some(5), vec![]));
-        assert_eq!(letter(Attempt::First).commit().unwrap(), Placed::Now);
+        assert_eq!(letter(Attempt::First).commit().unwrap(), Sent::Placed(Placed::Now));
         // What is there from an earlier try stays.
         letter(Attempt::Again).commit_by(fails).unwrap_err();
         assert_eq!(new(&folder).len(), 1);
     }
 
+    /// Puts a message of so many octets into bob's mailbox.
+    fn send(mailboxes: &Arc<Mailboxes>, octets: usize) -> Sent {
+        let name = mailboxes.name(Id::new(SystemTime::now()), 0).unwrap();
+        let mut letter = mailboxes.letter("bob", name, Attempt::First, &ReversePath::Null).unwrap();
+        letter.buffer().clear();
+        letter.buffer().resize(octets, b'x');
+        letter.commit().unwrap()
+    }
+
     #[test]
     fn a_quota_is_kept() {
-        let (_folder, mailboxes) = mailboxes(Some(100));
+        let (folder, mailboxes) = mailboxes(Some(100));
         assert_eq!(mailboxes.room("bob", 100).unwrap(), Room::Enough);
         assert_eq!(mailboxes.room("bob", 101).unwrap(), Room::Never { quota: 100 });
-        let name = mailboxes.name(Id::new(SystemTime::now()), 0).unwrap();
-        mailboxes.letter("bob", name, Attempt::First, &ReversePath::Null).unwrap().commit().unwrap();
-        assert_eq!(mailboxes.room("bob", 100).unwrap(), Room::NotNow);
+        assert_eq!(send(&mailboxes, 101), Sent::NoRoom(Room::Never { quota: 100 }));
+        assert_eq!(send(&mailboxes, 60), Sent::Placed(Placed::Now));
+        assert_eq!(mailboxes.room("bob", 41).unwrap(), Room::NotNow);
+        assert_eq!(send(&mailboxes, 41), Sent::NoRoom(Room::NotNow));
+        assert_eq!(send(&mailboxes, 40), Sent::Placed(Placed::Now));
+        assert_eq!(new(&folder).len(), 2);
+        assert_eq!(fs::read_dir(folder.path().join("bob/tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn many_at_once_do_not_go_beyond_a_quota_together() {
+        let (folder, mailboxes) = mailboxes(Some(1000));
+        send(&mailboxes, 1);
+        let placed = std::thread::scope(|scope| {
+            let senders: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| (0..10).map(|_| send(&mailboxes, 30)).collect())).collect();
+            let sent = senders.into_iter().flat_map(|sender| -> Vec<Sent> { sender.join().unwrap() });
+            sent.filter(|sent| matches!(sent, Sent::Placed(_))).count()
+        });
+        assert_eq!((placed, new(&folder).len()), (33, 34));
+    }
+
+    #[test]
+    fn a_mailbox_is_not_gone_through_for_each_message() {
+        let (folder, mailboxes) = mailboxes(Some(100_000));
+        send(&mailboxes, 10);
+        let looks = || mailboxes.stock(&folder.path().join("bob")).lock().unwrap().looks;
+        let before = looks();
+        for number in 0..100 {
+            assert_eq!(mailboxes.room("bob", 10).unwrap(), Room::Enough, "{number}");
+            send(&mailboxes, 10);
+        }
+        // Once a second at most while it changes, and it took less than ten.
+        assert!(looks() - before < 10, "{}", looks());
+    }
+
+    /// What its owner takes away makes room at once, even for whoever has just been told that there is none.
+    #[test]
+    fn a_refusal_is_never_about_what_is_gone() {
+        let (folder, mailboxes) = mailboxes(Some(100));
+        send(&mailboxes, 90);
+        // Now the clock of the file system goes on before the next change.
+        let long_ago = SystemTime::now() - Duration::from_hours(1);
+        File::open(folder.path().join("bob/new")).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(mailboxes.room("bob", 90).unwrap(), Room::NotNow);
+        fs::remove_file(&new(&folder)[0]).unwrap();
+        assert_eq!(mailboxes.room("bob", 90).unwrap(), Room::Enough);
+    }
+
+    /// A mailbox that nobody has touched for long is not gone through again, and what others put there is seen.
+    #[test]
+    fn what_others_do_to_a_mailbox_is_seen() {
+        let (folder, mailboxes) = mailboxes(Some(1000));
+        send(&mailboxes, 10);
+        let (bob, stock) = (folder.path().join("bob"), mailboxes.stock(&folder.path().join("bob")));
+        let long_ago = SystemTime::now() - Duration::from_hours(1);
+        for dir in ["new", "cur"] {
+            File::open(bob.join(dir)).unwrap().set_modified(long_ago).unwrap();
+        }
+        let later = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let room = |at| stock.lock().unwrap().room(&bob, 500, 1000, at).unwrap();
+        assert_eq!(room(later(10)), Room::Enough);
+        let looks = stock.lock().unwrap().looks;
+        assert_eq!((room(later(20)), stock.lock().unwrap().looks), (Room::Enough, looks));
+        fs::write(bob.join("cur/1.M1P1Q1.h,S=600,W=600:2,S"), "").unwrap();
+        assert_eq!(room(later(30)), Room::NotNow);
     }
 
     #[test]

@@ -17,7 +17,8 @@ use crate::{
     courier::{Connection, Couriers, Destination, Job},
     crash,
     envelope::{Account, Body, Envelope, Fate, OriginalRecipient, Recipient, Reports, Status},
-    local::{Mailboxes, Room},
+    local::{Mailboxes, Sent},
+    quota::Room,
     report::{Action, Addressee, Built, Entry as ReportEntry, ORIGINAL_OCTETS_MAX, Report},
     route::{POSTMASTER, Target},
     schedule::{self, Schedule, Warn, Warned},
@@ -271,6 +272,30 @@ impl Queue {
         let id = stored.id;
         self.enter(stored, state, cause, Attempt::First);
         self.line_up(id, SystemTime::now());
+    }
+
+    /// The same for a message to lists whose sender wants to hear of success: that they were expanded is known now, and the report is safe
+    /// before anybody is told that the message is. Blocks.
+    pub(crate) fn add_expanded(&self, stored: Stored, lists: Vec<Recipient>, cause: &Conversation) -> io::Result<()> {
+        let account = ours(Status(2, 0, 0), "it goes on to each of them");
+        let piece = |recipient| News { recipient, action: Action::Expanded, account: account.clone() };
+        let news: Vec<News> = (0..lists.len()).map(piece).collect();
+        let envelope = Envelope { recipients: lists, ..Envelope::clone(&stored.envelope) };
+        let about = Stored { envelope: Arc::new(envelope), ..stored.clone() };
+        match self.report(&about, &news.iter().collect::<Vec<_>>(), SystemTime::now(), Some(cause)) {
+            Ok(report) => {
+                self.add(stored, Some(cause.clone()));
+                if let Some(report) = report {
+                    self.add(report, Some(cause.clone()));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Its client hears that it is not, and comes again.
+                self.0.spool.remove(stored.id)?;
+                Err(error)
+            }
+        }
     }
 
     fn enter(&self, stored: Stored, state: State, cause: Option<Conversation>, attempt: Attempt) {
@@ -577,6 +602,7 @@ impl Queue {
             Ok(None) => {}
             Ok(Some(targets)) => {
                 let (others, keeps) = self.forwarding(recipient, &account, &targets);
+                let several = others.len() > 1;
                 // It is sent on once, however often its mailbox has to be tried.
                 if copy == Copy::Due
                     && !others.is_empty()
@@ -585,30 +611,31 @@ impl Queue {
                     return fate;
                 }
                 if keeps == Keeps::Nothing {
-                    // RFC 3461 §5.2.7: the copy goes on with what its sender wants to hear, and is what will be reported.
                     let account = ours(Status(2, 0, 0), "forwarded");
+                    if several {
+                        return Fate::Expanded(account);
+                    }
+                    // RFC 3461 §5.2.7.2: the copy goes on with what its sender wants to hear, and is what will be reported.
                     return Fate::Relayed { account, reports: Reports::Itself };
                 }
             }
             Err(error) => tracing::warn!(%id, account, %error, "cannot read .forward; the mailbox gets the message"),
         }
+        // Before it is copied in vain.
         match mailboxes.room(&account, *octets) {
             Ok(Room::Enough) => {}
-            Ok(Room::NotNow) => {
-                return Fate::Deferred(ours(Status(4, 2, 2), "the mailbox is full; its owner can make room"));
-            }
-            Ok(Room::Never { quota }) => {
-                let text = format!("the message is larger than the mailbox, which has room for {quota} octets");
-                return Fate::Failed(ours(Status(5, 2, 2), text));
-            }
+            Ok(room) => return no_room(room),
             Err(error) => tracing::warn!(%id, account, %error, "cannot tell how full a mailbox is"),
         }
         let name = mailboxes.name(*id, *index);
         let placed =
             name.and_then(|name| mailboxes.deliver(&account, name, *attempt, &envelope.from, (file, *start, *octets)));
         match placed {
-            Ok(Placed::Now) => Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account}"))),
-            Ok(Placed::Before) => {
+            Ok(Sent::NoRoom(room)) => no_room(room),
+            Ok(Sent::Placed(Placed::Now)) => {
+                Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account}")))
+            }
+            Ok(Sent::Placed(Placed::Before)) => {
                 Fate::Delivered(ours(Status(2, 0, 0), format!("in the mailbox of {account} since an earlier try")))
             }
             Err(error) => {
@@ -639,6 +666,12 @@ impl Queue {
         }
         if others.is_empty() {
             keeps = Keeps::Message;
+        }
+        // §5.2.7.3: of success is told once, where the message stays, or that it went to several.
+        if others.len() > 1 || keeps == Keeps::Message {
+            for other in &mut others {
+                other.notify = other.notify.without_success();
+            }
         }
         (others, keeps)
     }
@@ -745,7 +778,7 @@ impl Queue {
                         (progress.done, progress.next_try) = (false, unix(now + self.report_again()));
                     }
                     Some(Action::Delayed { .. }) => progress.warned = false,
-                    Some(Action::Delivered | Action::Relayed) | None => {}
+                    Some(Action::Delivered | Action::Relayed | Action::Expanded) | None => {}
                 }
                 message.state.recipients[recipient] = progress;
                 message.under_way.remove(&recipient);
@@ -823,6 +856,11 @@ impl Queue {
                 tracing::info!(%id, %to, tries, how = %account, "relayed");
                 let told = notify.of_success() && reports == Reports::NotItself;
                 if told { news(Action::Relayed, account) } else { None }
+            }
+            Fate::Expanded(account) => {
+                counters.relayed.inc();
+                tracing::info!(%id, %to, tries, how = %account, "expanded");
+                if notify.of_success() { news(Action::Expanded, account) } else { None }
             }
             Fate::Failed(account) => {
                 counters.failed.inc();
@@ -955,6 +993,19 @@ struct Letter<'q> {
     /// Which recipient.
     index: usize,
     attempt: Attempt,
+}
+
+/// What a mailbox without room means for its message.
+fn no_room(room: Room) -> Fate {
+    match room {
+        Room::Enough | Room::NotNow => {
+            Fate::Deferred(ours(Status(4, 2, 2), "the mailbox is full; its owner can make room"))
+        }
+        Room::Never { quota } => {
+            let text = format!("the message is larger than the mailbox, which has room for {quota} octets");
+            Fate::Failed(ours(Status(5, 2, 2), text))
+        }
+    }
 }
 
 /// Whether others have their copy of a forwarded message.

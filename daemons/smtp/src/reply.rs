@@ -405,6 +405,9 @@ impl Reply {
     pub fn timed_out(host: &str) -> Self {
         enhanced(421, 4, 2, format!("{host} heard nothing for too long; goodbye"))
     }
+    pub fn nothing_to_send(host: &str) -> Self {
+        enhanced(421, 7, 0, format!("{host} has heard much and got no message; come back with one, goodbye"))
+    }
     pub fn too_many_errors(host: &str) -> Self {
         enhanced(421, 7, 0, format!("{host} has heard too many errors; goodbye"))
     }

@@ -89,6 +89,8 @@ pub enum Action {
     Delivered,
     /// Gone to a server that does not report.
     Relayed,
+    /// Gone to those whom a list or a `.forward` file names (RFC 3461 §5.2.7.3).
+    Expanded,
 }
 
 impl Action {
@@ -99,6 +101,7 @@ impl Action {
             Action::Delayed { .. } => "has not been delivered yet to",
             Action::Delivered => "has been delivered to",
             Action::Relayed => "has been passed on, to a server that does not report deliveries, for",
+            Action::Expanded => "has been passed on to all whom this address stands for:",
         }
     }
 }
@@ -172,7 +175,7 @@ impl Report<'_> {
             (Addressee::Postmaster(_), _) => true,
             (Addressee::Sender, Action::Failed) => notify.of_failure(),
             (Addressee::Sender, Action::Delayed { .. }) => notify.of_delay(),
-            (Addressee::Sender, Action::Delivered | Action::Relayed) => notify.of_success(),
+            (Addressee::Sender, Action::Delivered | Action::Relayed | Action::Expanded) => notify.of_success(),
         }
     }
 
@@ -222,7 +225,7 @@ impl Report<'_> {
             format!("{whose} has not been delivered yet")
         } else if all(|action| matches!(action, Action::Delivered)) {
             format!("{whose} has been delivered")
-        } else if all(|action| matches!(action, Action::Relayed)) {
+        } else if all(|action| matches!(action, Action::Relayed | Action::Expanded)) {
             format!("{whose} has been passed on")
         } else {
             format!("{whose}, and what became of it")
@@ -293,6 +296,7 @@ impl Report<'_> {
                     Action::Delayed { .. } => "delayed",
                     Action::Delivered => "delivered",
                     Action::Relayed => "relayed",
+                    Action::Expanded => "expanded",
                 },
             );
             field(&mut text, "Status", &status.to_string());
@@ -353,6 +357,7 @@ fn advice(entry: &Entry<'_>, to: &Mailbox) -> String {
             format!("nothing. It is tried again until {}; if that fails too, you will hear of it.", date(until))
         }
         (Action::Delivered, ..) => "nothing.".to_owned(),
+        (Action::Expanded, ..) => "nothing. Of what cannot be delivered to one of them, you hear if you wished to.".to_owned(),
         (Action::Relayed, ..) => "nothing. If it cannot be delivered there, you should hear of it.".to_owned(),
         (Action::Failed, 1, 1) => format!("look whether the name before the @ in {to} is right."),
         (Action::Failed, 1, 10) => "find another address; this domain has none that takes mail.".to_owned(),

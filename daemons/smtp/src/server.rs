@@ -2,6 +2,7 @@
 
 use crate::{
     authenticity::{Authenticator, Signer},
+    command::mask,
     config::{Config, unfit},
     greylist::Greylist,
     local::Mailboxes,
@@ -20,7 +21,7 @@ use shared::{
     login::Logins,
     tls,
     transcript::{Conversation, Transcript, Transport},
-    wire::begin_tls,
+    wire::{Role, Wire, begin_tls},
 };
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -252,7 +253,9 @@ impl Server {
         talk: Conversation,
         shutdown: CancellationToken,
     ) {
-        visit::serve(self.office.get(), stream, kind, talk, &shutdown).await;
+        let office = self.office.get();
+        let wire = Wire::new(stream, Role::Server, office.config.limits(), mask, talk);
+        visit::serve(office, wire, kind, &shutdown).await;
     }
 }
 
@@ -279,13 +282,17 @@ async fn serve_connection(
     let local = stream.local_addr().unwrap_or(peer);
     let (Channel::Encrypted, Some(acceptor)) = (channel, office.acceptor.clone()) else {
         let talk = transcript.conversation(Transport::Tcp, local, peer);
-        return visit::serve(office, stream, (Channel::Clear, purpose), talk, &shutdown).await;
+        let wire = Wire::new(stream, Role::Server, office.config.limits(), mask, talk);
+        return visit::serve(office, wire, (Channel::Clear, purpose), &shutdown).await;
     };
     let talk = transcript.conversation(Transport::Tls, local, peer);
     // Boxed, so that those who need no TLS do not carry its size.
     let encrypted = Box::pin(async move {
         match begin_tls(stream, &acceptor, &talk).await {
-            Ok(stream) => visit::serve(office, stream, (channel, purpose), talk, &shutdown).await,
+            Ok(encrypted) => {
+                let wire = encrypted.wire(office.config.limits(), mask, talk);
+                visit::serve(office, wire, (channel, purpose), &shutdown).await;
+            }
             Err(failed) => failed.tell(&talk),
         }
     });

@@ -15,7 +15,7 @@ use crate::{
     command::{Client, Command, Last, MECHANISMS, Mail, Rcpt},
     envelope::{Charset, Envelope, OriginalRecipient, Recipient},
     reply::{Codes, Reply},
-    route::{EXPANDED_MAX, House, MayRelay, Meant},
+    route::{EXPANDED_MAX, House, MayRelay, Meant, POSTMASTER},
 };
 use shared::{
     sasl::{self, Answer, Credentials, Exchange, Next, Refusal},
@@ -28,8 +28,14 @@ pub use shared::sasl::{AUTH_LINE_OCTETS_MAX, Channel, Plaintext};
 /// RFC 5321 §4.5.3.1.4 has 512 octets; each extension's parameters add to that (RFC 1870: 26, RFC 3461 §4.2: 500, §4.4: 110,
 /// RFC 4954 §3: 500, RFC 6152: 16, RFC 6531: 10), and RFC 6531 §3.4 more for addresses in UTF-8.
 pub const LINE_OCTETS_MAX: usize = 2048;
-/// Lines that were none, or came at the wrong time, before we hang up. RFC 5321 §4.3.2 wants patience; a flood is no dialogue.
+/// Lines that were none, or came at the wrong time, since the last message, before we hang up. RFC 5321 §4.3.2 wants patience; a flood is no
+/// dialogue.
 const ERRORS_MAX: u32 = 50;
+/// Commands since the last message that bring none nearer (NOOP, RSET, HELP, ...), before we hang up: with all its pauses a client that has
+/// nothing to send holds its connection for a working day, and not for ever. Whoever types says ten of them. Postfix has the same number.
+const IN_VAIN_MAX: u32 = 100;
+/// RCPT beyond those that we take for a message, which some say for the whole of a long list (RFC 5321 §4.5.3.1.10); more are in vain.
+const RCPT_MORE_MAX: usize = 1000;
 /// Wrong passwords before we hang up.
 const DENIED_MAX: u32 = 5;
 
@@ -141,6 +147,8 @@ pub struct Opening {
     pub with: &'static str,
     /// What the port is for.
     pub purpose: Purpose,
+    /// Addresses that stood for several, as they were said, where success is to be told.
+    pub expanded: Vec<Recipient>,
 }
 
 /// What came of an [`Effect`].
@@ -193,10 +201,12 @@ impl From<Trouble> for Reply {
 struct Transaction {
     mail: Mail,
     recipients: Vec<Recipient>,
+    /// Addresses that stand for several, where success is to be told: once, and not by each of them.
+    expanded: Vec<Recipient>,
     /// RCPT commands that were accepted; one may mean many recipients.
     accepted: usize,
     /// RFC 5321 §3.3: what DATA without recipients is told depends on whether any was tried.
-    tried: bool,
+    tried: usize,
 }
 
 /// Where the session is.
@@ -239,6 +249,7 @@ pub struct Session {
     codes: Codes,
     user: Option<String>,
     errors: u32,
+    in_vain: u32,
     denied: u32,
 }
 
@@ -256,6 +267,7 @@ impl Session {
             codes: Codes::Plain,
             user: None,
             errors: 0,
+            in_vain: 0,
             denied: 0,
         };
         (session, greeting)
@@ -327,12 +339,12 @@ impl Session {
             (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Helo(client)) => {
                 let reply = Reply::hello(&client);
                 (self.state, self.client, self.codes) = (S::Ready, Some(client), Codes::Plain);
-                Step::Reply(reply)
+                self.in_vain(reply)
             }
             (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Ehlo(client)) => {
                 let reply = Reply::hello_with(&self.terms.house.name, &client, self.extensions());
                 (self.state, self.client, self.codes) = (S::Ready, Some(client), Codes::Enhanced);
-                Step::Reply(reply)
+                self.in_vain(reply)
             }
 
             // --- MAIL: RFC 5321 §4.1.1.2 ---
@@ -345,7 +357,7 @@ impl Session {
             // --- DATA: RFC 5321 §4.1.1.4 ---
             (S::Transaction(transaction), C::Data) => {
                 if transaction.recipients.is_empty() {
-                    let refused = transaction.tried;
+                    let refused = transaction.tried > 0;
                     return self.wrong(if refused { Reply::no_valid_recipients() } else { Reply::recipient_first() });
                 }
                 self.open(Then::Text)
@@ -354,7 +366,8 @@ impl Session {
             // --- BDAT: RFC 3030 §2 ---
             (S::Transaction(transaction), C::Bdat { octets, last }) => {
                 if transaction.recipients.is_empty() {
-                    let reply = if transaction.tried { Reply::no_valid_recipients() } else { Reply::recipient_first() };
+                    let reply =
+                        if transaction.tried > 0 { Reply::no_valid_recipients() } else { Reply::recipient_first() };
                     return self.skip(octets, reply);
                 }
                 if octets > self.terms.message_octets_max {
@@ -362,6 +375,10 @@ impl Session {
                     return self.skip(octets, Reply::too_large(self.terms.message_octets_max));
                 }
                 self.open(Then::Chunk { octets, last })
+            }
+            (S::Chunking { octets }, C::Bdat { octets: 0, last: Last::No }) => {
+                let reply = Reply::chunk(*octets);
+                self.in_vain(reply)
             }
             (S::Chunking { octets: before }, C::Bdat { octets, last }) => {
                 let all = before.saturating_add(octets);
@@ -381,17 +398,19 @@ impl Session {
             // --- RSET, VRFY, EXPN, HELP, NOOP, QUIT: RFC 5321 §4.1.1.5 to §4.1.1.10, at any time ---
             (S::Transaction(_) | S::Chunking { .. }, C::Rset) => {
                 self.state = S::Ready;
-                Step::Reply(Reply::reset())
+                self.in_vain(Reply::reset())
             }
-            (S::Unnamed | S::Ready, C::Rset) => Step::Reply(Reply::reset()),
+            (S::Unnamed | S::Ready, C::Rset) => self.in_vain(Reply::reset()),
             (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Vrfy { name, reply }) => {
-                Step::Reply(self.verify_name(&name, reply))
+                let reply = self.verify_name(&name, reply);
+                self.in_vain(reply)
             }
             (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Expn { list, reply }) => {
-                Step::Reply(self.expand(&list, reply))
+                let reply = self.expand(&list, reply);
+                self.in_vain(reply)
             }
-            (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Help) => Step::Reply(Reply::help()),
-            (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Noop) => Step::Reply(Reply::noop()),
+            (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Help) => self.in_vain(Reply::help()),
+            (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Noop) => self.in_vain(Reply::noop()),
             (S::Unnamed | S::Ready | S::Transaction(_) | S::Chunking { .. }, C::Quit) => {
                 Step::Close(Reply::closing(&self.terms.house.name))
             }
@@ -462,10 +481,11 @@ impl Session {
         }
         // RFC 1870 §6.1: refused now, what would be refused after many octets.
         if mail.size.is_some_and(|octets| octets > self.terms.message_octets_max) {
-            return Step::Reply(Reply::too_large(self.terms.message_octets_max));
+            return self.in_vain(Reply::too_large(self.terms.message_octets_max));
         }
         let reply = Reply::sender_ok(&mail.from);
-        self.state = State::Transaction(Transaction { mail, recipients: vec![], accepted: 0, tried: false });
+        self.state =
+            State::Transaction(Transaction { mail, recipients: vec![], expanded: vec![], accepted: 0, tried: 0 });
         Step::Reply(reply)
     }
 
@@ -473,7 +493,10 @@ impl Session {
         let relay = if self.user.is_some() { MayRelay::Yes } else { self.relay };
         let most = self.terms.recipients_max;
         let State::Transaction(transaction) = &mut self.state else { return self.wrong(Reply::mail_first()) };
-        transaction.tried = true;
+        transaction.tried += 1;
+        if transaction.tried > most + RCPT_MORE_MAX {
+            return self.in_vain(Reply::too_many_recipients(most));
+        }
         if transaction.mail.charset == Charset::Ascii
             && matches!(&rcpt.to, ForwardPath::Mailbox(mailbox) if !mailbox.is_ascii())
         {
@@ -502,7 +525,8 @@ impl Session {
 
     /// The recipients are known, the message may come.
     fn open(&mut self, then: Then) -> Step {
-        let State::Transaction(Transaction { mail, recipients, .. }) = replace(&mut self.state, State::Opening(then))
+        let State::Transaction(Transaction { mail, recipients, expanded, .. }) =
+            replace(&mut self.state, State::Opening(then))
         else {
             return self.wrong(Reply::mail_first());
         };
@@ -510,7 +534,7 @@ impl Session {
         let Mail { from, body, charset, ret, envid, .. } = mail;
         let with = self.protocol(charset);
         let envelope = Envelope { from, body, charset, ret, envid, recipients };
-        Step::Perform(Effect::Open(Box::new(Opening { envelope, client, with, purpose: self.purpose })))
+        Step::Perform(Effect::Open(Box::new(Opening { envelope, client, with, purpose: self.purpose, expanded })))
     }
 
     /// RFC 3848 §1, RFC 6531 §4.3: what `Received:` calls the protocol.
@@ -569,7 +593,7 @@ impl Session {
                 }
                 Step::Reply(refusal.into())
             }
-            Refusal::Cancelled | Refusal::TooSoon(_) | Refusal::CannotTell => Step::Reply(refusal.into()),
+            Refusal::Cancelled | Refusal::TooSoon(_) | Refusal::CannotTell => self.in_vain(refusal.into()),
         }
     }
 
@@ -583,7 +607,7 @@ impl Session {
                 let step = match outcome {
                     Outcome::Admitted => {
                         let reply = Reply::recipient_ok(&rcpt.to);
-                        add(&mut transaction.recipients, &rcpt, mailboxes);
+                        add(&mut transaction, rcpt, mailboxes, &self.terms.house);
                         transaction.accepted += 1;
                         Step::Reply(reply)
                     }
@@ -610,11 +634,12 @@ impl Session {
             }
             // RFC 5321 §4.1.1.4: however it ended, the transaction is over.
             (State::Reading | State::Chunking { .. }, Outcome::Stored { id }) => {
+                (self.errors, self.in_vain) = (0, 0);
                 Step::Reply(Reply::accepted(&id, self.codes))
             }
             (State::Reading | State::Chunking { .. }, Outcome::Flawed(flaw)) => self.wrong(flaw.into()),
-            (State::Reading | State::Chunking { .. }, Outcome::Refused(reply)) => Step::Reply(reply),
-            (_, Outcome::Trouble(trouble)) => Step::Reply(trouble.into()),
+            (State::Reading | State::Chunking { .. }, Outcome::Refused(reply)) => self.in_vain(reply),
+            (_, Outcome::Trouble(trouble)) => self.in_vain(trouble.into()),
             // What fits no question is our own mistake; the client can try again.
             (
                 State::Unnamed
@@ -697,6 +722,16 @@ impl Session {
         }
     }
 
+    /// An answer to what brings no message nearer: who does nothing else is sent away.
+    fn in_vain(&mut self, reply: Reply) -> Step {
+        self.in_vain += 1;
+        if self.in_vain > IN_VAIN_MAX {
+            Step::Close(Reply::nothing_to_send(&self.terms.house.name))
+        } else {
+            Step::Reply(reply)
+        }
+    }
+
     fn give_up_exchange(&mut self) {
         if self.is_authenticating() {
             self.state = State::Ready;
@@ -705,16 +740,23 @@ impl Session {
 }
 
 /// Adds the mailboxes that RCPT's address means, each once. Whom it meant first is kept for reports (RFC 3461 §5.2.7).
-fn add(recipients: &mut Vec<Recipient>, rcpt: &Rcpt, mailboxes: Vec<Mailbox>) {
-    let said = match &rcpt.to {
-        ForwardPath::Postmaster => None,
+fn add(transaction: &mut Transaction, rcpt: Rcpt, mailboxes: Vec<Mailbox>, house: &House) {
+    let Rcpt { to, mut notify, orcpt } = rcpt;
+    let said = match to {
+        ForwardPath::Postmaster => format!("{POSTMASTER}@{}", house.name).parse().ok(),
         ForwardPath::Mailbox(mailbox) => Some(mailbox),
     };
+    // §5.2.7.3 (c): whoever has asked for one report of success gets one, not as many as there are members.
+    if mailboxes.len() > 1 && notify.of_success() {
+        let alias = said.clone().map(|to| Recipient { to, notify, orcpt: orcpt.clone() });
+        transaction.expanded.extend(alias.filter(|alias| transaction.expanded.iter().all(|it| it.to != alias.to)));
+        notify = notify.without_success();
+    }
     for to in mailboxes {
-        if recipients.iter().any(|recipient| recipient.to == to) {
+        if transaction.recipients.iter().any(|recipient| recipient.to == to) {
             continue;
         }
-        let renamed = said.filter(|said| **said != to).and_then(OriginalRecipient::of);
-        recipients.push(Recipient { to, notify: rcpt.notify, orcpt: rcpt.orcpt.clone().or(renamed) });
+        let renamed = said.as_ref().filter(|said| **said != to).and_then(OriginalRecipient::of);
+        transaction.recipients.push(Recipient { to, notify, orcpt: orcpt.clone().or(renamed) });
     }
 }

@@ -4,10 +4,11 @@ use crate::{
     address::{ForwardPath, Host, Mailbox, ReversePath},
     authenticity::{HELD_OCTETS_MAX, Signer, cut_forged_results},
     body::{Incoming, Missing, Progress},
-    command::{Client, Last, mask},
+    command::{Client, Last},
     envelope::{Body, Envelope, Notify, Recipient},
     greylist::Verdict as Grey,
-    local::{Letter, Room},
+    local::{Letter, Sent},
+    quota::Room,
     reply::Reply,
     server::Office,
     session::{
@@ -20,7 +21,7 @@ use shared::{
     maildir::Attempt,
     message::Shown,
     transcript::{Conversation, Kind},
-    wire::{Role, Wire, WireError},
+    wire::{Wire, WireError},
 };
 use std::{
     io,
@@ -76,12 +77,30 @@ enum Extent {
 struct Receiving {
     incoming: Incoming,
     vessel: Vessel,
-    began: Instant,
-    octets: u64,
+    pace: Pace,
     from: ReversePath,
+    expanded: Vec<Recipient>,
     shown: Shown,
     /// What is still to be done to its header.
     crown: Option<Crown>,
+}
+
+/// How fast octets come.
+struct Pace {
+    began: tokio::time::Instant,
+    octets: u64,
+}
+
+impl Pace {
+    fn begin() -> Self {
+        Self { began: tokio::time::Instant::now(), octets: 0 }
+    }
+
+    /// How long more of them may take.
+    fn left(&self) -> Duration {
+        let allowed = MESSAGE_TIME.max(Duration::from_secs(self.octets / OCTETS_PER_SECOND_MIN));
+        allowed.saturating_sub(self.began.elapsed())
+    }
 }
 
 /// What becomes of a header once it is there, and perhaps all of the message: what will stand on top depends on that.
@@ -106,7 +125,7 @@ enum Vessel {
     /// Into the queue.
     Queue(Draft),
     /// For one mailbox of ours, and nothing else is to be done with it: there it is as safe as in the queue, and is where it belongs.
-    Mailbox { letter: Letter, id: Id, to: Mailbox, account: String },
+    Mailbox { letter: Letter, id: Id, to: Mailbox },
     /// Nowhere: writing failed, and the rest is read so that the conversation stays in step.
     Lost(Trouble),
 }
@@ -153,16 +172,14 @@ impl Vessel {
 /// Serves a client until it leaves, falls silent, or we stop.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     office: Arc<Office>,
-    stream: S,
+    mut wire: Wire<S>,
     (channel, purpose): (Channel, Purpose),
-    talk: Conversation,
     shutdown: &CancellationToken,
 ) {
-    let peer = talk.remote().ip();
+    let peer = wire.conversation().remote().ip();
     let relay = office.may_relay(peer);
     let (session, greeting) = Session::new(Arc::clone(&office.terms), channel, purpose, relay);
     let mut visit = Visit { session, peer, receiving: None, office };
-    let mut wire = Wire::new(stream, Role::Server, visit.office.config.limits(), mask, talk);
     visit.say(&mut wire, &greeting);
     match visit.converse(&mut wire, shutdown).await {
         End::Silence => {}
@@ -342,7 +359,7 @@ impl Visit {
     // --- A message comes in ------------------------------------------------------------------------------------------
 
     fn open(&mut self, opening: Opening, talk: &Conversation) -> Outcome {
-        let Opening { envelope, client, with, purpose } = opening;
+        let Opening { envelope, client, with, purpose, expanded } = opening;
         let office = &self.office;
         if office.lasting.queue.is_full() {
             return Outcome::Trouble(Trouble::QueueFull);
@@ -373,8 +390,8 @@ impl Visit {
             Some(Sealed::Origin(client.clone()))
         };
         let mut vessel = match office.straight_to_mailbox(&envelope, id) {
-            Some((letter, to, account)) => Vessel::Mailbox { letter, id, to, account },
-            None => Vessel::Queue(office.lasting.queue.spool().draft(id, envelope)),
+            Some((letter, to)) if expanded.is_empty() => Vessel::Mailbox { letter, id, to },
+            _ => Vessel::Queue(office.lasting.queue.spool().draft(id, envelope)),
         };
         let mut waste = vec![];
         let buffer = vessel.buffer(&mut waste);
@@ -385,9 +402,9 @@ impl Visit {
             crown,
             incoming: Incoming::text(office.config.bounds(), missing),
             vessel,
-            began: Instant::now(),
-            octets: 0,
+            pace: Pace::begin(),
             from: sender,
+            expanded,
             shown: Shown::new(talk, Kind::Client),
         });
         Outcome::Opened
@@ -401,6 +418,10 @@ impl Visit {
     ) -> Result<Outcome, WireError> {
         let Some(mut receiving) = self.receiving.take() else { return Ok(Outcome::Trouble(Trouble::Disk)) };
         if let Some((octets, _)) = chunk {
+            // A message of very many chunks has no more time than any other.
+            if receiving.pace.left().is_zero() {
+                return Err(WireError::TimedOut);
+            }
             receiving.incoming.chunk(octets);
         }
         wire.flush().await?;
@@ -412,7 +433,7 @@ impl Visit {
             let watched = receiving.shown.wants_more().then(|| input.clone());
             let progress = receiving.incoming.take(input, receiving.vessel.buffer(&mut waste));
             let taken = before - input.len();
-            receiving.octets += taken as u64;
+            receiving.pace.octets += taken as u64;
             receiving.shown.push_some(watched.as_deref().map(|octets| &octets[..taken]), taken);
             if receiving.vessel.is_full() && receiving.incoming.flaw().is_none() {
                 let held = receiving.vessel.held().map_or(0, |held| held.len());
@@ -424,10 +445,8 @@ impl Visit {
             if progress == Progress::End {
                 break;
             }
-            let allowed = MESSAGE_TIME.max(Duration::from_secs(receiving.octets / OCTETS_PER_SECOND_MIN));
-            let left = allowed.saturating_sub(receiving.began.elapsed()).min(idle);
             input.reserve(CHUNK_OCTETS);
-            match timeout(left, stream.read_buf(input)).await {
+            match timeout(receiving.pace.left().min(idle), stream.read_buf(input)).await {
                 Err(_) => return Err(WireError::TimedOut),
                 Ok(Ok(0)) => return Err(WireError::Closed),
                 Ok(Ok(_)) => {}
@@ -487,7 +506,7 @@ impl Visit {
         if receiving.incoming.flaw().is_none() {
             self.crown(&mut receiving, Extent::Whole).await;
         }
-        let Receiving { incoming, vessel, from, shown, .. } = receiving;
+        let Receiving { incoming, vessel, from, expanded, shown, .. } = receiving;
         shown.tell(talk);
         if let Some(flaw) = incoming.flaw() {
             return Outcome::Flawed(flaw);
@@ -497,6 +516,7 @@ impl Visit {
         let body = if incoming.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
         let (peer, connection) = (self.peer, talk.id());
         let octets = incoming.octets();
+        let is_safe = |id| talk.note(&format!("the message is safe on disk as {id}"));
         let outcome = match vessel {
             Vessel::Lost(trouble) => return Outcome::Trouble(trouble),
             Vessel::Queue(draft) => match commit(move || draft.commit(body)).await {
@@ -504,32 +524,31 @@ impl Visit {
                     let Stored { id, envelope, .. } = &stored;
                     let id = *id;
                     tracing::info!(%id, connection, %peer, %from, recipients = envelope.recipients.len(), octets, "accepted");
-                    self.office.lasting.queue.add(stored, Some(talk.clone()));
-                    Ok(id)
+                    // Before it goes on: a courier on another thread may have it at once.
+                    is_safe(id);
+                    let (queue, cause) = (self.office.lasting.queue.clone(), talk.clone());
+                    if expanded.is_empty() {
+                        queue.add(stored, Some(cause));
+                        Ok(id)
+                    } else {
+                        commit(move || queue.add_expanded(stored, expanded, &cause)).await.map(|()| id)
+                    }
                 }
                 Err(error) => Err(error),
             },
-            Vessel::Mailbox { letter, id, to, account } => {
-                let mailboxes = Arc::clone(&self.office.mailboxes);
-                let placed = commit(move || {
-                    // Its size is known now. Other messages may have come meanwhile.
-                    let room = mailboxes.room(&account, octets)?;
-                    if room == Room::Enough {
-                        letter.commit()?;
-                    }
-                    Ok(room)
-                })
-                .await;
-                if let Ok(room) = placed
+            Vessel::Mailbox { letter, id, to } => {
+                let sent = commit(move || letter.commit()).await;
+                if let Ok(Sent::NoRoom(room)) = sent
                     && let Some(reply) = no_room(room, &ForwardPath::Mailbox(to.clone()))
                 {
                     // Its owner's affair and not ours: the disk is well.
                     tracing::info!(connection, %peer, %from, %to, octets, %reply, "no room in a mailbox");
                     return Outcome::Refused(reply);
                 }
-                placed.map(|_| {
+                sent.map(|_| {
                     tracing::info!(%id, connection, %peer, %from, recipients = 1, octets, "accepted");
                     tracing::info!(%id, %to, tries = 1, how = "while its client waited", "delivered");
+                    is_safe(id);
                     self.office.lasting.queue.counters().delivered.inc();
                     id
                 })
@@ -538,7 +557,6 @@ impl Visit {
         match outcome {
             Ok(id) => {
                 self.office.lasting.queue.counters().accepted.inc();
-                talk.note(&format!("the message is safe on disk as {id}"));
                 Outcome::Stored { id: id.to_string() }
             }
             Err(error) => {
@@ -551,7 +569,7 @@ impl Visit {
 
 impl Office {
     /// Where a message goes that is for one mailbox of ours and nothing else: no copy elsewhere, no report of success.
-    fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox, String)> {
+    fn straight_to_mailbox(&self, envelope: &Envelope, id: Id) -> Option<(Letter, Mailbox)> {
         let [Recipient { to, notify, .. }] = &envelope.recipients[..] else { return None };
         let house = &self.terms.house;
         if !house.is_ours(to.host()) || matches!(notify, Notify::Of(occasions) if occasions.success) {
@@ -561,7 +579,7 @@ impl Office {
         let name = self.mailboxes.name(id, 0).ok()?;
         let letter = self.mailboxes.letter(&account, name, Attempt::First, &envelope.from).ok()?;
         // One look at a directory that is in memory.
-        (!self.mailboxes.forwards(&account)).then(|| (letter, to.clone(), account))
+        (!self.mailboxes.forwards(&account)).then(|| (letter, to.clone()))
     }
 }
 
@@ -603,14 +621,15 @@ async fn spill(mut vessel: Vessel) -> Vessel {
 
 /// RFC 3030 §2: reads and drops the octets of a chunk that was refused.
 async fn skip<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, mut octets: u64) -> Result<(), WireError> {
-    let idle = wire.idle();
+    let (idle, mut pace) = (wire.idle(), Pace::begin());
     while octets > 0 {
         let (stream, input) = wire.parts_mut();
         let now = usize::try_from(octets).unwrap_or(usize::MAX).min(input.len());
         drop(input.split_to(now));
         octets -= now as u64;
+        pace.octets += now as u64;
         if octets > 0 {
-            match timeout(idle, stream.read_buf(input)).await {
+            match timeout(pace.left().min(idle), stream.read_buf(input)).await {
                 Err(_) => return Err(WireError::TimedOut),
                 Ok(Ok(0)) => return Err(WireError::Closed),
                 Ok(Ok(_)) => {}

@@ -105,6 +105,7 @@ fn told(fate: &Fate, label: &str) -> String {
         Fate::Delivered(_) => "delivered",
         Fate::Relayed { reports: Reports::Itself, .. } => "relayed-and-reports",
         Fate::Relayed { reports: Reports::NotItself, .. } => "relayed",
+        Fate::Expanded(_) => "expanded",
         Fate::Deferred(_) => "deferred",
         Fate::Failed(_) => "failed",
     };

@@ -278,6 +278,59 @@ fn a_flaw_is_a_refusal_that_names_the_rule() {
     }
 }
 
+/// How many times a session is told these lines before it says goodbye; none, if it never does.
+fn until_goodbye(world: &mut World, lines: &[&str]) -> Option<usize> {
+    (1..=500).find(|_| {
+        lines.iter().any(|line| {
+            let mut step = world.session.on_line(&Line::Text((*line).to_owned().into()));
+            while let Step::Perform(effect) = step {
+                step = world.session.on_outcome(World::perform(effect));
+            }
+            match step {
+                Step::Close(_) => true,
+                Step::ReadText(_) => {
+                    let step = world.session.on_outcome(Outcome::Stored { id: "ID".to_owned() });
+                    assert!(matches!(step, Step::Reply(_)), "{step:?}");
+                    false
+                }
+                _ => false,
+            }
+        })
+    })
+}
+
+/// Postfix has the same number (`smtpd_junk_command_limit`). Nobody who types comes near it.
+#[test]
+fn a_client_that_talks_and_brings_no_message_is_sent_away() {
+    let begin = |folder| {
+        let (mut world, _) = World::new(folder);
+        world.hear(&Line::Text("EHLO crepes.fr".into()));
+        world
+    };
+    for talk in [
+        "NOOP",
+        "RSET",
+        "VRFY bob",
+        "EXPN info",
+        "HELP",
+        "HELO crepes.fr",
+        "EHLO crepes.fr",
+        "MAIL FROM:<a@b> SIZE=3000",
+    ] {
+        assert_eq!(until_goodbye(&mut begin(""), &[talk]), Some(100), "{talk}");
+    }
+    for talk in [&["AUTH PLAIN", "*"][..], &["MAIL FROM:<a@b>", "RCPT TO:<bob@hamburger.edu>", "RSET"]] {
+        assert_eq!(until_goodbye(&mut begin(""), talk), Some(100), "{talk:?}");
+    }
+    // Far beyond the longest list.
+    let mut world = begin("");
+    world.hear(&Line::Text("MAIL FROM:<a@b>".into()));
+    assert_eq!(until_goodbye(&mut world, &["RCPT TO:<bob@hamburger.edu>"; 10]), Some(111));
+    // Who brings messages may stay, and err now and then.
+    let message = &["NOOP", "NONSENSE", "MAIL FROM:<a@b>", "RCPT TO:<bob@hamburger.edu>", "DATA"];
+    assert_eq!(until_goodbye(&mut begin(""), message), None);
+}
+
 // --- Over a stream, and over TCP -------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -424,6 +477,37 @@ async fn a_message_that_is_cut_off_at_any_octet_leaves_nothing() {
     })
     .await;
     assert_eq!((house.mail("bob"), house.queue(), house.begun()), (vec![], vec![], vec![]));
+}
+
+/// After the words, the octets that come are read and counted, too: those of a message, and those of a chunk that is refused. Each of these
+/// ends within an hour, however steadily they drip.
+#[tokio::test(start_paused = true)]
+async fn octets_that_drip_keep_nobody_for_ever() {
+    let opening =
+        "HELO crepes.fr\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@hamburger.edu>\r\nRCPT TO:<bob+1@hamburger.edu>\r\n";
+    for words in [format!("{opening}DATA\r\n"), "BDAT 1500 LAST\r\n".to_owned(), format!("{opening}BDAT 1500 LAST\r\n")]
+    {
+        let (house, shared) = (House::new(), shared());
+        let server = Server::bind(house.config(), &shared).unwrap();
+        let at = SocketAddr::from(([127, 0, 0, 1], 25));
+        let talk = shared.transcript.conversation(Transport::Tcp, at, at);
+        let (mut near, far) = duplex(1 << 16);
+        near.write_all(words.as_bytes()).await.unwrap();
+        let drip = async {
+            // Four minutes are within the idle timeout.
+            while near.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_mins(4)).await;
+            }
+        };
+        let serving = server.serve_stream(far, (Channel::Clear, Purpose::Relay), talk, CancellationToken::new());
+        let began = tokio::time::Instant::now();
+        tokio::select! {
+            () = serving => {}
+            () = drip => {}
+        }
+        let minutes = began.elapsed().as_secs() / 60;
+        assert!((59..=65).contains(&minutes), "{words}: {minutes} minutes");
+    }
 }
 
 #[tokio::test]
@@ -675,6 +759,39 @@ async fn five_messages_for_one_site_are_one_connection_with_five_transactions() 
         }
     }
     assert_eq!(connections, 1);
+}
+
+/// Whoever reads along sees first that a message is safe, then where it goes. A connection to the other site waits, so it goes at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_told_to_be_safe_before_it_goes_on() {
+    const MESSAGES: usize = 100;
+    let (there, here) = (House::new(), House::new());
+    let sender = shared();
+    let mut listener = sender.transcript.hub().subscribe();
+    let mut order = vec![];
+    beside_a_server(there.config(), &shared(), async |hamburger, _| {
+        let routes = BTreeMap::from([("hamburger.edu".to_owned(), relay(&hamburger.to_string()))]);
+        let allow = vec!["127.0.0.1".parse().unwrap()];
+        let config = Config { domains: vec!["crepes.fr".to_owned()], routes, allow, ..here.config() };
+        beside_a_server(config, &sender, async |at, queue| {
+            let mut client = greeted(at).await;
+            for _ in 0..MESSAGES {
+                send(&mut client, "alice@crepes.fr", &["bob@hamburger.edu"], "Subject: x").await;
+                queue.empty().await;
+                order.extend(told(&mut listener).await.iter().map(|event| event.line.clone()));
+            }
+        })
+        .await;
+    })
+    .await;
+    let first = |words: &str| order.iter().position(|line| line.contains(words));
+    let ids = order.iter().filter_map(|line| line.strip_prefix("the message is safe on disk as "));
+    let ids: Vec<&str> = ids.collect();
+    assert_eq!(ids.len(), MESSAGES);
+    for id in ids {
+        let (safe, goes) = (first(&format!("safe on disk as {id}")), first(&format!("message {id}, because")));
+        assert!(safe.is_some() && safe < goes, "{id}: safe {safe:?}, goes {goes:?}");
+    }
 }
 
 #[tokio::test]
@@ -1155,6 +1272,71 @@ async fn success_is_told_by_whoever_has_the_copy_and_names_the_address_that_was_
     for words in ["Original-Recipient: rfc822;bob@hamburger.edu", "Final-Recipient: rfc822;carol@hamburger.edu"] {
         assert!(reports[0].contains(words), "{reports:?}");
     }
+}
+
+/// RFC 3461 §5.2.7.3 (c): who has asked for one report gets one, and not as many as the list has members.
+#[tokio::test]
+async fn success_of_a_list_is_told_once_that_it_was_expanded() {
+    let success = ["RCPT TO:<info@hamburger.edu> NOTIFY=SUCCESS,FAILURE", "RCPT TO:<bob@hamburger.edu> NOTIFY=SUCCESS"];
+    let original = "Original-Recipient: rfc822;info@hamburger.edu";
+    for (rcpt, forward, mail, final_recipient, original) in [
+        (success[0], None, [1, 0, 1], "Final-Recipient: rfc822;info@hamburger.edu", ""),
+        (
+            &format!("{} ORCPT=rfc822;info@hamburger.edu", success[0]),
+            None,
+            [1, 0, 1],
+            "rfc822;info@hamburger.edu",
+            original,
+        ),
+        // The same for a .forward file that names several, and keeps nothing.
+        (success[1], Some("carol, dave"), [0, 1, 1], "Final-Recipient: rfc822;bob@hamburger.edu", ""),
+    ] {
+        let (house, shared) = (House::new(), shared());
+        let bob = house.0.path().join("mail/bob");
+        fs::create_dir_all(&bob).unwrap();
+        if let Some(forward) = forward {
+            fs::write(bob.join(".forward"), forward).unwrap();
+        }
+        let aliases = BTreeMap::from([("info".to_owned(), ["bob", "dave"].map(str::to_owned).to_vec())]);
+        let users = ["alice", "bob", "carol", "dave"].map(str::to_owned).to_vec();
+        beside_a_server(Config { users, aliases, ..house.config() }, &shared, async |at, queue| {
+            let mut client = greeted(at).await;
+            say(&mut client, "MAIL FROM:<alice@hamburger.edu> ENVID=x1").await;
+            say(&mut client, rcpt).await;
+            say(&mut client, "DATA").await;
+            let heard = say(&mut client, "Subject: to all\r\n\r\n.").await;
+            assert!(heard.starts_with("250 "), "{heard}");
+            queue.empty().await;
+        })
+        .await;
+        assert_eq!(["bob", "carol", "dave"].map(|user| house.mail(user).len()), mail, "{rcpt}");
+        let reports = house.mail("alice");
+        assert_eq!(reports.len(), 1, "{reports:?}");
+        for words in ["Action: expanded", "Original-Envelope-Id: x1", final_recipient, original] {
+            assert!(reports[0].contains(words), "{words}: {reports:?}");
+        }
+    }
+}
+
+/// As for a program that answers in its owner's stead: what is kept is what is told of (RFC 3461 §5.2.7.3 (b)).
+#[tokio::test]
+async fn success_of_a_forwarder_that_keeps_a_copy_is_told_once() {
+    let (house, shared) = (House::new(), shared());
+    fs::create_dir_all(house.0.path().join("mail/bob")).unwrap();
+    fs::write(house.0.path().join("mail/bob/.forward"), "\\bob, carol").unwrap();
+    let users = ["alice", "bob", "carol"].map(str::to_owned).to_vec();
+    beside_a_server(Config { users, ..house.config() }, &shared, async |at, queue| {
+        let mut client = greeted(at).await;
+        say(&mut client, "MAIL FROM:<alice@hamburger.edu>").await;
+        say(&mut client, "RCPT TO:<bob@hamburger.edu> NOTIFY=SUCCESS").await;
+        say(&mut client, "DATA").await;
+        say(&mut client, "Subject: kept\r\n\r\n.").await;
+        queue.empty().await;
+    })
+    .await;
+    let reports = house.mail("alice");
+    assert_eq!([house.mail("bob").len(), house.mail("carol").len(), reports.len()], [1, 1, 1], "{reports:?}");
+    assert!(reports[0].contains("Final-Recipient: rfc822;bob@hamburger.edu"), "{reports:?}");
 }
 
 #[tokio::test]
