@@ -13,7 +13,8 @@
 //! 4. [`wire`] and [`transcript`]: a conversation as lines, and the place where all of them are seen; [`message`]: what is long in it;
 //!    [`lookout`]: who is awaited with open eyes.
 //! 5. [`admin`], [`metrics`], [`logging`]: looking into a running daemon.
-//! 6. [`accounts`], [`sasl`], [`login`], [`tls`]: who may, and how to keep it private.
+//! 6. [`accounts`], [`sasl`], [`login`], [`tls`]: who may, and how to keep it private; [`counted`]: who
+//!    takes what waits encrypted.
 //! 7. [`maildir`]: mailboxes, delivered to by one daemon and read by another.
 //! 8. `testing` (feature `testing`): the player of transcript files.
 
@@ -36,6 +37,7 @@ pub mod logging;
 pub mod metrics;
 
 pub mod accounts;
+pub mod counted;
 pub mod login;
 pub mod sasl;
 pub mod tls;

@@ -16,6 +16,7 @@
 //! Lines are octets. Whether they are UTF-8, and what a bare CR or LF among them means, is for the protocol's grammar to say.
 
 use crate::{
+    counted::{Counted, Gone},
     tls::{Acceptor, HANDSHAKE, NoTls},
     transcript::{Conversation, readable},
 };
@@ -25,13 +26,9 @@ use std::{
     borrow::Cow,
     collections::VecDeque,
     future::poll_fn,
-    io::{self, IoSlice},
+    io,
     mem::{MaybeUninit, replace},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -546,9 +543,9 @@ pub async fn begin_tls<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &Acceptor,
     talk: &Conversation,
 ) -> Result<Encrypted<S>, NoTls> {
-    let gone = Gone::default();
-    let stream = acceptor.accept(Counted { stream, gone: gone.clone() }, HANDSHAKE, talk.id()).await?;
-    Ok(Encrypted { stream, gone })
+    let stream = Counted::new(stream);
+    let gone = stream.gone();
+    Ok(Encrypted { stream: acceptor.accept(stream, HANDSHAKE, talk.id()).await?, gone })
 }
 
 /// A connection over TLS, before it is a [`Wire`].
@@ -562,67 +559,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Encrypted<S> {
     /// As [`Wire::new`], for a server.
     pub fn wire(self, limits: Limits, mask: Mask, conversation: Conversation) -> Wire<TlsStream<Counted<S>>> {
         Wire { gone: Some(self.gone), ..Wire::new(self.stream, Role::Server, limits, mask, conversation) }
-    }
-}
-
-/// How many octets have left.
-#[derive(Clone, Debug, Default)]
-struct Gone(Arc<AtomicU64>);
-
-impl Gone {
-    fn octets(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A connection below TLS that counts what leaves. TLS holds up to 64 KiB, for which a modem takes nine minutes: what it takes is only seen
-/// here. To let TLS hold less makes large messages slower, by half at 4 KiB.
-#[derive(Debug)]
-pub struct Counted<S> {
-    stream: S,
-    gone: Gone,
-}
-
-impl<S> Counted<S> {
-    fn count(&self, sent: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(octets)) = sent {
-            self.gone.0.fetch_add(octets as u64, Ordering::Relaxed);
-        }
-        sent
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write(cx, octets);
-        self.count(sent)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.count(sent)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

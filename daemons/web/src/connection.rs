@@ -6,7 +6,7 @@ use crate::{
     body::{Body, Transfer},
     config::Config,
     form,
-    gate::{Counted, FirstOctets, Gate, Link, Stream, Waits},
+    gate::{FirstOctets, Gate, Link, Stream, Waits},
     head::Limits,
     log::{Log, Ticket},
     origin::{self, After, Reply, Sites, Surroundings},
@@ -23,7 +23,9 @@ use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::ser
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 use shared::{
-    Shared, tls,
+    Shared,
+    counted::Counted,
+    tls,
     transcript::{Conversation, Kind, Transport, readable},
 };
 use std::{

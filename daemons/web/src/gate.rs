@@ -32,7 +32,10 @@ use crate::{
 };
 use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
-use shared::transcript::{Conversation, Kind, readable};
+use shared::{
+    counted::Counted,
+    transcript::{Conversation, Kind, readable},
+};
 use std::{
     collections::VecDeque,
     fs::File,
@@ -166,61 +169,7 @@ impl Link {
 /// The socket, in the clear or encrypted.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Counted>>),
-}
-
-/// A socket below TLS that counts what it takes. Up to 64 KiB wait encrypted in the memory of rustls, and it says nothing of them until they
-/// all have gone: who takes them slowly and steadily would look like who takes nothing.
-pub(crate) struct Counted {
-    tcp: TcpStream,
-    taken: u64,
-}
-
-impl Counted {
-    pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, taken: 0 }
-    }
-
-    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(octets)) = written {
-            self.taken += octets as u64;
-        }
-        written
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write(cx, octets);
-        self.count(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, slices);
-        self.count(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
+    Tls(Box<TlsStream<Counted<TcpStream>>>),
 }
 
 /// What became of the wait for a request.
@@ -684,7 +633,7 @@ impl Gate {
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let taken = match &self.stream {
             Stream::Plain(_) => 0,
-            Stream::Tls(tls) => tls.get_ref().0.taken,
+            Stream::Tls(tls) => tls.get_ref().0.gone().octets(),
         };
         if !self.stalled || taken > self.taken {
             (self.stalled, self.taken) = (true, taken);
@@ -1027,7 +976,7 @@ mod tests {
         let deadline = gate.deadline;
         client.read_exact(&mut [0; 16 << 10]).await.unwrap();
         if let Stream::Tls(tls) = &gate.stream {
-            tls.get_ref().0.tcp.writable().await.unwrap();
+            tls.get_ref().0.stream().writable().await.unwrap();
         }
         // There is no word of it: what has gone was not all that waits.
         let flush = poll_fn(|cx| Poll::Ready(Pin::new(&mut gate).poll_flush(cx).is_pending())).await;
